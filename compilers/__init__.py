@@ -1,0 +1,1 @@
+"""Export, quantization and lowering on the build machine; the runtimes on the target machine."""

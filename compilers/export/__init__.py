@@ -1,0 +1,26 @@
+"""Checkpoint → the ONNX interchange graph: one form for prefill and decode, for every toolchain.
+
+The graph depends on the architecture alone. It is emitted from the checkpoint's configuration, with weights as
+external data in `weights.safetensors` under the names of the state dict, so its bytes do not change with the weights'
+values. ONNX opset 23, standard domain only:
+
+Inputs
+    input_ids        int64   [batch, seq]
+    position_ids     int64   [batch, seq]
+    key_positions    int64   [batch, total]   total = past + seq; a padded key has position 2**40
+    logit_index      int64   [wanted]         which of the batch·seq flattened positions get logits
+    past.{i}.key     float32 [batch, kv_heads, past, head_size]   past may be 0
+    past.{i}.value   float32 [batch, kv_heads, past, head_size]
+Outputs
+    logits           float32 [wanted, vocab]
+    present.{i}.key, present.{i}.value   float32 [batch, kv_heads, past + seq, head_size]
+
+Operators: Gather, Reshape, Shape, Concat, Slice, Unsqueeze, Cast, Cos, Sin, RMSNormalization, Gemm (transB = 1, weights
+[out, in] as in the checkpoint, bias as its C), RotaryEmbedding (not interleaved, cos and sin [batch, seq, head_size / 2]
+computed in the graph from `rope.inv_freq`), Attention (grouped queries, past inside, additive float mask), LessOrEqual,
+Greater, And, Sub, Where, Sigmoid, Mul, Add. Between the attention blocks activations are flat: [batch · seq, hidden].
+
+Node names are stable: `layers.{i}.input_norm`, `layers.{i}.q_proj`, `…k_proj`, `…v_proj`, `…q_norm`, `…k_norm`, `…q_rope`,
+`…k_rope`, `…attention`, `…o_proj`, `…attention_residual`, `…post_norm`, `…gate_proj`, `…up_proj`, `…activation`,
+`…down_proj`, `…mlp_residual`; `embed_tokens`, `final_norm`, `logit_gather`, `lm_head`.
+"""

@@ -1,0 +1,110 @@
+"""The contract of a toolchain: how an artifact is built, on the build machine.
+
+It meets a runtime (`compilers/runtime.py`) only at the artifact's format. Adding a backend is one folder, one
+line in `TOOLCHAINS`, one subclass of the contract test.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol, cast
+
+from registry.artifact import ArtifactFormat, ModelFacts
+from registry.errors import UnknownNameError
+from registry.recipe import Recipe
+from registry.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Supported:
+    """It can be done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unsupported:
+    """It cannot be done; becomes a cell, so that the matrix is also the road map."""
+
+    kind: Literal["not_implemented", "not_upstream", "never"]
+    """Not done here yet; not possible with the tool as it is; not meaningful."""
+    reason: str
+
+
+Support = Supported | Unsupported
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a toolchain lowers: a variant's files on this machine."""
+
+    recipe: Recipe
+    facts: ModelFacts
+    graph: Path
+    """ONNX interchange graph; its external data is `weights.safetensors`, with the names of the state dict."""
+    weights: Path
+    """Canonical weights of the variant (`registry/variant.py`), in a file named `weights.safetensors`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """What a lowering made, in the directory that it was given.
+
+    The compiled files depend on the graph, the recipe's layout and the target alone, never on the weights' values:
+    `weights.safetensors` joins them in the bundle.
+    """
+
+    entry: str
+    """File name that the runtime opens first."""
+    files: tuple[str, ...]
+    """Names of all files made, relative to `out`."""
+    options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    """Goes into the manifest's `options`."""
+
+
+class Toolchain(Protocol):
+    """How an artifact is built."""
+
+    name: str
+    produces: ArtifactFormat
+
+    def version(self) -> str:
+        """Version of the compiler, part of the build key.
+
+        Raises:
+            ToolchainMissingError: It is not installed.
+        """
+        ...
+
+    def supports(self, recipe: Recipe, target: Target, facts: ModelFacts) -> Support:
+        """Whether this variant can be lowered to this target, and why not."""
+        ...
+
+    def lower(self, source: Source, target: Target, *, out: Path) -> Lowered:
+        """Compile into the empty directory `out`.
+
+        Raises:
+            BuildError: The compiler failed.
+            ToolchainMissingError: Something it needs is not installed.
+        """
+        ...
+
+
+TOOLCHAINS: Mapping[str, str] = {
+    "onnxruntime": "compilers.onnxruntime.lower:OnnxRuntimeToolchain",
+    "tvm": "compilers.tvm.lower:TvmToolchain",
+}
+"""Name → `module:class`, imported on first use."""
+
+
+def find_toolchain(name: str, *, where: str = "") -> Toolchain:
+    """The toolchain of a name.
+
+    Raises:
+        UnknownNameError: No such toolchain.
+    """
+    if name not in TOOLCHAINS:
+        raise UnknownNameError.of("toolchain", name, known=TOOLCHAINS, where=where)
+    module, _, attribute = TOOLCHAINS[name].partition(":")
+    return cast(Toolchain, getattr(importlib.import_module(module), attribute)())

@@ -1,0 +1,1 @@
+"""Task types, the lm-eval harness over a session, scorecards and verdicts."""

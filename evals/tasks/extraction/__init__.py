@@ -1,0 +1,1 @@
+"""Extraction: from records in prose to the fields that are asked for."""

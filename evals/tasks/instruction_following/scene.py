@@ -1,0 +1,57 @@
+"""Draws instruction-following scenes.
+
+The context holds four lists of words, each named by a colour; a question orders something to be done with one.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from evals.tasks.draw import Draw
+from evals.tasks.scene import Form, Question, Scene, distinct
+from evals.tasks.words import COLOURS, THINGS
+
+_LISTS = 4
+_LONGEST = 4
+_WRONG = 3
+
+Order = Callable[[list[str]], list[str]]
+ORDERS: Final[dict[str, Order]] = {
+    "say the {colour} list": lambda words: words,
+    "say the first word of the {colour} list": lambda words: words[:1],
+    "say the last word of the {colour} list": lambda words: words[-1:],
+    "reverse the {colour} list": lambda words: words[::-1],
+    "say loud the {colour} list": lambda words: [word.upper() for word in words],
+    "say the {colour} list without the first word": lambda words: words[1:],
+    "repeat two times the first word of the {colour} list": lambda words: words[:1] * 2,
+    "repeat three times the first word of the {colour} list": lambda words: words[:1] * 3,
+    "repeat two times the last word of the {colour} list": lambda words: words[-1:] * 2,
+    "repeat three times the last word of the {colour} list": lambda words: words[-1:] * 3,
+}
+"""Each order with what it does to a list."""
+
+
+def draw_instruction_following(draw: Draw) -> Scene:
+    """Draw some lists; each question is one order about one list."""
+    words = draw.sample(THINGS, count=_LISTS * _LONGEST)
+    lists = {
+        colour: words[at * _LONGEST : at * _LONGEST + 3 + draw.below(2)]
+        for at, colour in enumerate(draw.sample(COLOURS, count=_LISTS))
+    }
+    stated = " ; ".join(f"{colour} : {' '.join(listed)}" for colour, listed in lists.items())
+
+    def ask(draw: Draw, form: Form) -> Question:
+        order = draw.pick(tuple(ORDERS))
+        colour = draw.pick(tuple(lists))
+        answer = " ".join(ORDERS[order](lists[colour]))
+        text = order.format(colour=colour)
+        if form == "generate":
+            return Question(text, answer)
+        elsewhere = [" ".join(ORDERS[order](lists[other])) for other in lists if other != colour]
+        misread = [" ".join(carry_out(lists[colour])) for carry_out in ORDERS.values()]
+        length = len(answer.split())
+        candidates = [item for item in draw.shuffle(misread) if len(item.split()) == length and item != answer]
+        candidates = [*candidates[:1], *draw.shuffle([item for item in elsewhere if len(item.split()) == length])]
+        candidates += [" ".join(draw.sample(words, count=length)) for _ in range(_WRONG)]
+        return Question(text, answer, distinct(answer, candidates, count=_WRONG))
+
+    return Scene(f"lists {stated} .", ask)

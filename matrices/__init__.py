@@ -1,0 +1,1 @@
+"""The model-hardware compatibility matrix: cells, evidence, approval, releases and their resolution."""

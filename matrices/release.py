@@ -1,0 +1,71 @@
+"""Releases: a frozen, signed set of approved cells, the snapshot that nodes hold and decide from offline.
+
+On disk a release is a directory with `release.json` (this value) and `release.sig` (an OpenSSF model-signing
+signature over it). Resolution reads nothing else.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from matrices.cell import Cell
+from registry.artifact import Manifest
+from registry.digest import Digest, digest_value
+from registry.value import Value
+
+SCHEMA_VERSION = 1
+
+
+class Approval(Value):
+    """Who approved a cell, and why."""
+
+    who: str
+    why: str
+    at: datetime
+    artifact: Digest
+    """The artifact that was looked at; an approval holds for no other."""
+    waiver: str | None = None
+    """Text of the explicit waiver, where the evidence alone would not have sufficed."""
+
+
+class ReleasedCell(Value):
+    """An approved cell with its manifest."""
+
+    cell: Cell
+    manifest: Manifest
+    approval: Approval
+
+
+class Candidate(Value):
+    """A cell that is not released, so that a node can say why it was not taken."""
+
+    id: str
+    target: str
+    state: str
+    reason: str
+    tasks: dict[str, int | None] = {}
+    """Task type → tier earned."""
+
+
+class Release(Value):
+    """The snapshot."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str
+    family: str
+    created_at: datetime
+    created_by: str
+    ladder_digest: Digest
+    tiers: int
+    """Number of tiers of the ladder."""
+    tasks: tuple[str, ...]
+    cells: tuple[ReleasedCell, ...]
+    """Sorted by id."""
+    others: tuple[Candidate, ...] = ()
+    """Every cell of the ladder that was not released, with the reason; sorted by id."""
+
+    @property
+    def digest(self) -> str:
+        """The release's digest."""
+        return digest_value(self)

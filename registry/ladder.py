@@ -1,0 +1,141 @@
+"""The ladder file: which checkpoints, recipes, targets, toolchains and task types make one ladder of a family.
+
+It is TOML, written by a person and kept in their repository. `extends = "other.toml"` takes another ladder as the
+base: top-level keys and tasks given here replace the base's.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from registry.digest import digest_value
+from registry.errors import ConfigurationError
+from registry.recipe import Recipe, parse_recipe
+from registry.target import Target, find_target
+from registry.value import Value, configuration_error
+
+
+class TierEntry(Value):
+    """One `[[tier]]`: a checkpoint and the recipes to build of it. The first tier is the best."""
+
+    checkpoint: str = Field(min_length=1)
+    """MLflow registered model: `name`, `name@alias` or `name/version`."""
+    recipes: tuple[str, ...] = Field(min_length=1)
+
+
+class TaskEntry(Value):
+    """One `[task.NAME]`: an agent task type and its bars."""
+
+    floor: tuple[float, ...] = Field(min_length=1)
+    """Least accuracy per tier, 0 to 1."""
+    margin_points: float = Field(default=2.0, gt=0, le=100)
+    """Non-inferiority margin to the tier's reference checkpoint, in percentage points."""
+    alpha: float = Field(default=0.025, gt=0, lt=0.5)
+    """One-sided error probability of a false pass."""
+    tasks: tuple[str, ...] = ()
+    """lm-eval task or group names of one's own; empty: the task type that ships with Rung."""
+    include: str | None = None
+    """Folder with lm-eval YAML files for `tasks`, relative to the ladder file; None: lm-eval's stock tasks."""
+    max_samples: int | None = Field(default=None, gt=0)
+    """Stop after this many samples; None: all."""
+
+
+class EvaluationEntry(Value):
+    """`[evaluation]`: how evaluation runs."""
+
+    batch_size: int = Field(default=32, gt=0)
+    """Recorded with every score."""
+    seed: int = 0
+    """Of the order in which samples are taken."""
+    chunk: int = Field(default=50, gt=0)
+    """Samples between two looks at the sequential test."""
+
+
+class Ladder(Value):
+    """A parsed ladder file."""
+
+    family: str = Field(min_length=1)
+    targets: tuple[str, ...] = Field(min_length=1)
+    toolchains: tuple[str, ...] = ("onnxruntime", "tvm")
+    tier: tuple[TierEntry, ...] = Field(min_length=1)
+    task: dict[str, TaskEntry] = Field(min_length=1)
+    evaluation: EvaluationEntry = EvaluationEntry()
+    calibration: str | None = None
+    """JSONL file with a field `text`, relative to the ladder file; needed by GPTQ recipes, used by parity probes."""
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        seen: dict[str, int] = {}
+        for number, entry in enumerate(self.tier, start=1):
+            if entry.checkpoint in seen:
+                raise ValueError(
+                    f"`{entry.checkpoint}` stands in tier {seen[entry.checkpoint]} and in tier {number}, "
+                    "so the ladder is cyclic: it would be above and below itself"
+                )
+            seen[entry.checkpoint] = number
+        for name, task in self.task.items():
+            if len(task.floor) != len(self.tier):
+                raise ValueError(f"task.{name}.floor has {len(task.floor)} values for {len(self.tier)} tiers")
+            if any(not 0 <= floor <= 1 for floor in task.floor):
+                raise ValueError(f"task.{name}.floor must hold accuracies from 0 to 1, got {list(task.floor)}")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """The digest of all that the ladder says."""
+        return digest_value(self)
+
+    def recipes(self, entry: TierEntry) -> tuple[Recipe, ...]:
+        """The parsed recipes of a tier."""
+        return tuple(parse_recipe(name, where=f"tier of `{entry.checkpoint}`") for name in entry.recipes)
+
+    def parsed_targets(self) -> tuple[Target, ...]:
+        """The targets' facts."""
+        return tuple(find_target(name, where="targets of the ladder") for name in self.targets)
+
+
+def read_ladder(path: Path) -> Ladder:
+    """The ladder that a file describes.
+
+    Raises:
+        ConfigurationError: The file is missing, is not TOML, is empty, extends itself, or does not describe a ladder.
+        UnknownNameError: It names an unknown target or recipe.
+    """
+    document = _merged(path.resolve(), seen=())
+    try:
+        ladder = Ladder.model_validate(document)
+    except ValidationError as error:
+        raise configuration_error(
+            error, where=f"ladder `{path}`", hint="see `A first ladder of your own` in README.md for the form"
+        ) from error
+    for entry in ladder.tier:
+        ladder.recipes(entry)
+    ladder.parsed_targets()
+    return ladder
+
+
+def _merged(path: Path, *, seen: tuple[Path, ...]) -> dict[str, Any]:  # Any: TOML values before validation
+    if path in seen:
+        chain = " → ".join(p.name for p in (*seen, path))
+        raise ConfigurationError(f"ladder `{path}` is cyclic: {chain}", hint="remove one of the `extends` lines")
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigurationError(f"no ladder file at `{path}`", hint="check the path") from error
+    except IsADirectoryError as error:
+        raise ConfigurationError(f"`{path}` is a directory", hint="give the ladder file in it") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"ladder `{path}` is not TOML: {error}", hint="correct the line it names") from error
+    if not document:
+        raise ConfigurationError(f"ladder `{path}` is empty", hint="it needs `family`, `targets` and a `[[tier]]`")
+    base_name = document.pop("extends", None)
+    if base_name is None:
+        return document
+    if not isinstance(base_name, str):
+        raise ConfigurationError(f"ladder `{path}`: extends must be a path, got {base_name!r}", hint="quote it")
+    base = _merged((path.parent / base_name).resolve(), seen=(*seen, path))
+    return base | document | {"task": base.get("task", {}) | document.get("task", {})}

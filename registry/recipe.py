@@ -1,0 +1,81 @@
+"""Recipes: named, hashed build choices. A checkpoint × a recipe is a variant.
+
+The grammar of a name:
+
+    fp32 | fp16                    floating-point weights
+    w8a8-dynamic                   int8 weights per output channel, int8 activations per token at run time
+    w{8|4}g{32|64|128}-{rtn|gptq}  weight-only integers in groups along the input dimension, symmetric
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from registry.digest import digest_value
+from registry.errors import UnknownNameError
+from registry.value import Value
+
+KNOWN = ("fp32", "fp16", "w8a8-dynamic", "w8g32-rtn", "w4g32-rtn", "w4g32-gptq", "w4g64-gptq", "w4g128-gptq")
+_GROUPED = re.compile(r"^w(?P<bits>[48])g(?P<group>32|64|128)-(?P<method>rtn|gptq)$")
+
+
+class Recipe(Value):
+    """How the weights of a checkpoint are represented."""
+
+    name: str
+    """The name in the grammar above."""
+    weights: Literal["float32", "float16", "int8", "int4"]
+    """Element type of the weight matrices; norms, biases and embeddings stay float32 (float16 for fp16)."""
+    group_size: int | None = None
+    """Input elements that share a scale; None: one scale per output channel (or none at all)."""
+    method: Literal["none", "rtn", "gptq"] = "none"
+    """How codes are chosen: round to nearest, or GPTQ (https://arxiv.org/abs/2210.17323)."""
+    activations: Literal["float", "int8-dynamic"] = "float"
+    """Type of the activations in matrix products."""
+
+    @property
+    def digest(self) -> str:
+        """The digest of all choices."""
+        return digest_value(self)
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether weights are integers with scales."""
+        return self.weights in ("int8", "int4")
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether the method looks at activations of a calibration set."""
+        return self.method == "gptq"
+
+    @property
+    def layout(self) -> str:
+        """What compiled code depends on: the form of the weights, not how their values were chosen."""
+        if self.weights in ("float32", "float16"):
+            return {"float32": "fp32", "float16": "fp16"}[self.weights]
+        bits = {"int8": 8, "int4": 4}[self.weights]
+        return "w8a8" if self.activations == "int8-dynamic" else f"w{bits}g{self.group_size}"
+
+
+def parse_recipe(name: str, *, where: str = "") -> Recipe:
+    """The recipe of a name.
+
+    Raises:
+        UnknownNameError: The name is outside the grammar.
+    """
+    match name:
+        case "fp32":
+            return Recipe(name=name, weights="float32")
+        case "fp16":
+            return Recipe(name=name, weights="float16")
+        case "w8a8-dynamic":
+            return Recipe(name=name, weights="int8", method="rtn", activations="int8-dynamic")
+    if found := _GROUPED.match(name):
+        return Recipe(
+            name=name,
+            weights="int8" if found["bits"] == "8" else "int4",
+            group_size=int(found["group"]),
+            method="gptq" if found["method"] == "gptq" else "rtn",
+        )
+    raise UnknownNameError.of("recipe", name, known=KNOWN, where=where)

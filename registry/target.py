@@ -1,0 +1,75 @@
+"""Targets (what compilers see) and hosts (what a machine is).
+
+A target names an instruction set; its facts are data, in `targets.toml`. A host is the machine on which an
+artifact would run. `missing_features` is the first gate between the two.
+"""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from importlib import resources
+from typing import Literal
+
+from registry.errors import UnknownNameError
+from registry.value import Value
+
+
+class Target(Value):
+    """An instruction set that toolchains can compile for."""
+
+    name: str
+    """Such as `cpu-x86-64-v3`."""
+    kind: Literal["cpu", "cuda", "rocm", "npu"]
+    vendor: str
+    architecture: str
+    """As the platform names it: `x86_64`, `aarch64`, `sm_90`, `gfx942` …"""
+    llvm_cpu: str | None = None
+    """LLVM's `-mcpu` for CPU targets."""
+    features: tuple[str, ...]
+    """Processor flags that code for this target may use."""
+
+
+class Host(Value):
+    """What a machine is: the facts that load-time decisions are made from."""
+
+    architecture: str
+    """`x86_64` or `aarch64`, as `platform.machine()` says."""
+    features: tuple[str, ...]
+    """Processor flags, sorted."""
+    memory_bytes: int
+    """Physical memory, or the control group's limit where that is lower."""
+    cores: int
+    """Cores that this process may use."""
+    chip: str = "unknown"
+    """The processor's own name, for evidence."""
+    accelerators: tuple[str, ...] = ()
+    """Architectures of accelerators present: `sm_90`, `gfx942` …"""
+
+
+@functools.cache
+def targets() -> dict[str, Target]:
+    """All known targets by name."""
+    text = resources.files("registry").joinpath("targets.toml").read_text(encoding="utf-8")
+    return {name: Target(name=name, **facts) for name, facts in tomllib.loads(text).items()}
+
+
+def find_target(name: str, *, where: str = "") -> Target:
+    """The target of a name.
+
+    Raises:
+        UnknownNameError: No such target.
+    """
+    try:
+        return targets()[name]
+    except KeyError:
+        raise UnknownNameError.of("target", name, known=targets(), where=where) from None
+
+
+def missing_features(host: Host, *, target: Target) -> tuple[str, ...]:
+    """What the host lacks to run code of a target; empty if it can run it."""
+    if target.kind != "cpu":
+        return () if target.architecture in host.accelerators else (target.architecture,)
+    if target.architecture != host.architecture:
+        return (target.architecture,)
+    return tuple(sorted(set(target.features) - set(host.features)))

@@ -1,0 +1,47 @@
+"""The base of every value that is written to disk or crosses a wire: frozen, and closed to unknown fields."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from registry.errors import ConfigurationError, RungError, SchemaError
+
+
+class Value(BaseModel):
+    """A frozen value; changed by `model_copy(update=…)`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def read_json(cls, path: Path) -> Self:
+        """The value that a JSON file holds.
+
+        Raises:
+            SchemaError: The file is missing, is not JSON, or does not hold such a value.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError as error:
+            raise SchemaError(f"no {cls.__name__.lower()} at `{path}`", hint="check the path") from error
+        except ValidationError as error:
+            raise SchemaError(
+                f"`{path}` is not a {cls.__name__.lower()}: {describe(error)}",
+                hint="it is damaged or was written by another version; fetch or build it again",
+            ) from error
+
+
+def describe(error: ValidationError) -> str:
+    """The first problem of a validation error as `field: what is wrong (got value)`."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"]) or "document"
+    more = f", and {error.error_count() - 1} more" if error.error_count() > 1 else ""
+    got = repr(first.get("input"))
+    return f"{field}: {first['msg']} (got {got if len(got) <= 80 else got[:77] + '...'}){more}"
+
+
+def configuration_error(error: ValidationError, *, where: str, hint: str) -> RungError:
+    """A validation error of something that a person wrote, as a configuration error."""
+    return ConfigurationError(f"{where}: {describe(error)}", hint=hint)

@@ -1,0 +1,36 @@
+"""Variants: a checkpoint × a recipe, as hardware-independent weights in one canonical safetensors file.
+
+Names in the file are the checkpoint's own state-dict names. A matrix that the recipe leaves alone is stored under
+its name, float32 (or float16), shape [out, in]. A quantized matrix `w` is stored as
+
+    w.codes   uint8    int4: [out, in / group, group / 2], low nibble first; int8 groups: [out, in / group, group];
+                       w8a8: int8 [out, in]
+    w.scales  float32  [out, in / group], or [out] for w8a8
+
+and stands for (code − zero) · scale with zero = 8 (int4), 128 (int8 groups), 0 (w8a8). The grouped layouts are
+those of ONNX Runtime's MatMulNBits, so that its graph refers to this very file.
+"""
+
+from __future__ import annotations
+
+from registry.checkpoint import FileEntry
+from registry.digest import Digest
+from registry.recipe import Recipe
+from registry.value import Value
+
+
+class Variant(Value):
+    """A checkpoint × a recipe."""
+
+    checkpoint: str
+    """`name/version` of the checkpoint."""
+    checkpoint_digest: Digest
+    recipe: Recipe
+    graph: FileEntry
+    """The ONNX interchange graph; depends on the architecture alone. Its weights refer to `weights.safetensors`."""
+    weights: FileEntry
+    """The canonical weights file described above."""
+    calibration_digest: Digest | None = None
+    """Digest of the calibration set, for recipes that need one."""
+    quantization_error: float | None = None
+    """Mean over the quantized matrices of ‖W − Ŵ‖² / ‖W‖²; None for floating-point recipes."""
