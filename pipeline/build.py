@@ -1,0 +1,139 @@
+"""`rung build`: brings every cell of a ladder up to date, and nothing else.
+
+Makes the nodes, runs the graph, records each stage's output the moment it is reported, and composes the cells. What
+has a record whose bytes are still in the store is not done again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol
+
+from matrices.cell import Cell
+from matrices.ledger import Ledger, StageRecord
+from pipeline.compose import compose_cell
+from pipeline.executors.local import Event, Failure
+from pipeline.graph import Executor, Node, run_graph
+from pipeline.nodes import CellProgress, make_nodes
+from pipeline.plan import Plan
+from pipeline.records import Records
+from registry.errors import CorruptError, StorageFullError
+from registry.store import Store
+
+
+class Display(Protocol):
+    """Shows a build to a person."""
+
+    def total(self, count: int) -> None:
+        """How many nodes there are."""
+        ...
+
+    def started(self, name: str) -> None:
+        """A node's work began."""
+        ...
+
+    def progress(self, name: str, text: str) -> None:
+        """What a node's worker does now."""
+        ...
+
+    def ended(self, name: str, failure: Failure | None, *, ran: bool) -> None:
+        """A node is settled."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a build may use."""
+
+    jobs: int
+    """Worker processes at the same time."""
+    memory_bytes: int
+    """Sum of their estimated peaks."""
+    timeout_s: float
+    """Time limit of each piece of work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a build did."""
+
+    cells: tuple[Cell, ...]
+    """All cells of the plan, as they stand now."""
+    ran: tuple[str, ...]
+    """Nodes whose work was run and succeeded."""
+    failures: dict[str, Failure] = field(default_factory=dict)
+    """Cell id → why it failed in this build."""
+
+
+def build(
+    plan: Plan, *, store: Store, ledger: Ledger, executor: Executor, display: Display, limits: Limits
+) -> Report:
+    """Bring every cell of the plan up to date.
+
+    Raises:
+        RegistryError: The store or the database cannot be written; what was finished stays recorded.
+    """
+    records = Records(ledger, store)
+    watcher = _Watcher(ledger, display)
+    progress = [CellProgress(planned) for planned in plan.cells]
+    failures: dict[str, Failure] = {}
+    cells: dict[str, Cell] = {}
+
+    def settled(cell: CellProgress) -> Callable[[Failure | None], None]:
+        def settle(failure: Failure | None) -> None:
+            if failure is not None:
+                failures[cell.planned.id] = failure
+            before = ledger.find_cell(cell.planned.id)
+            now = compose_cell(cell, failure, records=records, before=before, at=datetime.now(UTC))
+            if now != before:
+                ledger.put_cell(now)
+            cells[now.id] = now
+
+        return settle
+
+    nodes = make_nodes(plan, progress, records=records, store=store, timeout_s=limits.timeout_s, settled=settled)
+    display.total(len(nodes))
+    run_graph(nodes, executor=executor, observer=watcher, jobs=limits.jobs, memory_bytes=limits.memory_bytes)
+    return Report(
+        cells=tuple(cells[planned.id] for planned in plan.cells), ran=tuple(watcher.ran), failures=failures
+    )
+
+
+class _Watcher:
+    """Records outputs in the database as they arrive, and tells the display."""
+
+    def __init__(self, ledger: Ledger, display: Display) -> None:
+        self._ledger = ledger
+        self._display = display
+        self.ran: list[str] = []
+
+    def started(self, node: Node) -> None:
+        self._display.started(node.name)
+
+    def event(self, node: Node, event: Event) -> None:
+        match event["event"]:
+            case "output":
+                self._ledger.put_stage(
+                    StageRecord(
+                        key=event["key"], stage=event["stage"], output=event["output"],
+                        seconds=event["seconds"], finished_at=datetime.now(UTC),
+                    )  # fmt: skip
+                )
+            case "progress":
+                self._display.progress(node.name, event["text"])
+            case "error" if event["code"] in WORKSPACE_ERRORS:
+                # Not this cell's fault: nothing else can be built either.
+                raise WORKSPACE_ERRORS[event["code"]](event["message"], hint=event["hint"])
+
+    def ended(self, node: Node, failure: Failure | None, *, ran: bool) -> None:
+        if ran and failure is None:
+            self.ran.append(node.name)
+        self._display.ended(node.name, failure, ran=ran)
+
+
+WORKSPACE_ERRORS: dict[str, type[StorageFullError | CorruptError]] = {
+    StorageFullError.code: StorageFullError,
+    CorruptError.code: CorruptError,
+}

@@ -1,0 +1,55 @@
+"""From a variant and compiled files to the manifest of an artifact."""
+
+from __future__ import annotations
+
+from pipeline import keys
+from pipeline.plan import PlannedCell
+from pipeline.requests import LowerOutput
+from compilers.toolchain import find_toolchain
+from registry.artifact import Manifest, ModelFacts
+from registry.variant import Variant
+
+SHIPPED = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "LICENSE",
+    "README.md",
+)
+"""Files of a checkpoint that go into every bundle, where they exist."""
+
+KV_ELEMENT_BYTES = 4   # runtimes hold the KV cache in float32
+
+
+def make_manifest(
+    planned: PlannedCell, *, variant: Variant, facts: ModelFacts, lowered: LowerOutput, lower_key: str
+) -> Manifest:
+    """The manifest of one cell's artifact: compiled files, weights, tokenizer and configuration."""
+    checkpoint = planned.checkpoint
+    toolchain = find_toolchain(planned.toolchain)
+    shipped = [entry for entry in checkpoint.files if entry.path in SHIPPED]
+    files = sorted([*lowered.files, *shipped, variant.weights], key=lambda entry: entry.path)
+    return Manifest(
+        build_key=keys.build_key(
+            checkpoint=checkpoint.digest, recipe=planned.recipe, lower=lower_key, weights=variant.weights.digest
+        ),
+        format=toolchain.produces,
+        toolchain=planned.toolchain,
+        toolchain_version=toolchain.version(),
+        target=planned.target.name,
+        checkpoint=checkpoint.ref,
+        checkpoint_digest=checkpoint.digest,
+        family=checkpoint.family,
+        licence=checkpoint.licence,
+        recipe=planned.recipe.name,
+        facts=facts,
+        files=tuple(files),
+        entry=lowered.entry,
+        options=lowered.options,
+        # The file is mapped, and the runtime holds a packed copy beside it.
+        memory_bytes=2 * variant.weights.size_bytes + sum(entry.size_bytes for entry in lowered.files),
+        kv_bytes_per_token=2 * facts.layers * facts.kv_heads * facts.head_size * KV_ELEMENT_BYTES,
+    )

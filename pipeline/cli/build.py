@@ -1,0 +1,46 @@
+"""`rung build`: bring every cell of a ladder up to date."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import typer
+
+from pipeline.cli import context, output
+from pipeline.cli.progress import show_progress
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def build(
+    ladder: Path = typer.Argument(metavar="LADDER", help="The ladder file"),
+    target: list[str] = typer.Option([], help="Only this target; repeatable"),
+    recipe: list[str] = typer.Option([], help="Only this recipe; repeatable"),
+    toolchain: list[str] = typer.Option([], help="Only this toolchain; repeatable"),
+    checkpoint: list[str] = typer.Option([], help="Only this checkpoint; repeatable"),
+    jobs: int = typer.Option(os.cpu_count() or 1, min=1, help="Worker processes at the same time"),
+    memory: float = typer.Option(0.0, min=0.0, help="Memory for all workers, GiB; 0: three quarters of this machine's"),
+    timeout: float = typer.Option(3600.0, min=1.0, help="Time limit of each piece of work, seconds"),
+    as_json: bool = typer.Option(False, "--json", help="Print the cells as JSON"),
+) -> None:
+    """Export, quantize, lower, verify, evaluate and judge all that is missing or stale; resumable."""
+    from pipeline.interface import Options, build_ladder
+    from pipeline.plan import Filters
+
+    options = Options(jobs=jobs, memory_gib=memory, timeout_s=timeout)
+    filters = Filters(tuple(target), tuple(recipe), tuple(toolchain), tuple(checkpoint))
+    with show_progress() as display:
+        report = build_ladder(context.workspace(), ladder, filters=filters, options=options, display=display)
+    if as_json:
+        output.data(report.cells)
+    if not report.ran and not report.failures:
+        output.note(f"nothing to build: {len(report.cells)} cells are up to date")
+    else:
+        output.note(f"{len(report.ran)} stages run, {len(report.cells)} cells, {len(report.failures)} failed")
+    for cell, failure in sorted(report.failures.items()):
+        output.note(f"failed: {cell}: {failure.message}\n  hint: {failure.hint}")
+    if report.failures:
+        raise typer.Exit(max(failure.exit_code for failure in report.failures.values()))
+

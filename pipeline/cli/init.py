@@ -1,0 +1,22 @@
+"""`rung init`: make a workspace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from pipeline.cli import output
+from registry.workspace import init_workspace
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def init(
+    directory: Path = typer.Argument(Path(), metavar="[DIR]", help="Where; made if it is not there"),
+) -> None:
+    """Make a workspace: rung.toml, the store, the database's place and signing keys. Safe to repeat."""
+    place = init_workspace(directory)
+    output.note(f"workspace at {place.root}")
+    output.note(f"signing key {place.private_key}; give {place.public_key} to the nodes")

@@ -1,0 +1,51 @@
+"""What the command line prints: data on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from pydantic import BaseModel
+from rich.console import Console, RenderableType
+
+from registry.errors import RungError
+
+
+def data(value: Any) -> None:  # Any: whatever JSON can hold
+    """Print a value as indented JSON on stdout."""
+    print(json.dumps(_plain(value), indent=2, ensure_ascii=False))  # noqa: T201  # stdout is this function's purpose
+
+
+def line(text: str = "") -> None:
+    """Print one line of data on stdout."""
+    print(text)  # noqa: T201  # stdout is this function's purpose
+
+
+def rich(renderable: RenderableType) -> None:
+    """Print a table or the like on stdout; as wide as it needs when stdout is no terminal."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    console.print(renderable)
+
+
+def note(text: str) -> None:
+    """Print one line for people on stderr."""
+    print(text, file=sys.stderr)  # noqa: T201  # stderr is this function's purpose
+
+
+def error(problem: RungError) -> None:
+    """Print an error and its remedy on stderr."""
+    note(f"error: {problem.message}")
+    note(f"hint: {problem.hint}")
+
+
+def _plain(value: Any) -> Any:  # Any: as above
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,75 @@
+"""The progress display of a build: a bar on a terminal, one line per finished node elsewhere; always on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from pipeline.build import Display
+from pipeline.executors.local import Failure
+
+
+@contextlib.contextmanager
+def show_progress() -> Iterator[Display]:
+    """A display for the time of a build."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines(console)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=False) as progress:
+        yield _Bars(progress)
+
+
+class _Bars:
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._all = progress.add_task("build", total=None)
+        self._running: dict[str, TaskID] = {}
+
+    def total(self, count: int) -> None:
+        self._progress.update(self._all, total=count)
+
+    def started(self, name: str) -> None:
+        self._running[name] = self._progress.add_task(f"  {name}", total=None)
+
+    def progress(self, name: str, text: str) -> None:
+        self._progress.update(self._running[name], description=f"  {name}: {text}")
+
+    def ended(self, name: str, failure: Failure | None, *, ran: bool) -> None:
+        if (task := self._running.pop(name, None)) is not None:
+            self._progress.remove_task(task)
+        if failure is not None:
+            self._progress.console.print(f"[red]failed[/red] {name}", highlight=False)
+        self._progress.advance(self._all)
+
+
+class _Lines:
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._count = 0
+        self._total = 0
+        self._since: dict[str, float] = {}
+
+    def total(self, count: int) -> None:
+        self._total = count
+
+    def started(self, name: str) -> None:
+        self._since[name] = time.monotonic()
+
+    def progress(self, name: str, text: str) -> None:
+        """A log has no use for intermediate states."""
+
+    def ended(self, name: str, failure: Failure | None, *, ran: bool) -> None:
+        self._count += 1
+        if not ran and failure is None:
+            return
+        seconds = time.monotonic() - self._since.get(name, time.monotonic())
+        mark = "failed" if failure else "done"
+        self._console.print(
+            f"[{self._count}/{self._total}] {mark} {name} ({seconds:.1f} s)", markup=False, highlight=False, soft_wrap=True
+        )

@@ -1,0 +1,1 @@
+"""How the build graph's jobs are run: local processes."""

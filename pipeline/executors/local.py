@@ -1,0 +1,205 @@
+"""The local executor: each piece of work in a process of its own, with a time limit and a log.
+
+A worker that crashes, hangs or runs out of memory becomes a `Failure` with its log; it never takes the build down.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from pipeline.requests import Request, WorkerOrder
+from registry.store import Store
+
+LOCK_NAME = "lock"
+LOG_NAME = "log.txt"
+
+Event = dict[str, Any]   # one JSON line of a worker; its form is in pipeline/worker.py
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One request for a worker."""
+
+    label: str
+    request: Request
+    memory_bytes: int
+    """Estimate of its peak, for admission."""
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a piece of work failed."""
+
+    code: str
+    message: str
+    hint: str
+    exit_code: int
+    log: str | None = None
+    """Digest of the log's blob."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """All of it was done."""
+
+    peak_memory_bytes: int
+
+
+class LocalExecutor:
+    """Runs work in local processes.
+
+    Args:
+        store: Where workers put bytes.
+        scratch: Directory for scratch directories; one lock file in each says that it is in use.
+        threads: Threads of each worker.
+    """
+
+    def __init__(self, store: Store, *, scratch: Path, threads: int = 1) -> None:
+        self._store = store
+        self._scratch = scratch
+        self._threads = threads
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+        scratch.mkdir(parents=True, exist_ok=True)
+
+    def run(self, work: Work, *, on_event: Callable[[Event], None]) -> Finished | Failure:
+        """Run one piece of work to its end; called from several threads at once."""
+        with _scratch_directory(self._scratch) as scratch:
+            order = WorkerOrder(
+                store=self._store.root, scratch=scratch, threads=self._threads, request=work.request
+            )
+            (scratch / "order.json").write_text(order.model_dump_json(), encoding="utf-8")
+            with (scratch / LOG_NAME).open("wb") as log:
+                return self._watch(work, scratch=scratch, log=log, on_event=on_event)
+
+    def stop(self) -> None:
+        """Kill all running workers."""
+        with self._lock:
+            for process in self._running:
+                _kill(process)
+
+    def _watch(
+        self, work: Work, *, scratch: Path, log: IO[bytes], on_event: Callable[[Event], None]
+    ) -> Finished | Failure:
+        reader, writer = os.pipe()
+        command = [sys.executable, "-m", "pipeline.worker", str(scratch / "order.json"), str(writer)]
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, pass_fds=(writer,),
+            env=_environment(self._threads), start_new_session=True,
+        )  # fmt: skip
+        os.close(writer)
+        with self._lock:
+            self._running.add(process)
+        timed_out = threading.Event()
+        timer = threading.Timer(work.timeout_s, lambda: (timed_out.set(), _kill(process)))
+        timer.start()
+        last: Event = {}
+        try:
+            with os.fdopen(reader, encoding="utf-8") as stream:
+                for event in _events(stream):
+                    last = event
+                    on_event(event)
+            code = process.wait()
+        finally:
+            timer.cancel()
+            _kill(process)
+            process.wait()
+            with self._lock:
+                self._running.discard(process)
+        if code == 0 and last.get("event") == "finish":
+            return Finished(peak_memory_bytes=int(last["peak_memory_bytes"]))
+        text = (scratch / LOG_NAME).read_bytes()
+        digest = self._store.add_bytes(text).digest
+        return _failure(work, code=code, last=last, timed_out=timed_out.is_set(), log=digest, text=text)
+
+
+def remove_stale_scratch(scratch: Path) -> list[Path]:
+    """Remove scratch directories whose build is gone; the removed ones."""
+    removed = []
+    for directory in stale_scratch(scratch):
+        shutil.rmtree(directory, ignore_errors=True)
+        removed.append(directory)
+    return removed
+
+
+def stale_scratch(scratch: Path) -> list[Path]:
+    """Scratch directories whose build is gone: nobody holds their lock."""
+    if not scratch.is_dir():
+        return []
+    stale = []
+    for directory in sorted(p for p in scratch.iterdir() if p.is_dir()):
+        try:
+            handle = os.open(directory / LOCK_NAME, os.O_RDWR)
+        except FileNotFoundError:
+            stale.append(directory)
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stale.append(directory)
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(handle)
+    return stale
+
+
+@contextlib.contextmanager
+def _scratch_directory(parent: Path) -> Iterator[Path]:
+    directory = Path(tempfile.mkdtemp(dir=parent))
+    handle = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+        os.close(handle)
+
+
+def _environment(threads: int) -> dict[str, str]:
+    single = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TVM_NUM_THREADS")}
+    # TVM pins its threads to the first cores by default: two workers would share one.
+    return {**os.environ, **single, "TVM_BIND_THREADS": "0", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def _events(stream: IO[str]) -> Iterator[Event]:
+    for line in stream:
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            return   # a worker that died while it wrote its last line
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _failure(work: Work, *, code: int, last: Event, timed_out: bool, log: str, text: bytes) -> Failure:
+    if last.get("event") == "error":
+        return Failure(
+            code=str(last["code"]), message=str(last["message"]), hint=str(last["hint"]),
+            exit_code=int(last["exit_code"]), log=log,
+        )  # fmt: skip
+    tail = text.decode("utf-8", "replace").strip().splitlines()[-1:] or ["it printed nothing"]
+    if timed_out:
+        message = f"{work.label}: stopped after its time limit of {work.timeout_s:.0f} s"
+        return Failure("timeout", message, "raise `--timeout`, or see the log", 4, log)
+    if code < 0:
+        name = signal.Signals(-code).name
+        why = " (out of memory?)" if -code == signal.SIGKILL else ""
+        return Failure("crash", f"{work.label}: the process died of {name}{why}: {tail[0]}", "see the log", 4, log)
+    return Failure("crash", f"{work.label}: the process ended with {code}: {tail[0]}", "see the log", 4, log)

@@ -1,0 +1,160 @@
+"""The build graph: nodes that need other nodes, run as their inputs become known.
+
+A node is prepared only when all that it needs is done, because its key depends on their outputs. Preparing finds that
+its stages are recorded already (nothing to run), or returns the work to run. Work is admitted within a memory budget,
+largest first; one failed node blocks only those that need it.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+from pipeline.executors.local import Event, Failure, Finished, Work
+
+
+class Executor(Protocol):
+    """What runs work; see `pipeline/executors/local.py`."""
+
+    def run(self, work: Work, *, on_event: Callable[[Event], None]) -> Finished | Failure:
+        """Run one piece of work to its end; called from several threads at once."""
+        ...
+
+    def stop(self) -> None:
+        """Kill all running work."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One node of the graph."""
+
+    name: str
+    """Unique, for people: `lower demo-agent-mid/1:fp32:cpu-x86-64-v3:tvm`."""
+    needs: tuple[str, ...]
+    prepare: Callable[[], Work | None]
+    """The work to run, or None if its outputs are there already. Called in the caller's thread."""
+    settle: Callable[[Failure | None], None]
+    """Called once in the caller's thread when the node is done (None) or failed or blocked."""
+    twin: str | None = None
+    """Nodes of equal twin do the same work; the later ones need the first, and then find it recorded."""
+
+
+class Observer(Protocol):
+    """Who watches a run: the progress display, and the recorder of outputs."""
+
+    def started(self, node: Node) -> None:
+        """Work of a node began."""
+        ...
+
+    def event(self, node: Node, event: Event) -> None:
+        """A worker said something; raised errors end the run."""
+        ...
+
+    def ended(self, node: Node, failure: Failure | None, *, ran: bool) -> None:
+        """A node is done, failed, or was found done (`ran` False)."""
+        ...
+
+
+@dataclass(slots=True)
+class _Running:
+    node: Node
+    work: Work
+    future: Future[Finished | Failure]
+
+
+def run_graph(
+    nodes: Sequence[Node], *, executor: Executor, observer: Observer, jobs: int, memory_bytes: int
+) -> Mapping[str, Failure]:
+    """Run all nodes; the failures by node name (blocked nodes included).
+
+    Args:
+        nodes: In any order; every need names another node.
+        executor: What runs work.
+        observer: Told of everything, in the caller's thread.
+        jobs: Pieces of work at the same time.
+        memory_bytes: Sum of estimates at the same time; a piece larger than that runs alone.
+    """
+    return _Run(executor, observer, jobs=jobs, memory_bytes=memory_bytes).go(nodes)
+
+
+class _Run:
+    def __init__(self, executor: Executor, observer: Observer, *, jobs: int, memory_bytes: int) -> None:
+        self._executor = executor
+        self._observer = observer
+        self._jobs = jobs
+        self._memory_bytes = memory_bytes
+        self._pool = ThreadPoolExecutor(max_workers=jobs)
+        self._events: queue.SimpleQueue[tuple[str, Event | None]] = queue.SimpleQueue()
+        self._waiting: dict[str, Node] = {}
+        self._ready: list[tuple[Node, Work]] = []
+        self._running: dict[str, _Running] = {}
+        self._settled: dict[str, Failure | None] = {}
+
+    def go(self, nodes: Sequence[Node]) -> Mapping[str, Failure]:
+        self._waiting = {node.name: node for node in nodes}
+        try:
+            self._advance()
+            while self._running:
+                self._take(*self._events.get())
+                self._advance()
+        except BaseException:
+            self._executor.stop()
+            raise
+        finally:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+        return {name: failure for name, failure in self._settled.items() if failure is not None}
+
+    def _advance(self) -> None:
+        """Prepare what has become possible, and start what fits."""
+        while self._prepare_one():
+            pass
+        self._ready.sort(key=lambda pair: -pair[1].memory_bytes)
+        for node, work in list(self._ready):
+            used = sum(running.work.memory_bytes for running in self._running.values())
+            fits = not self._running or used + work.memory_bytes <= self._memory_bytes
+            if len(self._running) < self._jobs and fits:
+                self._ready.remove((node, work))
+                self._start(node, work)
+
+    def _prepare_one(self) -> bool:
+        for node in self._waiting.values():
+            if any(need not in self._settled for need in node.needs):
+                continue
+            del self._waiting[node.name]
+            blocking = next((f for need in node.needs if (f := self._settled[need]) is not None), None)
+            if blocking is not None:
+                self._settle(node, blocking, ran=False)
+            elif (work := node.prepare()) is None:
+                self._settle(node, None, ran=False)
+            else:
+                self._ready.append((node, work))
+            return True
+        return False
+
+    def _start(self, node: Node, work: Work) -> None:
+        def run() -> Finished | Failure:
+            try:
+                return self._executor.run(work, on_event=lambda event: self._events.put((node.name, event)))
+            finally:
+                self._events.put((node.name, None))
+
+        self._running[node.name] = _Running(node, work, self._pool.submit(run))
+        self._observer.started(node)
+
+    def _take(self, name: str, event: Event | None) -> None:
+        running = self._running[name]
+        if event is not None:
+            self._observer.event(running.node, event)
+            return
+        del self._running[name]
+        result = running.future.result()
+        self._settle(running.node, result if isinstance(result, Failure) else None, ran=True)
+
+    def _settle(self, node: Node, failure: Failure | None, *, ran: bool) -> None:
+        self._settled[node.name] = failure
+        node.settle(failure)
+        self._observer.ended(node, failure, ran=ran)

@@ -1,0 +1,302 @@
+"""The nodes of a build: for each stage, its key, whether a record answers it, and the request to run otherwise.
+
+    export checkpoint ──┬── quantize checkpoint × recipe ── lower code ── examine cell
+                        └── reference checkpoint ─────────────────────────┘
+
+Lowered code is keyed without weights: cells whose graph, layout, target and toolchain agree share one lowering.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from compilers.runtime import find_runtime
+from compilers.toolchain import Unsupported, find_toolchain
+from evals.digest import tasks_digest
+from matrices.ledger import StageRecord
+from pipeline import keys
+from pipeline.bundle import make_manifest
+from pipeline.executors.local import Failure, Work
+from pipeline.graph import Node
+from pipeline.plan import Plan, PlannedCell
+from pipeline.records import Records
+from pipeline.requests import (
+    ExamineRequest,
+    ExportOutput,
+    ExportRequest,
+    LowerOutput,
+    LowerRequest,
+    ProbeOutput,
+    QuantizeOutput,
+    QuantizeRequest,
+    ReferenceOutput,
+    ReferenceRequest,
+    Request,
+    TaskRequest,
+)
+from registry.artifact import Manifest
+from registry.checkpoint import Checkpoint
+from registry.digest import digest_file, digest_value
+from registry.recipe import Recipe
+from registry.store import Store
+from registry.target import missing_features
+from serving.host import this_host
+
+BASE_MEMORY_BYTES = 700 << 20
+"""A worker with its libraries and nothing loaded."""
+FP32_COPIES = {"export": 0.0, "quantize": 3.0, "reference": 1.5, "lower": 0.5, "examine": 2.5}
+"""Estimate of a stage's peak memory, as multiples of the checkpoint's fp32 weights."""
+
+
+@dataclass(slots=True)
+class CellProgress:
+    """How far one cell has come in this build; filled as its nodes are prepared."""
+
+    planned: PlannedCell
+    unsupported: Unsupported | None = None
+    variant: QuantizeOutput | None = None
+    lowered: StageRecord | None = None
+    manifest: Manifest | None = None
+    cannot_run: tuple[str, ...] = ()
+    """What this machine lacks to run the artifact; the cell then stays `built`."""
+    verify_key: str = ""
+    evaluate_keys: dict[str, str] = field(default_factory=dict)
+    """Task type → key."""
+
+
+T = TypeVar("T")
+Settled = Callable[[CellProgress], Callable[[Failure | None], None]]
+
+
+def make_nodes(
+    plan: Plan, cells: Sequence[CellProgress], *, records: Records, store: Store, timeout_s: float, settled: Settled
+) -> list[Node]:
+    """All nodes that a plan's cells need."""
+    return _Nodes(plan, records, store, timeout_s).all(cells, settled)
+
+
+class _Nodes:
+    def __init__(self, plan: Plan, records: Records, store: Store, timeout_s: float) -> None:
+        self.plan = plan
+        self.records = records
+        self.store = store
+        self.timeout_s = timeout_s
+        self.host = this_host()
+        self.calibration = None if plan.calibration is None else digest_file(plan.calibration)
+        self.tasks = {
+            name: tasks_digest(name, entry, ladder_directory=plan.directory)
+            for name, entry in plan.ladder.task.items()
+        }
+
+    def all(self, cells: Sequence[CellProgress], settled: Settled) -> list[Node]:
+        nodes: dict[str, Node] = {}
+        for checkpoint in self.plan.checkpoints:
+            for node in (self.export_node(checkpoint), self.reference_node(checkpoint)):
+                nodes[node.name] = node
+        for cell in cells:
+            planned = cell.planned
+            quantize = self.quantize_node(planned.checkpoint, planned.recipe)
+            nodes.setdefault(quantize.name, quantize)
+            lower = self.lower_node(cell, twins=nodes)
+            nodes[lower.name] = lower
+            examine = self.examine_node(cell, settled(cell))
+            nodes[examine.name] = examine
+        return list(nodes.values())
+
+    def work(self, label: str, request: Request, checkpoint: Checkpoint) -> Work:
+        memory = BASE_MEMORY_BYTES + int(FP32_COPIES[request.kind] * 4 * checkpoint.parameters)
+        return Work(label, request, memory, self.timeout_s)
+
+    # Export
+
+    def export_node(self, checkpoint: Checkpoint) -> Node:
+        name = f"export {checkpoint.ref}"
+        key = keys.export_key(checkpoint)
+
+        def prepare() -> Work | None:
+            if self.records.record(key) is not None:
+                return None
+            return self.work(name, ExportRequest(key=key, checkpoint=checkpoint), checkpoint)
+
+        return Node(name, (), prepare, _nothing)
+
+    def exported(self, checkpoint: Checkpoint) -> ExportOutput:
+        return _present(self.records.find(keys.export_key(checkpoint), ExportOutput))
+
+    # Reference
+
+    def reference_node(self, checkpoint: Checkpoint) -> Node:
+        name = f"reference {checkpoint.ref}"
+
+        def prepare() -> Work | None:
+            probe_key = self.probe_key(checkpoint)
+            has_probe = self.records.record(probe_key) is not None
+            missing = tuple(
+                TaskRequest(key=key, task_type=task_type, entry=entry)
+                for task_type, entry in self.plan.ladder.task.items()
+                if self.records.record(key := self.reference_key(checkpoint, task_type)) is None
+            )
+            if has_probe and not missing:
+                return None
+            request = ReferenceRequest(
+                probe_key=None if has_probe else probe_key, checkpoint=checkpoint,
+                facts=self.exported(checkpoint).facts, calibration=self.plan.calibration,
+                ladder_directory=self.plan.directory, evaluation=self.plan.ladder.evaluation, tasks=missing,
+            )  # fmt: skip
+            return self.work(name, request, checkpoint)
+
+        return Node(name, (f"export {checkpoint.ref}",), prepare, _nothing)
+
+    def probe_key(self, checkpoint: Checkpoint) -> str:
+        return keys.stage_key(
+            "quantize", what="probe", checkpoint=checkpoint.digest, calibration=self.calibration,
+            torch=keys.version("torch"), transformers=keys.version("transformers"),
+        )  # fmt: skip
+
+    def reference_key(self, checkpoint: Checkpoint, task_type: str) -> str:
+        return keys.stage_key(
+            "reference", checkpoint=checkpoint.digest, tasks=self.tasks[task_type],
+            evaluation=self.plan.ladder.evaluation, max_samples=self.plan.ladder.task[task_type].max_samples,
+            torch=keys.version("torch"), transformers=keys.version("transformers"), chip=self.host.chip,
+        )  # fmt: skip
+
+    # Quantize
+
+    def quantize_node(self, checkpoint: Checkpoint, recipe: Recipe) -> Node:
+        name = f"quantize {checkpoint.ref}:{recipe.name}"
+
+        def prepare() -> Work | None:
+            export = self.exported(checkpoint)
+            key = self.quantize_key(checkpoint, recipe)
+            if self.records.record(key) is not None:
+                return None
+            request = QuantizeRequest(
+                key=key, checkpoint=checkpoint, recipe=recipe, export=export, calibration=self.plan.calibration
+            )
+            return self.work(name, request, checkpoint)
+
+        return Node(name, (f"export {checkpoint.ref}",), prepare, _nothing)
+
+    def quantize_key(self, checkpoint: Checkpoint, recipe: Recipe) -> str:
+        graph = self.exported(checkpoint).graph.digest
+        return keys.quantize_key(checkpoint, recipe, graph=graph, calibration=self.calibration)
+
+    # Lower
+
+    def lower_node(self, cell: CellProgress, *, twins: dict[str, Node]) -> Node:
+        planned = cell.planned
+        name = f"lower {planned.id}"
+        twin = self.twin(planned)
+
+        def prepare() -> Work | None:
+            export = self.exported(planned.checkpoint)
+            toolchain = find_toolchain(planned.toolchain)
+            support = toolchain.supports(planned.recipe, planned.target, export.facts)
+            if isinstance(support, Unsupported):
+                cell.unsupported = support
+                return None
+            cell.variant = _present(
+                self.records.find(self.quantize_key(planned.checkpoint, planned.recipe), QuantizeOutput)
+            )
+            key = self.lower_key(planned)
+            if self.records.record(key) is not None:
+                return None
+            request = LowerRequest(
+                key=key, variant=cell.variant.variant, facts=export.facts, target=planned.target.name,
+                toolchain=planned.toolchain,
+            )  # fmt: skip
+            return self.work(name, request, planned.checkpoint)
+
+        needs = [f"quantize {planned.checkpoint.ref}:{planned.recipe.name}"]
+        first = next((n for n in twins if n.startswith("lower ") and twins[n].twin == twin), None)
+        if first is not None:
+            needs.append(first)
+        return Node(name, tuple(needs), prepare, _nothing, twin=twin)
+
+    def twin(self, planned: PlannedCell) -> str:
+        """Cells of equal twin share one lowering, as far as can be told before the export."""
+        return digest_value(
+            [planned.checkpoint.ref, planned.recipe.layout, planned.target.name, planned.toolchain]
+        )
+
+    def lower_key(self, planned: PlannedCell) -> str:
+        return keys.lower_key(
+            graph=self.exported(planned.checkpoint).graph.digest, layout=planned.recipe.layout,
+            target=planned.target.name, toolchain=planned.toolchain,
+            toolchain_version=find_toolchain(planned.toolchain).version(),
+        )  # fmt: skip
+
+    # Examine
+
+    def examine_node(self, cell: CellProgress, settle: Callable[[Failure | None], None]) -> Node:
+        planned = cell.planned
+        name = f"examine {planned.id}"
+
+        def prepare() -> Work | None:
+            if cell.unsupported is not None or cell.variant is None:
+                return None
+            cell.lowered = _present(self.records.record(self.lower_key(planned)))
+            cell.manifest = self.manifest(cell)
+            cell.cannot_run = missing_features(self.host, target=planned.target)
+            if cell.cannot_run:
+                return None
+            request = self.examine_request(cell)
+            if request.verify_key is None and not request.tasks:
+                return None
+            return self.work(name, request, planned.checkpoint)
+
+        needs = (f"lower {planned.id}", *(f"reference {c.ref}" for c in self.plan.checkpoints))
+        return Node(name, needs, prepare, settle)
+
+    def manifest(self, cell: CellProgress) -> Manifest:
+        planned, variant, lowered = cell.planned, _present(cell.variant).variant, _present(cell.lowered)
+        manifest = make_manifest(
+            planned, variant=variant, facts=self.exported(planned.checkpoint).facts,
+            lowered=LowerOutput.model_validate(lowered.output), lower_key=lowered.key,
+        )  # fmt: skip
+        self.store.put_artifact(manifest)
+        return manifest
+
+    def examine_request(self, cell: CellProgress) -> ExamineRequest:
+        planned, manifest = cell.planned, _present(cell.manifest)
+        checkpoint_probe = _present(self.records.find(self.probe_key(planned.checkpoint), ProbeOutput))
+        variant = _present(cell.variant)
+        runtime = {"version": find_runtime(manifest.format).version(), "chip": self.host.chip}
+        cell.verify_key = keys.stage_key(
+            "verify", artifact=manifest.digest, variant=variant.probe, checkpoint=checkpoint_probe, runtime=runtime
+        )
+        tasks = []
+        for task_type, entry in self.plan.ladder.task.items():
+            bars = self.plan.bars(task_type)
+            references = tuple(
+                _present(self.records.find(self.reference_key(c, task_type), ReferenceOutput)).scorecard
+                for c in self.plan.checkpoints
+            )
+            key = keys.stage_key(
+                "evaluate", artifact=manifest.digest, tasks=self.tasks[task_type], bars=list(bars),
+                references=references, evaluation=self.plan.ladder.evaluation, max_samples=entry.max_samples,
+                runtime=runtime,
+            )  # fmt: skip
+            cell.evaluate_keys[task_type] = key
+            if self.records.record(key) is None:
+                tasks.append(
+                    TaskRequest(key=key, task_type=task_type, entry=entry, bars=bars, references=references)
+                )
+        return ExamineRequest(
+            verify_key=None if self.records.record(cell.verify_key) is not None else cell.verify_key,
+            manifest=manifest, recipe=planned.recipe, variant_probe=variant.probe, checkpoint_probe=checkpoint_probe,
+            ladder_directory=self.plan.directory, evaluation=self.plan.ladder.evaluation, tasks=tuple(tasks),
+        )  # fmt: skip
+
+
+def _nothing(failure: Failure | None) -> None:
+    """Shared nodes settle no cell."""
+
+
+def _present(value: T | None) -> T:
+    """A value that an earlier node of the graph has made."""
+    if value is None:
+        raise RuntimeError("a node was prepared before its needs were done")
+    return value

@@ -1,0 +1,1 @@
+"""What one worker process does: one file per stage, request in, output out, bytes into the store."""

@@ -1,0 +1,121 @@
+"""The worker process: does one request in isolation and reports what it did as JSON lines.
+
+Compilers crash, hang and leak; a process of its own turns that into a failed cell with a log. The worker writes only
+into the store (atomically, by digest) and its scratch directory; the parent alone writes the database.
+
+Usage: `python -m pipeline.worker ORDER.json EVENT_FD`. Standard output and error are the log.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import assert_never
+
+from pydantic import BaseModel
+
+from pipeline.requests import (
+    ExamineRequest,
+    ExportRequest,
+    LowerRequest,
+    QuantizeRequest,
+    ReferenceRequest,
+    WorkerOrder,
+)
+from registry.errors import RungError
+
+PR_SET_PDEATHSIG = 1   # prctl(2)
+
+
+class Reporter:
+    """Sends events to the parent: outputs of stages, progress, and errors."""
+
+    def __init__(self, fd: int) -> None:
+        self._stream = os.fdopen(fd, "w", buffering=1, encoding="utf-8")
+
+    def output(self, key: str, value: BaseModel, *, stage: str, seconds: float) -> None:
+        """A stage is finished; its output may be recorded."""
+        self._send(event="output", key=key, stage=stage, seconds=seconds, output=value.model_dump(mode="json"))
+
+    def progress(self, text: str) -> None:
+        """What is being done now, for people."""
+        self._send(event="progress", text=text)
+
+    def error(self, error: RungError) -> None:
+        """The request failed with a Rung error."""
+        self._send(event="error", type=type(error).__name__, exit_code=error.exit_code, **error.to_json())
+
+    def finish(self) -> None:
+        """All was done; reports the process's peak memory."""
+        peak_kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        self._send(event="finish", peak_memory_bytes=peak_kib * 1024)
+
+    def _send(self, **event: object) -> None:
+        self._stream.write(json.dumps(event) + "\n")
+
+
+def main() -> int:
+    """Run the order named on the command line; the process's exit code."""
+    parent = os.getppid()
+    _die_with_parent()
+    if os.getppid() != parent:
+        return 1
+    order = WorkerOrder.read_json(Path(sys.argv[1]))
+    report = Reporter(int(sys.argv[2]))
+    try:
+        _run(order)(report)
+    except RungError as error:
+        traceback.print_exc()
+        report.error(error)
+        return error.exit_code
+    report.finish()
+    return 0
+
+
+def _run(order: WorkerOrder) -> Callable[[Reporter], None]:
+    from registry.store import Store
+
+    store = Store(order.store)
+    request = order.request
+    match request:
+        case ExportRequest():
+            from pipeline.stages.export import export
+
+            return lambda report: export(request, store=store, scratch=order.scratch, report=report)
+        case QuantizeRequest():
+            from pipeline.stages.quantize import quantize
+
+            return lambda report: quantize(request, store=store, scratch=order.scratch, report=report)
+        case LowerRequest():
+            from pipeline.stages.lower import lower
+
+            return lambda report: lower(request, store=store, scratch=order.scratch, report=report)
+        case ReferenceRequest():
+            from pipeline.stages.reference import reference
+
+            return lambda report: reference(request, store=store, scratch=order.scratch, report=report)
+        case ExamineRequest():
+            from pipeline.stages.examine import examine
+
+            return lambda report: examine(
+                request, store=store, scratch=order.scratch, report=report, threads=order.threads
+            )
+        case _:
+            assert_never(request)
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to kill this process when the build dies, so that `kill -9` leaves no stray compiler."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
