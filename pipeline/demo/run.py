@@ -1,0 +1,125 @@
+"""`make demo`: the whole way on embedded defaults, by the real commands, with the demo family that ships with Rung.
+
+Each step prints the command that it runs, so that the output is also a tutorial. Run again, it goes on where it was.
+
+Usage: `python -m pipeline.demo.run DIRECTORY`
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+
+FAMILY = "demo-agent"
+SIZES = ("flagship", "mid", "small")
+RELEASE = "demo-1"
+READY = "listening on "
+
+
+def main() -> int:
+    """Run the demo in the directory given; the exit code."""
+    directory = Path(sys.argv[1] if len(sys.argv) > 1 else "demo").resolve()
+    shipped = Path(str(resources.files("pipeline.demo")))
+    rung("init", str(directory), at=Path.cwd())
+    shutil.copyfile(shipped / "ladder.toml", directory / "ladder.toml")
+    tasks = Path(str(resources.files("evals.tasks")))
+    shutil.copyfile(tasks / "calibration.jsonl", directory / "calibration.jsonl")
+    parent: list[str] = []
+    for size in SIZES:
+        name = f"{FAMILY}-{size}"
+        rung("checkpoint", "add", str(shipped / "family" / size), "--name", name, "--family", FAMILY, *parent, at=directory)
+        parent = ["--parent", f"{FAMILY}-flagship/1"]
+    rung("build", "ladder.toml", at=directory)
+    rung("matrix", "show", at=directory)
+    why = "cleared its bars in the demo"
+    rung("approve", "--passing", "--family", FAMILY, "--by", "demo", "--reason", why, at=directory)
+    rung("release", "create", RELEASE, "--family", FAMILY, at=directory)
+    rung("release", "verify", RELEASE, at=directory)
+    rung("resolve", "--release", RELEASE, "--task", "tool-calling", "--min-tier", "1", at=directory)
+    node = directory / "node"
+    rung("pull", RELEASE, "--task", "tool-calling", "--min-tier", "1", "--out", str(node), at=directory)
+    serve_and_ask(node, at=directory)
+    say("")
+    say(f"The matrix, once more (`rung matrix show` in {directory.name}/):")
+    rung("matrix", "show", at=directory)
+    return 0
+
+
+def rung(*arguments: str, at: Path) -> None:
+    """Run one command as a user would; ends the demo with its exit code if it fails."""
+    say(f"\n$ rung {' '.join(quote(a) for a in arguments)}")
+    done = subprocess.run([sys.executable, "-m", "pipeline.cli.main", *arguments], cwd=at, check=False)
+    if done.returncode != 0:
+        say(f"the demo stops here: exit code {done.returncode}")
+        sys.exit(done.returncode)
+
+
+def serve_and_ask(node: Path, *, at: Path) -> None:
+    """Start the shim on the pulled release, ask it one question, and stop it."""
+    command = ["serve", "--node", str(node), "--task", "tool-calling", "--min-tier", "1", "--port", "0"]
+    say(f"\n$ rung {' '.join(quote(a) for a in command)} &")
+    with _server(command, at=at) as url:
+        sample = _sample()
+        body = {"model": FAMILY, "prompt": sample, "max_tokens": 24, "temperature": 0, "stop": ["\n"]}
+        say(f"\n$ curl {url}/v1/completions -H 'X-Rung-Task: tool-calling' -H 'X-Rung-Min-Tier: 1' -d '{json.dumps(body)}'")
+        request = urllib.request.Request(
+            f"{url}/v1/completions", data=json.dumps(body).encode(),
+            headers={"Content-Type": "application/json", "X-Rung-Task": "tool-calling", "X-Rung-Min-Tier": "1"},
+        )  # fmt: skip
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            for name in ("X-Rung-Tier", "X-Rung-Artifact"):
+                say(f"{name}: {answer.headers[name]}")
+            say(json.loads(answer.read())["choices"][0]["text"].strip())
+
+
+@contextlib.contextmanager
+def _server(command: list[str], *, at: Path) -> Iterator[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli.main", *command], cwd=at, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        url = None
+        if process.stderr is None:
+            raise RuntimeError("the server's stderr is a pipe")
+        for line in process.stderr:
+            say(line.rstrip())
+            if READY in line:
+                url = line.split(READY, 1)[1].split()[0]
+                break
+        if url is None:
+            sys.exit(process.wait() or 1)
+        threading.Thread(target=lambda: [None for _ in process.stderr or ()], daemon=True).start()
+        yield url
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=30)
+
+
+def _sample() -> str:
+    path = Path(str(resources.files("evals.tasks"))) / "tool_calling" / "generate.jsonl"
+    document = json.loads(path.read_text(encoding="utf-8").splitlines()[0])
+    prompt: str = document.get("prompt") or next(v for v in document.values() if isinstance(v, str))
+    return prompt
+
+
+def quote(argument: str) -> str:
+    """An argument as a shell would need it."""
+    return f'"{argument}"' if " " in argument else argument
+
+
+def say(text: str) -> None:
+    """Print a line at once."""
+    print(text, flush=True)  # noqa: T201  # the demo talks on stdout
+
+
+if __name__ == "__main__":
+    sys.exit(main())
