@@ -57,7 +57,7 @@ class Cell(Value):
     """One cell of the matrix, with all that a release manager looks at."""
 
     id: str
-    """`checkpoint/version:recipe:target:toolchain`, such as `demo-agent-mid/1:w4g32-gptq:cpu-x86-64-v3:tvm`."""
+    """`checkpoint/version:recipe:target:toolchain`, such as `agent-mid/1:w4g32-gptq:cpu-x86-64-v3:tvm`."""
     family: str
     checkpoint: str
     """`name/version`."""

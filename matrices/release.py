@@ -9,12 +9,14 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
+from pydantic import Field
+
 from matrices.cell import Cell
 from registry.artifact import Manifest
 from registry.digest import Digest, digest_value
 from registry.value import Value
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 
 class Approval(Value):
@@ -44,7 +46,7 @@ class Candidate(Value):
     target: str
     state: str
     reason: str
-    tasks: dict[str, int | None] = {}
+    tasks: dict[str, int | None] = Field(default={})
     """Task type → tier earned."""
 
 
@@ -69,3 +71,8 @@ class Release(Value):
     def digest(self) -> str:
         """The release's digest."""
         return digest_value(self)
+
+    def is_same_content(self, other: Release) -> bool:
+        """Whether the two say the same, whoever created them and whenever."""
+        made = {"created_at": self.created_at, "created_by": self.created_by}
+        return self == other.model_copy(update=made)

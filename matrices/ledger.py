@@ -1,0 +1,307 @@
+"""The ledger: the only writer of the matrix.
+
+Each call is one transaction; writers take turns, also across processes. What is written never contradicts
+what a person ruled:
+
+- An approval holds for one artifact. A cell that is put with another artifact, or without the evidence that
+  the approval rested on, loses it and says so in its evidence.
+- A rejected or withdrawn artifact stays so, however often it is built again, until a person approves it.
+- Only rulings lead to the states `approved`, `rejected` and `withdrawn`.
+- A report of an earlier step on the same artifact (a build that was resumed) takes nothing back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import sqlalchemy as sa
+from pydantic import ValidationError
+from sqlalchemy.engine import Connection
+
+from matrices import query
+from matrices.cell import Cell, Evidence
+from matrices.db import Database
+from matrices.evidence import missing_evidence
+from matrices.models import ReleaseCellRow
+from matrices.query import CELLS, EVIDENCE, RELEASES, RULINGS, STAGES
+from matrices.release import Approval, Release
+from matrices.rows import cell_columns, evidence_columns, ruling_columns, stage_columns, storable
+from matrices.ruling import Ruling, Verb
+from matrices.stage import StageRecord
+from matrices.standing import STATE_OF, consistent, stand
+from registry.digest import short
+from registry.errors import ConfigurationError, RefusedError
+from registry.value import Value, configuration_error
+
+_RELEASE_CELLS = ReleaseCellRow.__table__  # type: ignore[attr-defined]  # SQLModel's plugin does not declare it
+
+
+_Kind = TypeVar("_Kind", bound=Value)
+
+
+class Ledger:
+    """Writes stages, cells, rulings and releases."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def find_stage(self, key: str) -> StageRecord | None:
+        """The record of a finished stage; None if it never finished."""
+        return query.find_stage(self._database, key)
+
+    def put_stage(self, record: StageRecord) -> StageRecord:
+        """Record a finished stage; the record that stands for its key.
+
+        Same key, same result: where a record stands already (another process was quicker), it stays.
+        """
+        checked = _checked(record)
+        with self._database.writing() as connection:
+            if connection.execute(sa.select(STAGES.c.key).where(STAGES.c.key == checked.key)).first() is None:
+                connection.execute(sa.insert(STAGES).values(stage_columns(checked)))
+        standing = self.find_stage(checked.key)
+        return checked if standing is None else standing
+
+    def forget_stage(self, key: str) -> None:
+        """Remove a stage's record, so that the stage runs again: for a result whose bytes are lost."""
+        with self._database.writing() as connection:
+            connection.execute(sa.delete(STAGES).where(STAGES.c.key == key))
+
+    def put_cell(self, cell: Cell) -> Cell:
+        """Record what a build knows of a cell; the cell as it stands then.
+
+        Putting the same again changes nothing. Evidence is added, never taken away.
+
+        Raises:
+            ConfigurationError: The cell contradicts itself, or claims a state that only a ruling gives.
+        """
+        reported = consistent(_checked(cell))
+        with self._database.writing() as connection:
+            found = query.select_cells(connection, CELLS.c.id == reported.id)
+            before = found[0] if found else None
+            ruled = query.select_rulings(connection, RULINGS.c.cell_id == reported.id)
+            standing = stand(before, reported, ruled=ruled)
+            _store(connection, standing.cell, before=before)
+            _append(connection, standing.cell.id, standing.fresh)
+            return query.select_cells(connection, CELLS.c.id == reported.id)[0]
+
+    def approve(
+        self, cell: str, *, who: str, why: str, waiver: str | None = None, tasks: Iterable[str] | None = None
+    ) -> Approval:
+        """Approve a cell's artifact for release.
+
+        Args:
+            cell: Whole id.
+            who: The person.
+            why: Their reason.
+            waiver: Why missing evidence is accepted; recorded, and shown wherever the cell is. Where nothing
+                is missing it is not needed, and not recorded.
+            tasks: All task types of the ladder; None: those that any cell of the family was evaluated on.
+
+        Raises:
+            RefusedError: Evidence is missing and no waiver is given, or there is no artifact at all.
+            ConfigurationError: `who`, `why` or the waiver is empty.
+            NotFoundError: No such cell.
+        """
+        given = None if waiver is None else _said(waiver, what="a waiver")
+        with self._database.writing() as connection:
+            found = _named(connection, cell)
+            ladder = _family_tasks(connection, found.family) if tasks is None else tuple(tasks)
+            missing = missing_evidence(found, tasks=ladder)
+            _refuse_unapprovable(found, missing=missing, waiver=given)
+            ruling = self._rule(
+                connection,
+                found,
+                "approve",
+                who=who,
+                why=why,
+                missing=missing,
+                waiver=given if missing else None,
+            )
+        approval = ruling.approval()
+        if approval is None:
+            raise RefusedError(f"`{cell}` has no artifact to approve", hint="build it first")
+        return approval
+
+    def reject(self, cell: str, *, who: str, why: str) -> Ruling:
+        """Reject a cell's artifact; building the same artifact again does not undo it.
+
+        Raises:
+            ConfigurationError: `who` or `why` is empty.
+            NotFoundError: No such cell.
+        """
+        with self._database.writing() as connection:
+            return self._rule(connection, _named(connection, cell), "reject", who=who, why=why)
+
+    def withdraw(self, cell: str, *, who: str, why: str) -> Ruling:
+        """Withdraw the approval of a cell. Releases that hold it stay as they are: make a new one without it.
+
+        Raises:
+            RefusedError: The cell is not approved.
+            ConfigurationError: `who` or `why` is empty.
+            NotFoundError: No such cell.
+        """
+        with self._database.writing() as connection:
+            found = _named(connection, cell)
+            if found.state != "approved":
+                raise RefusedError(
+                    f"`{cell}` is {found.state}, only an approved cell can be withdrawn",
+                    hint="use `rung reject` to keep it from being approved",
+                )
+            return self._rule(connection, found, "withdraw", who=who, why=why)
+
+    def expire(self, cell: str, *, why: str) -> Cell:
+        """Mark a cell's evidence as expired, such as after its runtime moved on; it loses its approval.
+
+        Raises:
+            ConfigurationError: `why` is empty.
+            NotFoundError: No such cell.
+        """
+        reason = _said(why, what="a reason")
+        with self._database.writing() as connection:
+            before = _named(connection, cell)
+            after = before.model_copy(update={"state": "expired", "reason": reason, "updated_at": _now()})
+            _store(connection, after, before=before)
+            entry = Evidence(state="expired", digest=after.artifact, at=after.updated_at, detail=reason)
+            _append(connection, cell, (entry,))
+            return query.select_cells(connection, CELLS.c.id == cell)[0]
+
+    def put_release(self, release: Release) -> Release:
+        """Record a release; the one that stands for its name.
+
+        The same content under the same name again changes nothing.
+
+        Raises:
+            RefusedError: The name is taken by other content, or a cell is not approved with that artifact
+                now.
+        """
+        checked = _checked(release)
+        with self._database.writing() as connection:
+            row = connection.execute(sa.select(RELEASES).where(RELEASES.c.name == checked.name)).first()
+            if row is not None:
+                return _same_release(query.read_release(row), checked)
+            _refuse_unapproved(connection, checked)
+            document = {"name": checked.name, "family": checked.family, "digest": checked.digest}
+            document |= {"created_by": checked.created_by, "document": checked.model_dump_json()}
+            columns = storable(document) | {"created_at": checked.created_at}
+            connection.execute(sa.insert(RELEASES).values(columns))
+            held = [
+                {"release": checked.name, "cell_id": one.cell.id, "artifact": one.manifest.digest}
+                for one in checked.cells
+            ]
+            connection.execute(sa.insert(_RELEASE_CELLS), held)
+        return checked
+
+    def _rule(
+        self,
+        connection: Connection,
+        cell: Cell,
+        verb: Verb,
+        *,
+        who: str,
+        why: str,
+        waiver: str | None = None,
+        missing: Iterable[str] = (),
+    ) -> Ruling:
+        ruling = Ruling(
+            cell=cell.id,
+            verb=verb,
+            who=_said(who, what="a person (`--by`)"),
+            why=_said(why, what="a reason (`--reason`)"),
+            at=_now(),
+            artifact=cell.artifact,
+            waiver=waiver,
+            missing=tuple(missing),
+        )
+        connection.execute(sa.insert(RULINGS).values(ruling_columns(ruling)))
+        state = STATE_OF[verb]
+        reason = "" if verb == "approve" else f"{state} by {ruling.who}: {ruling.why}"
+        after = cell.model_copy(update={"state": state, "reason": reason, "updated_at": ruling.at})
+        _store(connection, after, before=cell)
+        detail = f"by {ruling.who}: {ruling.why}" + (f"; waiver: {waiver}" if waiver else "")
+        entry = Evidence(state=state, digest=cell.artifact, at=ruling.at, detail=detail)
+        _append(connection, cell.id, (entry,))
+        return ruling
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _checked(value: _Kind) -> _Kind:
+    """The value, validated anew: `model_copy` does not."""
+    try:
+        return type(value).model_validate(value.model_dump())
+    except ValidationError as error:
+        raise configuration_error(
+            error,
+            where=f"a {type(value).__name__.lower()} to record",
+            hint="this is a bug of what reported it",
+        ) from error
+
+
+def _said(text: str, *, what: str) -> str:
+    if not (said := " ".join(text.split())):
+        raise ConfigurationError(f"a ruling needs {what}, got {text!r}", hint="say it in a few words")
+    return said
+
+
+def _named(connection: Connection, cell: str) -> Cell:
+    return query.select_cells(connection, CELLS.c.id == query.match_id(connection, cell, whole=True))[0]
+
+
+def _store(connection: Connection, cell: Cell, *, before: Cell | None) -> None:
+    columns = cell_columns(cell)
+    if before is None:
+        connection.execute(sa.insert(CELLS).values(columns))
+        return
+    stored = cell_columns(before)
+    if any(columns[name] != stored[name] for name in columns if name != "updated_at"):
+        connection.execute(sa.update(CELLS).where(CELLS.c.id == cell.id).values(columns))
+
+
+def _append(connection: Connection, cell: str, entries: Sequence[Evidence]) -> None:
+    if entries:
+        connection.execute(sa.insert(EVIDENCE), [evidence_columns(entry, cell=cell) for entry in entries])
+
+
+def _family_tasks(connection: Connection, family: str) -> tuple[str, ...]:
+    found = query.select_cells(connection, CELLS.c.family == family)
+    return tuple(sorted({result.task_type for cell in found for result in cell.tasks}))
+
+
+def _refuse_unapprovable(cell: Cell, *, missing: list[str], waiver: str | None) -> None:
+    listed = "; ".join(missing)
+    if cell.artifact is None:
+        raise RefusedError(
+            f"`{cell.id}` cannot be approved: {listed}",
+            hint="no waiver can stand in for an artifact; build it, and see its log for why it failed",
+        )
+    if missing and waiver is None:
+        raise RefusedError(
+            f"`{cell.id}` cannot be approved: {listed}",
+            hint="obtain the evidence, or record with `--waiver TEXT` why it is accepted as it is",
+        )
+
+
+def _same_release(standing: Release, release: Release) -> Release:
+    """The release that stands, if the new one has its content."""
+    if standing.is_same_content(release):
+        return standing
+    raise RefusedError(
+        f"the release `{release.name}` exists with other content ({short(standing.digest)})",
+        hint="releases are frozen: choose another name",
+    )
+
+
+def _refuse_unapproved(connection: Connection, release: Release) -> None:
+    standing = {cell.id: cell for cell in query.select_cells(connection, CELLS.c.family == release.family)}
+    for released in release.cells:
+        now = standing.get(released.cell.id)
+        if now is None or now.state != "approved" or now.artifact != released.manifest.digest:
+            state = "not in the matrix" if now is None else now.state
+            raise RefusedError(
+                f"the release `{release.name}` holds `{released.cell.id}`, which is {state} now",
+                hint="create the release again from the cells as they stand",
+            )

@@ -1,0 +1,149 @@
+"""Tables of the matrix: what `matrices/ledger.py` writes and `matrices/query.py` reads.
+
+Rows are never built anywhere else: `SQLModel(table=True)` does not validate, so a row is always made from
+a value that is validated already. All that people filter by is a column; numbers of one cell that are only
+read together are one JSON text. Evidence, rulings and releases are append-only, held by triggers of the
+database itself (`matrices/migrations`). Table names start with `rung_`, so that a database may be shared.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import Column, DateTime, Dialect, Index, Text
+from sqlalchemy.types import TypeDecorator
+from sqlmodel import BigInteger, Field, Integer, SQLModel
+
+APPEND_ONLY = ("rung_evidence", "rung_ruling", "rung_release", "rung_release_cell")
+"""Tables in which no row is ever changed or removed."""
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware times in UTC on every database; SQLite itself knows no time zones."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """To the database: UTC, without its zone where the database has none."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"the time {value.isoformat()} has no zone")
+        moment = value.astimezone(UTC)
+        return moment.replace(tzinfo=None) if dialect.name == "sqlite" else moment
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """From the database: aware, in UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _sequence() -> Column[int]:
+    # SQLite gives automatic numbers to INTEGER keys alone.
+    return Column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True, autoincrement=True)
+
+
+class StageRow(SQLModel, table=True):
+    """A finished stage of a build: what resume and cache are made from."""
+
+    __tablename__ = "rung_stage"
+
+    key: str = Field(primary_key=True)
+    """Build key."""
+    stage: str = Field(index=True)
+    output: str = Field(sa_type=Text)
+    """JSON of the stage's result."""
+    started_at: datetime = Field(sa_type=UtcDateTime)
+    finished_at: datetime = Field(sa_type=UtcDateTime)
+    seconds: float
+    peak_memory_bytes: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class CellRow(SQLModel, table=True):
+    """A cell as it stands now."""
+
+    __tablename__ = "rung_cell"
+    __table_args__ = (
+        Index("ix_rung_cell_place", "family", "target", "toolchain", "recipe"),
+        Index("ix_rung_cell_state", "state"),
+        Index("ix_rung_cell_artifact", "artifact"),
+    )
+
+    id: str = Field(primary_key=True)
+    family: str
+    checkpoint: str
+    checkpoint_digest: str
+    tier: int
+    recipe: str
+    target: str
+    toolchain: str
+    state: str
+    reason: str = Field(default="", sa_type=Text)
+    build_key: str | None = None
+    artifact: str | None = None
+    size_bytes: int | None = Field(default=None, sa_type=BigInteger)
+    payload: str = Field(sa_type=Text)
+    """JSON of the numbers: `parity` and `tasks`."""
+    log: str | None = None
+    updated_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class EvidenceRow(SQLModel, table=True):
+    """One step of a cell's evidence; append-only."""
+
+    __tablename__ = "rung_evidence"
+
+    seq: int | None = Field(default=None, sa_column=_sequence())
+    """Order in which evidence was recorded."""
+    cell_id: str = Field(foreign_key="rung_cell.id", index=True)
+    state: str
+    digest: str | None = None
+    runtime: str | None = None
+    runtime_version: str | None = None
+    chip: str | None = None
+    at: datetime = Field(sa_type=UtcDateTime)
+    detail: str = Field(default="", sa_type=Text)
+
+
+class RulingRow(SQLModel, table=True):
+    """What a person ruled on a cell: approve, reject or withdraw; append-only."""
+
+    __tablename__ = "rung_ruling"
+
+    seq: int | None = Field(default=None, sa_column=_sequence())
+    cell_id: str = Field(foreign_key="rung_cell.id", index=True)
+    verb: str
+    who: str
+    why: str = Field(sa_type=Text)
+    at: datetime = Field(sa_type=UtcDateTime)
+    artifact: str | None = None
+    """The artifact that was looked at."""
+    waiver: str | None = Field(default=None, sa_type=Text)
+    missing: str = Field(sa_type=Text)
+    """JSON list: the evidence that was missing at that moment."""
+
+
+class ReleaseRow(SQLModel, table=True):
+    """A release that was created; append-only."""
+
+    __tablename__ = "rung_release"
+
+    name: str = Field(primary_key=True)
+    family: str = Field(index=True)
+    digest: str
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    created_by: str
+    document: str = Field(sa_type=Text)
+    """JSON of the release."""
+
+
+class ReleaseCellRow(SQLModel, table=True):
+    """Which cell, with which artifact, is in which release; append-only."""
+
+    __tablename__ = "rung_release_cell"
+
+    release: str = Field(primary_key=True, foreign_key="rung_release.name")
+    cell_id: str = Field(primary_key=True, foreign_key="rung_cell.id", index=True)
+    artifact: str

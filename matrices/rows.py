@@ -1,0 +1,125 @@
+"""Values ↔ rows: the one place where rows of `matrices/models.py` are made from values, and read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+from sqlalchemy import Row
+
+from compilers.parity import Parity
+from matrices.cell import Cell, Evidence, TaskResult
+from matrices.ruling import Ruling
+from matrices.stage import StageRecord
+from registry.digest import canonical_json
+from registry.errors import CorruptError
+from registry.value import Value, describe
+
+Columns = dict[str, Any]  # Any: what a database column can hold
+_CELL_COLUMNS = (
+    "id", "family", "checkpoint", "checkpoint_digest", "tier", "recipe", "target", "toolchain", "state",
+    "reason", "build_key", "artifact", "size_bytes", "log", "updated_at",
+)  # fmt: skip
+_EVIDENCE_COLUMNS = ("state", "digest", "runtime", "runtime_version", "chip", "at", "detail")
+_Kind = TypeVar("_Kind", bound=Value)
+
+
+class Payload(Value):
+    """The numbers of a cell that are only read together."""
+
+    parity: Parity | None
+    tasks: tuple[TaskResult, ...]
+
+
+_TEXTS = TypeAdapter(tuple[str, ...])
+
+
+def cell_columns(cell: Cell) -> Columns:
+    """The row of a cell; its evidence has rows of its own."""
+    numbers = canonical_json(Payload(parity=cell.parity, tasks=cell.tasks)).decode()
+    return storable({name: getattr(cell, name) for name in _CELL_COLUMNS} | {"payload": numbers})
+
+
+def evidence_columns(entry: Evidence, *, cell: str) -> Columns:
+    """The row of one step of evidence."""
+    return storable({name: getattr(entry, name) for name in _EVIDENCE_COLUMNS} | {"cell_id": cell})
+
+
+def ruling_columns(ruling: Ruling) -> Columns:
+    """The row of a ruling."""
+    columns: Columns = {
+        name: getattr(ruling, name) for name in ("verb", "who", "why", "at", "artifact", "waiver")
+    }
+    return storable(columns | {"cell_id": ruling.cell, "missing": json.dumps(ruling.missing)})
+
+
+def stage_columns(record: StageRecord) -> Columns:
+    """The row of a finished stage."""
+    columns: Columns = {name: getattr(record, name) for name in StageRecord.model_fields}
+    return storable(columns | {"output": canonical_json(record.output).decode()})
+
+
+def read_cell(row: Row[Any], *, evidence: Iterable[Evidence]) -> Cell:  # Any: a row's columns
+    """The cell of a row."""
+    with_numbers = {name: row._mapping[name] for name in _CELL_COLUMNS}
+    try:
+        numbers = Payload.model_validate_json(row._mapping["payload"])
+    except ValidationError as error:
+        raise _corrupt("cell", str(with_numbers["id"]), error) from error
+    with_numbers |= {"parity": numbers.parity, "tasks": numbers.tasks, "evidence": tuple(evidence)}
+    return _read(Cell, with_numbers, name=str(with_numbers["id"]))
+
+
+def read_evidence(row: Row[Any]) -> Evidence:  # Any: a row's columns
+    """The step of evidence of a row."""
+    columns = {name: row._mapping[name] for name in _EVIDENCE_COLUMNS}
+    return _read(Evidence, columns, name=f"{row._mapping['seq']} of {row._mapping['cell_id']}")
+
+
+def read_ruling(row: Row[Any]) -> Ruling:  # Any: a row's columns
+    """The ruling of a row."""
+    columns = {name: row._mapping[name] for name in ("verb", "who", "why", "at", "artifact", "waiver")}
+    name = f"{row._mapping['seq']} of {row._mapping['cell_id']}"
+    try:
+        missing = _TEXTS.validate_json(row._mapping["missing"])
+    except ValidationError as error:
+        raise _corrupt("ruling", name, error) from error
+    return _read(Ruling, columns | {"cell": row._mapping["cell_id"], "missing": missing}, name=name)
+
+
+def read_stage(row: Row[Any]) -> StageRecord:  # Any: a row's columns
+    """The finished stage of a row."""
+    columns = {name: row._mapping[name] for name in StageRecord.model_fields}
+    try:
+        columns["output"] = json.loads(columns["output"])
+    except ValueError as error:
+        raise CorruptError(
+            f"the output of stage `{columns['key']}` is not JSON: {error}",
+            hint="restore a backup of the database",
+        ) from error
+    return _read(StageRecord, columns, name=str(columns["key"]))
+
+
+def storable(columns: Mapping[str, Any]) -> Columns:  # Any: what a database column can hold
+    """The columns with text that every database takes: no NUL, no lone surrogate (compilers print both)."""
+    return {name: _clean(value) if isinstance(value, str) else value for name, value in columns.items()}
+
+
+def _clean(text: str) -> str:
+    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+
+
+def _read(kind: type[_Kind], columns: Columns, *, name: str) -> _Kind:
+    try:
+        return kind.model_validate(columns)
+    except ValidationError as error:
+        raise _corrupt(kind.__name__.lower(), name, error) from error
+
+
+def _corrupt(kind: str, name: str, error: ValidationError) -> CorruptError:
+    return CorruptError(
+        f"the database's {kind} `{name}` cannot be read: {describe(error)}",
+        hint="it was changed by other hands or written by another version; restore a backup of the database",
+    )

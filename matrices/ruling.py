@@ -1,0 +1,39 @@
+"""Rulings: what a person decided about a cell. Append-only; the latest one on an artifact stands.
+
+An approval is a ruling that lets the cell into a release. (A *decision* is what a node takes.)
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import AwareDatetime
+
+from matrices.release import Approval
+from registry.digest import Digest
+from registry.value import Value
+
+Verb = Literal["approve", "reject", "withdraw"]
+
+
+class Ruling(Value):
+    """One ruling."""
+
+    cell: str
+    """Id of the cell."""
+    verb: Verb
+    who: str
+    why: str
+    at: AwareDatetime
+    artifact: Digest | None
+    """The artifact that was looked at; None where there was none."""
+    waiver: str | None = None
+    """Why the missing evidence is accepted; None where none was missing."""
+    missing: tuple[str, ...] = ()
+    """Evidence that was missing at that moment, one sentence each."""
+
+    def approval(self) -> Approval | None:
+        """The approval that this ruling gives, if it gives one."""
+        if self.verb != "approve" or self.artifact is None:
+            return None
+        return Approval(who=self.who, why=self.why, at=self.at, artifact=self.artifact, waiver=self.waiver)
