@@ -1,18 +1,20 @@
 """Artifacts: content-addressed bundles of files, and the manifest that describes one.
 
-A bundle on disk is a directory with `manifest.json` and exactly the files that the manifest lists. The artifact's
-digest is the digest of its manifest's canonical JSON, and the manifest holds each file's digest.
+A bundle on disk is a directory with `manifest.json` and exactly the files that the manifest lists. The
+artifact's digest is the digest of its manifest's canonical JSON, and the manifest holds each file's digest.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
+
+from pydantic import Field
 
 from registry.checkpoint import FileEntry
 from registry.digest import Digest, digest_value
 from registry.value import Value
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 MANIFEST_NAME = "manifest.json"
 
 ArtifactFormat = Literal["onnxruntime", "tvm"]
@@ -60,7 +62,7 @@ class Manifest(Value):
     """Sorted by path: compiled code, `weights.safetensors`, tokenizer files."""
     entry: str
     """Path of the file that the runtime opens first."""
-    options: dict[str, str | int | float | bool] = {}
+    options: dict[str, str | int | float | bool] = Field(default_factory=dict)
     """What the runtime must be told to run it as it was evaluated; keys are the format's own."""
     memory_bytes: int
     """Estimate of resident memory to load it, without KV cache."""

@@ -1,7 +1,7 @@
 """Checkpoints: immutable weights, configuration and tokenizer in the Hugging Face layout.
 
-The first word on the way. `registry/intake.py` reads and checks a directory; `registry/mlflow.py` registers it as
-a model version. This file holds the value that the rest of the way passes on.
+The first word on the way. `registry/intake.py` reads and checks a directory; `registry/mlflow.py` registers
+it as a model version. This file holds the value that the rest of the way passes on.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, StringConstraints
 
@@ -35,7 +35,7 @@ def digest_file(path: Path) -> str:
     return "sha256:" + state.hexdigest()
 
 
-def canonical_json(value: Any) -> bytes:  # Any: whatever JSON can hold
+def canonical_json(value: object) -> bytes:
     """`value` as JSON with sorted keys, no white space and UTF-8: equal values give equal bytes.
 
     Raises:
@@ -47,7 +47,7 @@ def canonical_json(value: Any) -> bytes:  # Any: whatever JSON can hold
     ).encode()
 
 
-def digest_value(value: Any) -> str:  # Any: whatever JSON can hold
+def digest_value(value: object) -> str:
     """The digest of a value's canonical JSON."""
     return digest_bytes(canonical_json(value))
 
@@ -66,7 +66,7 @@ def short(digest: str) -> str:
     return digest.removeprefix("sha256:")[:12]
 
 
-def _plain(value: object) -> Any:  # Any: the JSON form of a frozen value
+def _plain(value: object) -> object:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     raise TypeError(f"no canonical JSON form for {type(value).__name__}")

@@ -1,7 +1,7 @@
-"""The ladder file: which checkpoints, recipes, targets, toolchains and task types make one ladder of a family.
+"""The ladder file: the checkpoints, recipes, targets, toolchains and task types of one ladder of a family.
 
-It is TOML, written by a person and kept in their repository. `extends = "other.toml"` takes another ladder as the
-base: top-level keys and tasks given here replace the base's.
+It is TOML, written by a person and kept in their repository. `extends = "other.toml"` takes another ladder as
+the base: top-level keys and tasks given here replace the base's.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class TaskEntry(Value):
     tasks: tuple[str, ...] = ()
     """lm-eval task or group names of one's own; empty: the task type that ships with Rung."""
     include: str | None = None
-    """Folder with lm-eval YAML files for `tasks`, relative to the ladder file; None: lm-eval's stock tasks."""
+    """Folder with lm-eval YAML files for `tasks`, relative to the ladder file; None: stock tasks."""
     max_samples: int | None = Field(default=None, gt=0)
     """Stop after this many samples; None: all."""
 
@@ -65,7 +65,7 @@ class Ladder(Value):
     task: dict[str, TaskEntry] = Field(min_length=1)
     evaluation: EvaluationEntry = EvaluationEntry()
     calibration: str | None = None
-    """JSONL file with a field `text`, relative to the ladder file; needed by GPTQ recipes, used by parity probes."""
+    """JSONL file with a field `text`, relative to the ladder file; for GPTQ recipes and parity probes."""
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -81,7 +81,9 @@ class Ladder(Value):
             if len(task.floor) != len(self.tier):
                 raise ValueError(f"task.{name}.floor has {len(task.floor)} values for {len(self.tier)} tiers")
             if any(not 0 <= floor <= 1 for floor in task.floor):
-                raise ValueError(f"task.{name}.floor must hold accuracies from 0 to 1, got {list(task.floor)}")
+                raise ValueError(
+                    f"task.{name}.floor must hold accuracies from 0 to 1, got {list(task.floor)}"
+                )
         return self
 
     @property
@@ -102,7 +104,8 @@ def read_ladder(path: Path) -> Ladder:
     """The ladder that a file describes.
 
     Raises:
-        ConfigurationError: The file is missing, is not TOML, is empty, extends itself, or does not describe a ladder.
+        ConfigurationError: The file is missing, not TOML, empty, extends itself, or does not describe a
+        ladder.
         UnknownNameError: It names an unknown target or recipe.
     """
     document = _merged(path.resolve(), seen=())
@@ -121,7 +124,9 @@ def read_ladder(path: Path) -> Ladder:
 def _merged(path: Path, *, seen: tuple[Path, ...]) -> dict[str, Any]:  # Any: TOML values before validation
     if path in seen:
         chain = " → ".join(p.name for p in (*seen, path))
-        raise ConfigurationError(f"ladder `{path}` is cyclic: {chain}", hint="remove one of the `extends` lines")
+        raise ConfigurationError(
+            f"ladder `{path}` is cyclic: {chain}", hint="remove one of the `extends` lines"
+        )
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -129,13 +134,19 @@ def _merged(path: Path, *, seen: tuple[Path, ...]) -> dict[str, Any]:  # Any: TO
     except IsADirectoryError as error:
         raise ConfigurationError(f"`{path}` is a directory", hint="give the ladder file in it") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"ladder `{path}` is not TOML: {error}", hint="correct the line it names") from error
+        raise ConfigurationError(
+            f"ladder `{path}` is not TOML: {error}", hint="correct the line it names"
+        ) from error
     if not document:
-        raise ConfigurationError(f"ladder `{path}` is empty", hint="it needs `family`, `targets` and a `[[tier]]`")
+        raise ConfigurationError(
+            f"ladder `{path}` is empty", hint="it needs `family`, `targets` and a `[[tier]]`"
+        )
     base_name = document.pop("extends", None)
     if base_name is None:
         return document
     if not isinstance(base_name, str):
-        raise ConfigurationError(f"ladder `{path}`: extends must be a path, got {base_name!r}", hint="quote it")
+        raise ConfigurationError(
+            f"ladder `{path}`: extends must be a path, got {base_name!r}", hint="quote it"
+        )
     base = _merged((path.parent / base_name).resolve(), seen=(*seen, path))
     return base | document | {"task": base.get("task", {}) | document.get("task", {})}

@@ -1,14 +1,14 @@
 """Variants: a checkpoint × a recipe, as hardware-independent weights in one canonical safetensors file.
 
-Names in the file are the checkpoint's own state-dict names. A matrix that the recipe leaves alone is stored under
-its name, float32 (or float16), shape [out, in]. A quantized matrix `w` is stored as
+Names in the file are the checkpoint's own state-dict names. A matrix that the recipe leaves alone is stored
+under its name, float32 (or float16), shape [out, in]. A quantized matrix `w` is stored as
 
-    w.codes   uint8    int4: [out, in / group, group / 2], low nibble first; int8 groups: [out, in / group, group];
-                       w8a8: int8 [out, in]
+    w.codes   uint8    int4: [out, in / group, group / 2], low nibble first; int8 groups: [out, in / group,
+                       group]; w8a8: int8 [out, in]
     w.scales  float32  [out, in / group], or [out] for w8a8
 
-and stands for (code − zero) · scale with zero = 8 (int4), 128 (int8 groups), 0 (w8a8). The grouped layouts are
-those of ONNX Runtime's MatMulNBits, so that its graph refers to this very file.
+and stands for (code − zero) · scale with zero = 8 (int4), 128 (int8 groups), 0 (w8a8). The grouped layouts
+are those of ONNX Runtime's MatMulNBits, so that its graph refers to this very file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Variant(Value):
     checkpoint_digest: Digest
     recipe: Recipe
     graph: FileEntry
-    """The ONNX interchange graph; depends on the architecture alone. Its weights refer to `weights.safetensors`."""
+    """The ONNX interchange graph, by the architecture alone; its weights refer to `weights.safetensors`."""
     weights: FileEntry
     """The canonical weights file described above."""
     calibration_digest: Digest | None = None

@@ -1,0 +1,77 @@
+"""The index of the content store: `index.json` of an OCI image layout, changed atomically under a lock."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from registry import oci
+from registry.atomic import file_lock, storage_errors, write_atomically
+from registry.digest import canonical_json
+from registry.errors import CorruptError
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """The list of image manifests in a store."""
+
+    path: Path
+    """`index.json`."""
+
+    def create(self) -> None:
+        """Make an empty index unless there is one."""
+        with self._locked():
+            if not self.path.exists():
+                self._write([])
+
+    def entries(self) -> list[oci.Document]:
+        """All descriptors, in the order in which they were added.
+
+        Raises:
+            CorruptError: The index is missing or is not one.
+        """
+        try:
+            document = json.loads(self.path.read_bytes())
+            entries = list(document["manifests"])
+            if document["schemaVersion"] != 2 or not all(
+                isinstance(entry["digest"], str) for entry in entries
+            ):
+                raise ValueError("not an image index of schema version 2")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CorruptError(
+                f"the store's index `{self.path}` cannot be read: {error}",
+                hint="run `rung doctor --repair`: it rebuilds the index from the blobs",
+            ) from error
+        return entries
+
+    def add(self, entry: oci.Document) -> None:
+        """Add a descriptor unless one with its digest and name is there."""
+        with self._locked():
+            entries = self.entries()
+            if entry not in entries:
+                self._write([*entries, entry])
+
+    def keep_only(self, wanted: Callable[[oci.Document], bool]) -> list[oci.Document]:
+        """Remove every descriptor that is not wanted, and return those removed."""
+        with self._locked():
+            entries = self.entries()
+            kept = [entry for entry in entries if wanted(entry)]
+            if len(kept) != len(entries):
+                self._write(kept)
+            return [entry for entry in entries if entry not in kept]
+
+    def replace(self, entries: list[oci.Document]) -> None:
+        """Write the index anew."""
+        with self._locked():
+            self._write(entries)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with storage_errors(self.path), file_lock(self.path.parent / "index.lock"):
+            yield
+
+    def _write(self, entries: list[oci.Document]) -> None:
+        write_atomically(self.path, canonical_json({**oci.empty_index(), "manifests": entries}))

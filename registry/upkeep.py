@@ -1,0 +1,189 @@
+"""Upkeep of the content store: what is wrong in it, what can be mended, what can go."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from registry import oci
+from registry.atomic import abandoned, directory_lock, remove_tree, storage_errors
+from registry.digest import PATTERN, canonical_json, digest_file
+from registry.errors import CorruptError, NotFoundError
+from registry.store import Store
+
+GRACE_S = 3600.0
+"""What was added less than this ago is never collected: its user may not have recorded it yet."""
+_IMAGE_LIMIT_BYTES = 4 << 20  # manifests are small, as registries demand
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong in a store."""
+
+    kind: Literal["corrupt", "missing", "leftover", "index"]
+    subject: str
+    """Digest or path."""
+    detail: str
+    """One sentence: what is wrong with it."""
+
+
+def verify(store: Store) -> list[Problem]:
+    """Everything that is wrong in a store; reads all of its bytes.
+
+    Writers may be at work meanwhile: what they have not finished is no problem.
+    """
+    problems = [
+        Problem("leftover", str(path), "left behind by a process that is gone") for path in _leftovers(store)
+    ]
+    for path in _blob_files(store):
+        problem = _blob_problem(path)
+        if problem:
+            problems.append(problem)
+    bad = {problem.subject for problem in problems if problem.kind == "corrupt"}
+    if not store.layout.is_file() or store.layout.read_bytes() != canonical_json(oci.LAYOUT):
+        problems.append(Problem("index", str(store.layout), "is missing or is not of version 1.0.0"))
+    try:
+        entries = store.index.entries()
+    except CorruptError as error:
+        return [*problems, Problem("index", str(store.index.path), error.message)]
+    for entry in entries:
+        problems += _entry_problems(store, entry, bad=bad)
+    return problems
+
+
+def repair(store: Store) -> list[Problem]:
+    """Mend what can be mended, and return what was wrong.
+
+    Leftovers and damaged blobs are removed, descriptors of images that are no longer whole leave the index,
+    and an index that cannot be read is rebuilt from the blobs. What was lost has to be built, added or pulled
+    again.
+    """
+    problems = verify(store)
+    with storage_errors(store.root), directory_lock(store.ingest):
+        for path in abandoned(store.ingest) + abandoned(store.root):
+            remove_tree(path)
+    for problem in problems:
+        if problem.kind == "corrupt":
+            path = store.blobs / problem.subject.removeprefix("sha256:")
+            path.unlink(missing_ok=True)
+        if problem.kind == "index" and problem.subject == str(store.layout):
+            store.layout.unlink(missing_ok=True)
+    if any(problem.kind == "index" and problem.subject == str(store.index.path) for problem in problems):
+        store.index.replace(list(_images(store)))
+    Store.create(store.root)
+    store.index.keep_only(lambda entry: not _entry_problems(store, entry, bad=set()))
+    return problems
+
+
+def collect(store: Store, *, keep: Collection[str], grace_s: float = GRACE_S) -> list[str]:
+    """Remove what nothing refers to, and return the digests of the removed blobs.
+
+    Args:
+        store: The store.
+        keep: Digests of artifacts and checkpoints, which keep all their files, and of single blobs.
+        grace_s: Leave what was added (or added again) less than this many seconds ago.
+
+    Raises:
+        CorruptError: The index is damaged, so it is not known what is in use; nothing was removed.
+    """
+    youngest = time.time() - grace_s
+    wanted = set(keep)
+
+    def is_wanted(entry: oci.Document) -> bool:
+        root = (entry.get("annotations") or {}).get(oci.ROOT)
+        return (
+            root in wanted
+            or entry["digest"] in wanted
+            or _is_young(store, entry["digest"], youngest=youngest)
+        )
+
+    store.index.keep_only(is_wanted)
+    used = wanted.union(*(_reachable(store, entry) for entry in store.index.entries()))
+    removed = []
+    for path in _blob_files(store):
+        digest = f"sha256:{path.name}"
+        if digest not in used and not _is_young(store, digest, youngest=youngest):
+            path.unlink(missing_ok=True)
+            removed.append(digest)
+    with storage_errors(store.root), directory_lock(store.ingest):
+        for path in abandoned(store.ingest):
+            remove_tree(path)
+    return removed
+
+
+def _leftovers(store: Store) -> list[Path]:
+    found: list[Path] = []
+    for directory in (store.ingest, store.root):
+        if directory.is_dir():
+            with directory_lock(directory):
+                found += abandoned(directory)
+    return found
+
+
+def _blob_files(store: Store) -> list[Path]:
+    return sorted(store.blobs.iterdir()) if store.blobs.is_dir() else []
+
+
+def _blob_problem(path: Path) -> Problem | None:
+    digest = f"sha256:{path.name}"
+    if not PATTERN.match(digest):
+        return Problem("corrupt", str(path), "does not belong among the blobs")
+    try:
+        found = digest_file(path)
+    except FileNotFoundError:
+        return None  # collected meanwhile
+    except OSError as error:
+        return Problem("corrupt", digest, f"cannot be read: {error.strerror}")
+    return None if found == digest else Problem("corrupt", digest, f"its bytes have the digest {found}")
+
+
+def _entry_problems(store: Store, entry: oci.Document, *, bad: Collection[str]) -> list[Problem]:
+    name = (entry.get("annotations") or {}).get(oci.REF_NAME, entry["digest"])
+    try:
+        needed = _reachable(store, entry)
+    except (CorruptError, NotFoundError):
+        return [
+            Problem("missing", entry["digest"], f"the image manifest of `{name}` is not here or is damaged")
+        ]
+    gone = sorted(digest for digest in needed if not store.has(digest) and digest not in bad)
+    return [Problem("missing", digest, f"`{name}` needs it") for digest in gone]
+
+
+def _reachable(store: Store, entry: oci.Document) -> set[str]:
+    """Digests of an image's manifest, configuration and layers."""
+    try:
+        image = json.loads(store.read_bytes(entry["digest"]))
+        return {entry["digest"], image["config"]["digest"], *(layer["digest"] for layer in image["layers"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptError(
+            f"`{entry['digest']}` is not an OCI image manifest", hint="run `rung doctor --repair`"
+        ) from error
+
+
+def _images(store: Store) -> Iterator[oci.Document]:
+    """Index descriptors of all image manifests among the blobs."""
+    for path in _blob_files(store):
+        if path.stat().st_size > _IMAGE_LIMIT_BYTES or _blob_problem(path):
+            continue
+        try:
+            image = json.loads(path.read_bytes())
+            if image["artifactType"] != oci.ARTIFACT_TYPE:
+                continue
+            kind, root = image["annotations"][oci.KIND], image["annotations"][oci.ROOT]
+        except (ValueError, KeyError, TypeError):
+            continue
+        name = f"{kind}-{root.removeprefix('sha256:')}"
+        yield oci.index_entry(
+            digest=f"sha256:{path.name}", size_bytes=path.stat().st_size, kind=kind, root=root, name=name
+        )
+
+
+def _is_young(store: Store, digest: str, *, youngest: float) -> bool:
+    try:
+        return store.path(digest).stat().st_mtime > youngest
+    except (NotFoundError, FileNotFoundError):
+        return False
