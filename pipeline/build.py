@@ -6,13 +6,14 @@ has a record whose bytes are still in the store is not done again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from matrices.cell import Cell
-from matrices.ledger import Ledger, StageRecord
+from matrices.ledger import Ledger
+from matrices.stage import StageRecord
 from pipeline.compose import compose_cell
 from pipeline.executors.local import Event, Failure
 from pipeline.graph import Executor, Node, run_graph
@@ -68,9 +69,19 @@ class Report:
 
 
 def build(
-    plan: Plan, *, store: Store, ledger: Ledger, executor: Executor, display: Display, limits: Limits
-) -> Report:
+    plan: Plan, *, store: Store, ledger: Ledger, executor: Executor, display: Display, limits: Limits,
+    known: Mapping[str, Cell],
+) -> Report:  # fmt: skip
     """Bring every cell of the plan up to date.
+
+    Args:
+        plan: What is wanted.
+        store: Where the bytes are.
+        ledger: The writer of the database.
+        executor: What runs workers.
+        display: Who is told.
+        limits: What may be used.
+        known: Cells that the database holds already, by id.
 
     Raises:
         RegistryError: The store or the database cannot be written; what was finished stays recorded.
@@ -85,11 +96,11 @@ def build(
         def settle(failure: Failure | None) -> None:
             if failure is not None:
                 failures[cell.planned.id] = failure
-            before = ledger.find_cell(cell.planned.id)
-            now = compose_cell(cell, failure, records=records, before=before, at=datetime.now(UTC))
-            if now != before:
-                ledger.put_cell(now)
-            cells[now.id] = now
+            before = known.get(cell.planned.id)
+            at = datetime.now(UTC)
+            declared_at = before.evidence[0].at if before and before.evidence else at
+            now = compose_cell(cell, failure, records=records, declared_at=declared_at, at=at)
+            cells[now.id] = ledger.put_cell(now)
 
         return settle
 
@@ -115,10 +126,12 @@ class _Watcher:
     def event(self, node: Node, event: Event) -> None:
         match event["event"]:
             case "output":
+                now, seconds = datetime.now(UTC), float(event["seconds"])
                 self._ledger.put_stage(
                     StageRecord(
-                        key=event["key"], stage=event["stage"], output=event["output"],
-                        seconds=event["seconds"], finished_at=datetime.now(UTC),
+                        key=event["key"], stage=event["stage"], output=event["output"], seconds=seconds,
+                        started_at=now - timedelta(seconds=seconds), finished_at=now,
+                        peak_memory_bytes=event["peak_memory_bytes"],
                     )  # fmt: skip
                 )
             case "progress":

@@ -10,31 +10,22 @@ from pipeline.nodes import CellProgress
 from pipeline.records import Records
 from pipeline.requests import EvaluateOutput, LowerOutput, VerifyOutput
 
-DECIDED: frozenset[State] = frozenset({"approved", "rejected", "withdrawn"})
-
 
 def compose_cell(
-    progress: CellProgress, failure: Failure | None, *, records: Records, before: Cell | None, at: datetime
+    progress: CellProgress, failure: Failure | None, *, records: Records, declared_at: datetime, at: datetime
 ) -> Cell:
-    """The cell as it stands after a build.
-
-    A decision of a person stays while artifact and evidence are those that it was made on.
+    """The cell as the build's records tell it; the ledger merges it with what a person ruled.
 
     Args:
         progress: What the build found and did.
         failure: Why it did not come through, if so.
         records: Stage records.
-        before: The cell as it stood.
+        declared_at: When a build first asked for the cell.
         at: Now.
     """
-    cell = _failed(progress, failure, records, at) if failure else _grown(progress, records, at)
-    if before is None:
-        return cell
-    same = {"state", "reason", "evidence", "updated_at"}
-    unchanged = cell.model_dump(exclude=same) == before.model_dump(exclude=same)
-    if unchanged and (before.state in DECIDED or (before.state, before.reason) == (cell.state, cell.reason)):
-        return before
-    return cell
+    cell = _grown(progress, records, declared_at)
+    newest = max(entry.at for entry in cell.evidence)
+    return _failed(cell, failure, at) if failure else cell.model_copy(update={"updated_at": newest})
 
 
 def _declared(progress: CellProgress, at: datetime) -> Cell:
@@ -47,13 +38,12 @@ def _declared(progress: CellProgress, at: datetime) -> Cell:
     )  # fmt: skip
 
 
-def _failed(progress: CellProgress, failure: Failure, records: Records, at: datetime) -> Cell:
-    cell = _grown(progress, records, at)
+def _failed(cell: Cell, failure: Failure, at: datetime) -> Cell:
     evidence = Evidence(state="failed", digest=cell.artifact, at=at, detail=failure.message)
     return cell.model_copy(
         update={
             "state": "failed", "reason": f"{failure.message} ({failure.hint})", "log": failure.log or cell.log,
-            "evidence": (*cell.evidence, evidence),
+            "evidence": (*cell.evidence, evidence), "updated_at": at,
         }  # fmt: skip
     )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from matrices.db import open_database
 from matrices.ledger import Ledger
+from matrices.query import cells
 from pipeline.build import Display, Limits, Report, build
 from pipeline.executors.local import LocalExecutor, remove_stale_scratch
 from pipeline.plan import Filters, make_plan
@@ -50,8 +51,10 @@ def build_ladder(
             checkpoints=Checkpoints(uri=place.mlflow_uri, store=place.store),
         )  # fmt: skip
         memory = int(options.memory_gib * (1 << 30)) or this_host().memory_bytes * 3 // 4
+        database = open_database(place.database_url)
+        known = {cell.id: cell for cell in cells(database, family=ladder.family)}
         return build(
-            plan, store=place.store, ledger=Ledger(open_database(place.database_url)),
+            plan, store=place.store, ledger=Ledger(database), known=known,
             executor=LocalExecutor(place.store, scratch=scratch), display=display,
             limits=Limits(jobs=options.jobs, memory_bytes=memory, timeout_s=options.timeout_s),
         )  # fmt: skip

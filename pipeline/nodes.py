@@ -15,7 +15,7 @@ from typing import TypeVar
 from compilers.runtime import find_runtime
 from compilers.toolchain import Unsupported, find_toolchain
 from evals.digest import tasks_digest
-from matrices.ledger import StageRecord
+from matrices.stage import StageRecord
 from pipeline import keys
 from pipeline.bundle import make_manifest
 from pipeline.executors.local import Failure, Work

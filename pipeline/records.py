@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TypeVar
 
-from matrices.ledger import Ledger, StageRecord
+from matrices.ledger import Ledger
+from matrices.stage import StageRecord
 from registry.store import Store
 from registry.value import Value
 

@@ -42,7 +42,10 @@ class Reporter:
 
     def output(self, key: str, value: BaseModel, *, stage: str, seconds: float) -> None:
         """A stage is finished; its output may be recorded."""
-        self._send(event="output", key=key, stage=stage, seconds=seconds, output=value.model_dump(mode="json"))
+        self._send(
+            event="output", key=key, stage=stage, seconds=seconds, output=value.model_dump(mode="json"),
+            peak_memory_bytes=peak_memory_bytes(),
+        )  # fmt: skip
 
     def progress(self, text: str) -> None:
         """What is being done now, for people."""
@@ -53,12 +56,17 @@ class Reporter:
         self._send(event="error", type=type(error).__name__, exit_code=error.exit_code, **error.to_json())
 
     def finish(self) -> None:
-        """All was done; reports the process's peak memory."""
-        peak_kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        self._send(event="finish", peak_memory_bytes=peak_kib * 1024)
+        """All was done."""
+        self._send(event="finish")
 
     def _send(self, **event: object) -> None:
         self._stream.write(json.dumps(event) + "\n")
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident memory so far of this process or one of its children."""
+    peak_kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return peak_kib * 1024
 
 
 def main() -> int:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from registry.workspace import Workspace, find_workspace
 
 if TYPE_CHECKING:
+    from matrices.db import Database
     from matrices.ledger import Ledger
-    from matrices.query import Query
     from registry.mlflow import Checkpoints
 
 
@@ -21,20 +21,18 @@ def workspace() -> Workspace:
     return find_workspace()
 
 
+def database(place: Workspace) -> Database:
+    """The workspace's database, migrated."""
+    from matrices.db import open_database
+
+    return open_database(place.database_url)
+
+
 def ledger(place: Workspace) -> Ledger:
     """The writer of the workspace's database."""
-    from matrices.db import open_database
     from matrices.ledger import Ledger
 
-    return Ledger(open_database(place.database_url))
-
-
-def query(place: Workspace) -> Query:
-    """The reader of the workspace's database."""
-    from matrices.db import open_database
-    from matrices.query import Query
-
-    return Query(open_database(place.database_url))
+    return Ledger(database(place))
 
 
 def checkpoints(place: Workspace) -> Checkpoints:

@@ -56,8 +56,6 @@ class Failure:
 class Finished:
     """All of it was done."""
 
-    peak_memory_bytes: int
-
 
 class LocalExecutor:
     """Runs work in local processes.
@@ -121,7 +119,7 @@ class LocalExecutor:
             with self._lock:
                 self._running.discard(process)
         if code == 0 and last.get("event") == "finish":
-            return Finished(peak_memory_bytes=int(last["peak_memory_bytes"]))
+            return Finished()
         text = (scratch / LOG_NAME).read_bytes()
         digest = self._store.add_bytes(text).digest
         return _failure(work, code=code, last=last, timed_out=timed_out.is_set(), log=digest, text=text)

@@ -1,0 +1,24 @@
+"""`rung reject`: reject cells."""
+
+from __future__ import annotations
+
+import typer
+
+from pipeline.cli import context, output
+from pipeline.cli.selection import select_cells
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def reject(
+    cell: list[str] = typer.Argument(metavar="CELL...", help="Ids, unambiguous parts or patterns"),
+    by: str = typer.Option(..., "--by", help="Who rejects"),
+    reason: str = typer.Option(..., "--reason", help="Why"),
+) -> None:
+    """Reject cells: their artifacts cannot be released until somebody approves them."""
+    place = context.workspace()
+    ledger = context.ledger(place)
+    for each in select_cells(context.database(place), cell):
+        ledger.reject(each.id, who=by, why=reason)
+        output.note(f"rejected {each.id}")
