@@ -1,0 +1,243 @@
+"""Resolution: which artifact may this host serve for this request, and why not a better one.
+
+Pure, and decided from a release alone: no database, no network. Every cell of the ladder is a candidate,
+those that were not released too. Each passes the gates in order and is refused by the first that it fails;
+the decision holds them all. What is not known counts as a refusal (`indeterminate`), never as a pass.
+
+Among the candidates that pass, the best earned tier wins (the worst of the task types asked for, then their
+sum); then a cell approved without a waiver; then the one that needs least memory, since decoding is bound
+by reading the weights; then the smallest; then the first id. The order of cells in the release does not
+matter.
+
+Law becomes one more function in `GATES`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Final, Literal
+
+from pydantic import Field
+
+from matrices.gates import (
+    Finding,
+    Question,
+    approval_gate,
+    capacity_gate,
+    evidence_gate,
+    hardware_gate,
+    pin_gate,
+    quality_gate,
+)
+from matrices.offer import Offer, offers
+from matrices.release import Release, ReleasedCell
+from matrices.request import Request
+from registry.digest import Digest
+from registry.target import Host
+from registry.value import Value
+
+Gate = Callable[[Offer, Question], Finding]
+GATES: Final[tuple[tuple[str, Gate], ...]] = (
+    ("pin", pin_gate),
+    ("hardware", hardware_gate),
+    ("evidence", evidence_gate),
+    ("quality", quality_gate),
+    ("approval", approval_gate),
+    ("capacity", capacity_gate),
+)
+"""Name and rule of each gate, in the order in which they are asked."""
+
+
+class Considered(Value):
+    """One candidate and how far it came."""
+
+    id: str
+    target: str
+    outcome: Literal["chosen", "allow", "deny", "indeterminate"]
+    """`allow`: it could be taken too, but another one is preferred."""
+    gate: str | None = None
+    """First gate that it failed."""
+    reason: str
+    """Why it was refused, or what it offers."""
+    tier: int | None = None
+    """Worst earned tier over the task types asked for; None: at least one has none."""
+    waiver: str | None = None
+    """Why missing evidence was accepted, where it was."""
+
+
+class NearMiss(Value):
+    """What would be possible if one thing were different."""
+
+    id: str
+    tier: int
+    """Tier that it would give."""
+    gate: str
+    """The only gate that it fails."""
+    reason: str
+
+
+class Decision(Value):
+    """What a host may serve for a request, with every reason."""
+
+    outcome: Literal["allow", "deny", "indeterminate"]
+    """`indeterminate` means no: something that is not known could have allowed it."""
+    reason: str
+    """One sentence."""
+    release: str
+    release_digest: Digest
+    request: Request
+    chosen: ReleasedCell | None = None
+    tier: int | None = None
+    """Tier that the chosen cell gives for all task types asked for."""
+    tiers: dict[str, int] = Field(default={})
+    """Task type asked for → tier that the chosen cell earned."""
+    candidates: tuple[Considered, ...]
+    """Every cell of the ladder: what could be taken, by preference, then the refused, by id."""
+    feasible_tier: int | None = None
+    """Best tier that this host could serve for the task types now, whatever least tier was asked for."""
+    near_misses: tuple[NearMiss, ...] = ()
+    """Candidates that fail one gate alone, by the tier they would give."""
+
+
+def resolve(
+    release: Release,
+    request: Request,
+    host: Host,
+    *,
+    runtimes: Mapping[str, str] | None = None,
+    gates: tuple[tuple[str, Gate], ...] = GATES,
+) -> Decision:
+    """What the host may serve for the request.
+
+    Args:
+        release: The verified release.
+        request: What is asked for.
+        host: What the machine is.
+        runtimes: Installed runtime → version, as `Runtime.version()` says; None: not known.
+        gates: Rules in order.
+    """
+    if refusal := _unanswerable(release, request):
+        return _empty(release, request, refusal)
+    question = Question(request=request, host=host, runtimes=runtimes)
+    judged = [(offer, _judge(offer, question, gates=gates)) for offer in offers(release)]
+    allowed = sorted(
+        (offer for offer, failed in judged if not failed), key=lambda offer: offer.preference(request)
+    )
+    chosen = allowed[0] if allowed else None
+    return Decision(
+        outcome=_outcome(allowed, judged),
+        reason=_sentence(chosen, judged, request=request),
+        release=release.name,
+        release_digest=release.digest,
+        request=request,
+        chosen=chosen.released if chosen else None,
+        tier=chosen.tier(request) if chosen else None,
+        tiers={task: tier for task, tier in chosen.tiers(request).items() if tier is not None}
+        if chosen
+        else {},
+        candidates=_considered(allowed, judged, request=request),
+        feasible_tier=_feasible_tier(judged, request=request),
+        near_misses=_near_misses(judged, request=request),
+    )
+
+
+Failed = list[tuple[str, Finding]]
+"""Gates that an offer fails, in order, with what each found."""
+
+
+def _judge(offer: Offer, question: Question, *, gates: tuple[tuple[str, Gate], ...]) -> Failed:
+    found = [(name, gate(offer, question)) for name, gate in gates]
+    return [(name, finding) for name, finding in found if finding.outcome != "pass"]
+
+
+def _unanswerable(release: Release, request: Request) -> str | None:
+    if request.family != release.family:
+        return f"the release `{release.name}` holds the family `{release.family}`, not `{request.family}`"
+    for task in request.tasks:
+        if task not in release.tasks:
+            near = difflib.get_close_matches(task, release.tasks, n=1, cutoff=0.5)
+            known = f"did you mean `{near[0]}`?" if near else "it has " + ", ".join(sorted(release.tasks))
+            return f"the release `{release.name}` has no task type `{task}`; {known}"
+    return None
+
+
+def _empty(release: Release, request: Request, reason: str) -> Decision:
+    return Decision(
+        outcome="deny",
+        reason=reason,
+        release=release.name,
+        release_digest=release.digest,
+        request=request,
+        candidates=(),
+    )
+
+
+def _outcome(
+    allowed: list[Offer], judged: list[tuple[Offer, Failed]]
+) -> Literal["allow", "deny", "indeterminate"]:
+    if allowed:
+        return "allow"
+    # Only what would pass if everything unknown turned out well leaves the answer open.
+    is_open = any(all(finding.outcome == "indeterminate" for _, finding in failed) for _, failed in judged)
+    return "indeterminate" if is_open else "deny"
+
+
+def _sentence(chosen: Offer | None, judged: list[tuple[Offer, Failed]], *, request: Request) -> str:
+    asked = f"tier {request.min_tier} or better for {', '.join(request.tasks)}"
+    if chosen is not None:
+        waived = f"; approved under a waiver: {chosen.waiver}" if chosen.waiver else ""
+        return f"`{chosen.id}` gives tier {chosen.tier(request)} for {', '.join(request.tasks)}{waived}"
+    if not judged:
+        return f"nothing gives {asked}: the release has no cells"
+    best = _feasible_tier(judged, request=request)
+    if best is not None and best > request.min_tier:
+        return f"nothing gives {asked} here; tier {best} is possible"
+    return f"nothing gives {asked} here"
+
+
+def _considered(
+    allowed: list[Offer], judged: list[tuple[Offer, Failed]], *, request: Request
+) -> tuple[Considered, ...]:
+    passed = tuple(
+        Considered(
+            id=offer.id,
+            target=offer.target,
+            outcome="chosen" if offer is allowed[0] else "allow",
+            reason=offer.terms(request),
+            tier=offer.tier(request),
+            waiver=offer.waiver,
+        )
+        for offer in allowed
+    )
+    refused = sorted(((offer, failed) for offer, failed in judged if failed), key=lambda pair: pair[0].id)
+    return passed + tuple(
+        Considered(
+            id=offer.id,
+            target=offer.target,
+            outcome="indeterminate" if failed[0][1].outcome == "indeterminate" else "deny",
+            gate=failed[0][0],
+            reason=failed[0][1].reason,
+            tier=offer.tier(request),
+            waiver=offer.waiver,
+        )
+        for offer, failed in refused
+    )
+
+
+def _feasible_tier(judged: list[tuple[Offer, Failed]], *, request: Request) -> int | None:
+    tiers = [
+        tier
+        for offer, failed in judged
+        if all(name == "quality" for name, _ in failed) and (tier := offer.tier(request)) is not None
+    ]
+    return min(tiers, default=None)
+
+
+def _near_misses(judged: list[tuple[Offer, Failed]], *, request: Request) -> tuple[NearMiss, ...]:
+    found = [
+        NearMiss(id=offer.id, tier=tier, gate=failed[0][0], reason=failed[0][1].reason)
+        for offer, failed in judged
+        if len(failed) == 1 and (tier := offer.tier(request)) is not None
+    ]
+    return tuple(sorted(found, key=lambda miss: (miss.tier, miss.id)))
