@@ -25,6 +25,7 @@ from registry.store import Store
 
 LOCK_NAME = "lock"
 LOG_NAME = "log.txt"
+WORKER = (sys.executable, "-m", "pipeline.worker")
 
 Event = dict[str, Any]   # one JSON line of a worker; its form is in pipeline/worker.py
 
@@ -64,9 +65,13 @@ class LocalExecutor:
         store: Where workers put bytes.
         scratch: Directory for scratch directories; one lock file in each says that it is in use.
         threads: Threads of each worker.
+        command: The worker's command line; the order's path and the event pipe's number are appended.
     """
 
-    def __init__(self, store: Store, *, scratch: Path, threads: int = 1) -> None:
+    def __init__(
+        self, store: Store, *, scratch: Path, threads: int = 1, command: tuple[str, ...] = WORKER
+    ) -> None:
+        self._command = command
         self._store = store
         self._scratch = scratch
         self._threads = threads
@@ -94,7 +99,7 @@ class LocalExecutor:
         self, work: Work, *, scratch: Path, log: IO[bytes], on_event: Callable[[Event], None]
     ) -> Finished | Failure:
         reader, writer = os.pipe()
-        command = [sys.executable, "-m", "pipeline.worker", str(scratch / "order.json"), str(writer)]
+        command = [*self._command, str(scratch / "order.json"), str(writer)]
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, pass_fds=(writer,),
             env=_environment(self._threads), start_new_session=True,

@@ -1,0 +1,78 @@
+"""`rung doctor`: what this machine can build and run, and what is missing or broken in the workspace."""
+
+from __future__ import annotations
+
+import typer
+
+from pipeline.cli import context, output
+from registry.errors import ConfigurationError, RegistryError, ToolchainMissingError
+from registry.target import missing_features, targets
+from registry.workspace import Workspace, find_workspace
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def doctor(
+    repair: bool = typer.Option(False, "--repair", help="Mend what can be mended; what is lost is built again"),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON"),
+) -> None:
+    """Say what this machine can build and run; check the workspace's store and database (exit 3 if broken)."""
+    machine = _machine()
+    try:
+        place = find_workspace()
+    except ConfigurationError:
+        place = None
+    found = [] if place is None else _workspace(place, repair=repair)
+    if as_json:
+        output.data({"machine": machine, "workspace": str(place.root) if place else None, "findings": found})
+    else:
+        _print(machine, place, found, repair=repair)
+    if found and not repair:
+        raise typer.Exit(RegistryError.exit_code)
+
+
+def _machine() -> dict[str, object]:
+    from pipeline.installed import installed_toolchains
+    from serving.host import this_host
+
+    host = this_host()
+    toolchains = {
+        name: {"missing": each.message, "hint": each.hint} if isinstance(each, ToolchainMissingError) else each
+        for name, each in installed_toolchains().items()
+    }
+    lacking = {name: missing_features(host, target=target) for name, target in targets().items()}
+    return {
+        "host": host.model_dump(mode="json"),
+        "toolchains": toolchains,
+        "targets": {name: "runs here" if not lack else f"lacks {', '.join(lack[:4])}" for name, lack in lacking.items()},
+    }
+
+
+def _workspace(place: Workspace, *, repair: bool) -> list[dict[str, str]]:
+    from pipeline.upkeep import inspect_workspace, repair_workspace
+
+    act = repair_workspace if repair else inspect_workspace
+    found = act(place, database=context.database(place), checkpoints=context.checkpoints(place))
+    return [{"kind": f.kind, "subject": f.subject, "detail": f.detail} for f in found]
+
+
+def _print(machine: dict[str, object], place: Workspace | None, found: list[dict[str, str]], *, repair: bool) -> None:
+    from serving.host import this_host
+
+    host = this_host()
+    output.line(f"host        {host.chip}, {host.architecture}, {host.cores} cores, {host.memory_bytes / 2**30:.1f} GiB")
+    for kind in ("toolchains", "targets"):
+        for name, said in sorted(dict(machine[kind]).items()):  # type: ignore[call-overload]  # a dict by construction
+            text = f"missing: {said['missing']} ({said['hint']})" if isinstance(said, dict) else said
+            output.line(f"{kind[:-1]:<11} {name:<24} {text}")
+    if place is None:
+        output.line("workspace   none here (`rung init` makes one)")
+        return
+    output.line(f"workspace   {place.root}")
+    for each in found:
+        output.line(f"{'mended' if repair else 'problem':<11} {each['kind']}: {each['subject']}: {each['detail']}")
+    if not found:
+        output.line("            store and database are sound: no orphan, nothing half-written")
+    elif not repair:
+        output.note("hint: `rung doctor --repair` mends what can be mended")

@@ -1,0 +1,57 @@
+"""The probe of a checkpoint: which tokens, and what torch says about them."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from compilers.runtime import FloatArray
+from compilers.tokenizer import Tokenizer
+from pipeline.requests import ProbeOutput
+from registry.errors import ConfigurationError
+from registry.store import Store
+
+
+def read_texts(path: Path | None) -> list[str]:
+    """The texts of a calibration set; none without one.
+
+    Raises:
+        ConfigurationError: A line is not a JSON object with a field `text`.
+    """
+    if path is None:
+        return []
+    texts = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            text = json.loads(line)["text"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigurationError(
+                f"calibration set `{path}`, line {number} has no text", hint='each line is `{"text": "…"}`'
+            ) from error
+        texts.append(str(text))
+    return texts
+
+
+def tokenize(texts: Sequence[str], tokenizer: Tokenizer, *, longest: int) -> list[list[int]]:
+    """Token ids of each text, cut at `longest`; empty ones are left out."""
+    return [ids[:longest] for ids in tokenizer.encode_batch(texts) if ids]
+
+
+def store_probe(store: Store, sequences: Sequence[Sequence[int]], logits: FloatArray) -> ProbeOutput:
+    """Put a probe and its logits into the store."""
+    buffer = io.BytesIO()
+    np.save(buffer, logits, allow_pickle=False)
+    tokens = json.dumps([list(sequence) for sequence in sequences]).encode()
+    return ProbeOutput(probe=store.add_bytes(tokens).digest, logits=store.add_bytes(buffer.getvalue()).digest)
+
+
+def load_probe(store: Store, output: ProbeOutput) -> tuple[list[list[int]], FloatArray]:
+    """The probe's token sequences and their logits."""
+    logits = np.load(io.BytesIO(store.read_bytes(output.logits)), allow_pickle=False)
+    return json.loads(store.read_bytes(output.probe)), logits

@@ -1,0 +1,82 @@
+"""What a workspace refers to, and what nothing refers to: for `rung doctor`, and for the end of a build."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from matrices import query
+from matrices.db import Database
+from pipeline.executors.local import remove_stale_scratch, stale_scratch
+from pipeline.records import blobs_of
+from registry.mlflow import Checkpoints
+from registry.store import Store
+from registry.upkeep import collect, repair, unused, verify
+from registry.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is not as it should be."""
+
+    kind: str
+    """`corrupt`, `missing`, `leftover`, `index`, `orphan`, `scratch`, `record`, `database`."""
+    subject: str
+    detail: str
+
+
+def inspect_workspace(place: Workspace, *, database: Database, checkpoints: Checkpoints) -> list[Finding]:
+    """Everything that is wrong in a workspace; reads all of the store's bytes."""
+    store = place.store
+    found = [Finding(p.kind, p.subject, p.detail) for p in verify(store)]
+    found += [Finding("database", place.database_url, text) for text in database.problems()]
+    found += [
+        Finding("scratch", str(path), "left behind by a build that is gone") for path in stale_scratch(_scratch(place))
+    ]
+    wanted = references(database, checkpoints=checkpoints)
+    found += [
+        Finding("orphan", digest, "no checkpoint, stage, cell or release refers to it")
+        for digest in unused(store, keep=wanted)
+    ]
+    found += [
+        Finding("record", record.key, f"the {record.stage} stage's output is gone; the next build runs it again")
+        for record in query.stages(database)
+        if not all(store.has(digest) for digest in blobs_of(record.output))
+    ]
+    return found
+
+
+def repair_workspace(place: Workspace, *, database: Database, checkpoints: Checkpoints) -> list[Finding]:
+    """Mend what can be mended, and return what was wrong; what was lost is built again by the next build."""
+    found = inspect_workspace(place, database=database, checkpoints=checkpoints)
+    repair(place.store)
+    remove_stale_scratch(_scratch(place))
+    collect(place.store, keep=references(database, checkpoints=checkpoints), grace_s=0)
+    return found
+
+
+def references(database: Database, *, checkpoints: Checkpoints) -> set[str]:
+    """Digests that something in the workspace refers to: checkpoints, stage outputs, cells and releases."""
+    wanted = {checkpoint.digest for checkpoint in checkpoints.all()}
+    for record in query.stages(database):
+        wanted.update(blobs_of(record.output))
+    for cell in query.cells(database):
+        wanted.update(digest for digest in (cell.artifact, cell.log) if digest)
+        wanted.update(result.scorecard for result in cell.tasks)
+    for release in query.releases(database):
+        for released in release.cells:
+            wanted.add(released.manifest.digest)
+            wanted.update(entry.digest for entry in released.manifest.files)
+    return wanted
+
+
+def drop_unused(store: Store, *, database: Database, checkpoints: Checkpoints) -> list[str]:
+    """Remove blobs that nothing refers to, such as those of a build that was killed; their digests.
+
+    Only for a process that holds the workspace's build lock: a running build has blobs that no row names yet.
+    """
+    return collect(store, keep=references(database, checkpoints=checkpoints), grace_s=0)
+
+
+def _scratch(place: Workspace) -> Path:
+    return place.state / "scratch"

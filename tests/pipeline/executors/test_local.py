@@ -1,0 +1,142 @@
+"""The local executor with real processes: results, crashes, hangs, and what is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.executors.local import Failure, Finished, LocalExecutor, Work, remove_stale_scratch, stale_scratch
+from pipeline.requests import ExportRequest
+from registry.checkpoint import Checkpoint, FileEntry
+from registry.digest import digest_bytes
+from registry.store import Store
+
+ZERO = digest_bytes(b"")
+CHECKPOINT = Checkpoint(
+    name="c", version="1", digest=ZERO, files=(FileEntry(path="config.json", digest=ZERO, size_bytes=2),), family="c",
+    architecture="LlamaForCausalLM", parameters=1, licence="unknown", add_bos=False,
+)  # fmt: skip
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.create(tmp_path / "store")
+
+
+def executor(store: Store, tmp_path: Path, code: str) -> LocalExecutor:
+    """An executor whose worker is `code`; `out(line)` writes to the event pipe."""
+    script = tmp_path / "worker.py"
+    script.write_text(
+        "import os, sys\n"
+        "def out(line): os.write(int(sys.argv[2]), (line + '\\n').encode())\n" + code,
+        encoding="utf-8",
+    )
+    return LocalExecutor(store, scratch=tmp_path / "scratch", command=(sys.executable, str(script)))
+
+
+def work(timeout_s: float = 30.0) -> Work:
+    return Work("export c/1", ExportRequest(key=ZERO, checkpoint=CHECKPOINT), 1, timeout_s)
+
+
+def run(store: Store, tmp_path: Path, code: str, timeout_s: float = 30.0) -> Finished | Failure:
+    return executor(store, tmp_path, code).run(work(timeout_s), on_event=lambda event: None)
+
+
+def test_events_arrive_in_order_and_nothing_is_left(store: Store, tmp_path: Path) -> None:
+    events: list[str] = []
+    code = "out('{\"event\": \"progress\", \"text\": \"one\"}'); out('{\"event\": \"finish\"}')"
+    result = executor(store, tmp_path, code).run(work(), on_event=lambda event: events.append(event["event"]))
+    assert isinstance(result, Finished)
+    assert events == ["progress", "finish"]
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_a_segmentation_fault_is_a_failure_with_its_log(store: Store, tmp_path: Path) -> None:
+    result = run(store, tmp_path, f"print('compiling', flush=True); os.kill(os.getpid(), {int(signal.SIGSEGV)})")
+    assert isinstance(result, Failure)
+    assert "SIGSEGV" in result.message
+    assert result.exit_code == 4
+    assert result.log is not None
+    assert store.read_bytes(result.log) == b"compiling\n"
+
+
+def test_a_hang_is_stopped_with_its_children(store: Store, tmp_path: Path) -> None:
+    code = f"""
+import subprocess, time
+child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])
+open({str(tmp_path / "child")!r}, 'w').write(str(child.pid))
+time.sleep(600)
+"""
+    result = run(store, tmp_path, code, timeout_s=2.0)
+    assert isinstance(result, Failure)
+    assert result.code == "timeout"
+    assert _is_gone(int((tmp_path / "child").read_text()))
+
+
+def test_an_exit_without_a_word_is_a_failure(store: Store, tmp_path: Path) -> None:
+    assert isinstance(run(store, tmp_path, "pass"), Failure)
+    assert isinstance(run(store, tmp_path, "sys.exit(3)"), Failure)
+
+
+def test_a_half_written_last_event_is_a_failure(store: Store, tmp_path: Path) -> None:
+    result = run(store, tmp_path, "os.write(int(sys.argv[2]), b'{\"event\": \"fin')")
+    assert isinstance(result, Failure)
+
+
+def test_an_error_of_the_request_keeps_its_code_and_hint(store: Store, tmp_path: Path) -> None:
+    result = LocalExecutor(store, scratch=tmp_path / "scratch").run(work(), on_event=lambda event: None)
+    assert isinstance(result, Failure)
+    assert (result.code, result.exit_code) == ("not_found", 3)
+    assert result.hint
+
+
+def test_the_worker_dies_with_a_build_that_is_killed(store: Store, tmp_path: Path) -> None:
+    build = tmp_path / "build.py"
+    worker = tmp_path / "worker.py"
+    worker.write_text(
+        "import os, time\nfrom pipeline.worker import _die_with_parent\n_die_with_parent()\n"
+        f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)\n"
+    )
+    build.write_text(
+        "import sys\nfrom pathlib import Path\n"
+        "from pipeline.executors.local import LocalExecutor, Work\n"
+        "from pipeline.requests import REQUEST\nfrom registry.store import Store\n"
+        f"request = REQUEST.validate_json({ExportRequest(key=ZERO, checkpoint=CHECKPOINT).model_dump_json()!r})\n"
+        f"executor = LocalExecutor(Store(Path({str(store.root)!r})), "
+        f"scratch=Path({str(tmp_path / 'scratch')!r}), command=(sys.executable, {str(worker)!r}))\n"
+        "executor.run(Work('w', request, 1, 600.0), on_event=print)\n"
+    )
+    process = subprocess.Popen([sys.executable, str(build)])
+    _wait_for(tmp_path / "pid")
+    assert stale_scratch(tmp_path / "scratch") == []
+    process.kill()
+    process.wait()
+    assert _is_gone(int((tmp_path / "pid").read_text()))
+    assert len(remove_stale_scratch(tmp_path / "scratch")) == 1
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def _wait_for(path: Path) -> None:
+    for _ in range(600):
+        if path.exists() and path.read_text():
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{path} never appeared")
+
+
+def _is_gone(pid: int) -> bool:
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+            if "State:\tZ" in Path(f"/proc/{pid}/status").read_text():
+                return True
+        except (ProcessLookupError, FileNotFoundError):
+            return True
+        time.sleep(0.05)
+    return False
