@@ -1,12 +1,12 @@
 """Signatures over directories, in the OpenSSF model-signing format, with elliptic-curve key files.
 
-A signature is a Sigstore bundle (v0.3) around a DSSE envelope around an in-toto statement that lists every file
-with its SHA-256. `model_signing verify key` of the `model-signing` package verifies what `sign` makes, and `verify`
-takes what that package signs with a key; the tests hold both to it.
+A signature is a Sigstore bundle (v0.3) around a DSSE envelope around an in-toto statement that lists every
+file with its SHA-256. `model_signing verify key` of the `model-signing` package verifies what `sign` makes,
+and `verify` takes what that package signs with a key; the tests hold both to it.
 
 The format is written here, over `cryptography` alone, because importing `model_signing` 1.1.1 takes 1.1 s and
-brings in the keyless half (HTTP, TUF, OpenID), which a serving node neither needs nor should carry. Nothing here
-touches a network. Sources: https://github.com/sigstore/model-transparency (`model_signing/_signing`),
+brings in the keyless half (HTTP, TUF, OpenID), which a serving node neither needs nor should carry. Nothing
+here touches a network. Sources: https://github.com/sigstore/model-transparency (`model_signing/_signing`),
 https://github.com/secure-systems-lab/dsse/blob/v1.0.0/protocol.md,
 https://github.com/in-toto/attestation/tree/main/spec/v1.
 """
@@ -19,10 +19,20 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from registry.atomic import storage_errors, write_atomically
+from registry.atomic import (
+    abandoned,
+    directory_lock,
+    flush,
+    remove_tree,
+    storage_errors,
+    sync_directory,
+    temporary_file,
+    write_atomically,
+)
 from registry.digest import canonical_json, digest_file
 from registry.errors import ConfigurationError, SignatureError
 
@@ -30,8 +40,8 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import (
         EllipticCurvePrivateKey,
         EllipticCurvePublicKey,
+        EllipticCurveSignatureAlgorithm,
     )
-    from cryptography.hazmat.primitives.hashes import HashAlgorithm
 
 BUNDLE_TYPE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
@@ -44,8 +54,8 @@ _LISTED = 5
 def generate_keys(private: Path, public: Path) -> None:
     """Make a key pair (NIST P-256, PEM) unless there is one; the private key is readable by its owner alone.
 
-    A pair that is there stays. A public key that is missing is derived from the private one; a public key alone is
-    somebody else's, and no private key is made beside it.
+    A pair that is there stays. A public key that is missing is derived from the private one; a public key
+    alone is somebody else's, and no private key is made beside it.
 
     Raises:
         ConfigurationError: The private key that is there cannot be read.
@@ -104,7 +114,8 @@ def verify(directory: Path, *, signature: Path, public_key: Path) -> None:
     """Check that `directory` holds exactly the files that were signed, with the key that is trusted.
 
     Raises:
-        SignatureError: The signature is missing, is no signature, is of another key, or a file was changed, added
+        SignatureError: The signature is missing, is no signature, is of another key, or a file was changed,
+        added
             or removed; the message names what differs.
         ConfigurationError: The public key cannot be used.
     """
@@ -285,21 +296,22 @@ def _bad_key(path: Path, error: object, *, kind: str) -> ConfigurationError:
     reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0][:120]
     return ConfigurationError(
         f"cannot use {kind} key `{path}`: {reason}",
-        hint="`rung init` makes a key pair; or name a PEM file with a NIST P-256, P-384 or P-521 key in rung.toml",
+        hint="name a PEM file with a NIST P-256, P-384 or P-521 key in rung.toml; `rung init` makes a pair",
     )
 
 
-def _algorithm(key: EllipticCurvePublicKey) -> HashAlgorithm:
-    """The hash that goes with a key's curve in Sigstore's specification."""
+def _algorithm(key: EllipticCurvePublicKey) -> EllipticCurveSignatureAlgorithm:
+    """ECDSA with the hash that goes with a key's curve in Sigstore's specification."""
     from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
 
     match key.curve.name:
         case "secp256r1":
-            return hashes.SHA256()
+            return ec.ECDSA(hashes.SHA256())
         case "secp384r1":
-            return hashes.SHA384()
+            return ec.ECDSA(hashes.SHA384())
         case "secp521r1":
-            return hashes.SHA512()
+            return ec.ECDSA(hashes.SHA512())
     raise ConfigurationError(
         f"a key on the curve {key.curve.name} cannot sign", hint="use a NIST P-256, P-384 or P-521 key"
     )
@@ -327,16 +339,14 @@ def _base64(data: bytes) -> str:
 
 def _write_new(path: Path, data: bytes) -> None:
     """Write a private file unless another process has made it meanwhile, whose file then stays."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     with storage_errors(path):
-        try:
-            handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            path.hardlink_to(draft)
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink(missing_ok=True)
+        with directory_lock(path.parent):
+            for leftover in abandoned(path.parent, name=path.name):
+                remove_tree(leftover)
+        with temporary_file(path.parent, name=path.name) as (stream, draft):
+            os.fchmod(stream.fileno(), 0o600)
+            stream.write(data)
+            flush(stream)
+            with suppress(FileExistsError):
+                path.hardlink_to(draft)
+            sync_directory(path.parent)

@@ -1,0 +1,337 @@
+"""Intake: a local directory in the Hugging Face layout is read and checked before anything is registered.
+
+The first step on the way. What passes here has a readable configuration, whole and finite safetensors
+weights, a tokenizer, and a digest that does not depend on file order. Whether its architecture can be
+exported is decided at export. Nothing in a checkpoint is ever executed or unpickled.
+
+Names that begin with a dot (`.git`, `.cache`, `.gitattributes`) and the files that MLflow and Rung themselves
+put beside a checkpoint are not part of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, NoReturn
+
+from pydantic import Field
+
+from registry.checkpoint import FileEntry
+from registry.digest import Digest, digest_file, digest_tree
+from registry.errors import CheckpointError
+from registry.licence import read_licence
+from registry.value import Value
+from registry.weights import Tensor, first_non_finite, read_header
+
+FACTS_NAME: Final = "rung.json"
+"""Name under which the facts lie beside a checkpoint in MLflow."""
+NOT_PART: Final = frozenset({FACTS_NAME, "MLmodel", "registered_model_meta"})
+"""Files of MLflow and Rung at the top of a downloaded checkpoint."""
+_SINGLE = "model.safetensors"
+_SHARDS = "model.safetensors.index.json"
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".msgpack", ".h5")
+_COUNTS = (
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "intermediate_size", "max_position_embeddings", "head_dim",
+)  # fmt: skip
+_CONVERT = (
+    "save it as safetensors: `AutoModelForCausalLM.from_pretrained(…).save_pretrained(…)`, without the pickle"
+)
+
+
+class CheckpointFacts(Value):
+    """What is in a checkpoint, as found by reading it."""
+
+    schema_version: Literal[1] = 1
+    digest: Digest
+    """Digest of the tree of `files`."""
+    files: tuple[FileEntry, ...]
+    """Sorted by path."""
+    architecture: str
+    """First entry of the configuration's `architectures`."""
+    parameters: int = Field(ge=0)
+    """Number of parameters in the weight files; tied weights count once."""
+    licence: str
+    """SPDX identifier from the model card or licence file, or `unknown`."""
+    add_bos: bool
+    """Whether the tokenizer puts BOS before a prompt."""
+
+
+def read_checkpoint(path: Path) -> CheckpointFacts:
+    """Read and check a checkpoint directory.
+
+    Raises:
+        CheckpointError: Something is missing, damaged, not finite, pickled or of a wrong type; the message
+        names it.
+    """
+    if not path.is_dir():
+        what = "is not a directory" if path.exists() else "does not exist"
+        raise CheckpointError(
+            f"checkpoint `{path}` {what}",
+            hint="give a directory with config.json, tokenizer.json and safetensors",
+        )
+    names = _list_files(path)
+    config = read_json(path / "config.json", hint="give a directory in the Hugging Face layout")
+    architecture = _check_config(config, where=path / "config.json")
+    tensors = _check_weights(path, names=names)
+    add_bos = _check_tokenizer(path, config=config)
+    entries = tuple(_entry(path, name) for name in names)
+    return CheckpointFacts(
+        digest=digest_tree({entry.path: entry.digest for entry in entries}),
+        files=entries,
+        architecture=architecture,
+        parameters=_count_parameters(tensors, config=config),
+        licence=read_licence(path),
+        add_bos=add_bos,
+    )
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The safetensors files that hold a checkpoint's weights: one, or the shards that its index names.
+
+    Raises:
+        CheckpointError: There are none, both forms are there, or the index is not valid.
+    """
+    single, index = path / _SINGLE, path / _SHARDS
+    if single.is_file() and index.is_file():
+        _refuse(
+            f"`{path}` holds both {_SINGLE} and {_SHARDS}",
+            hint="remove the one that is out of date, so that it is plain which weights are meant",
+        )
+    if single.is_file():
+        return [single]
+    if index.is_file():
+        return [path / name for name in sorted(set(_weight_map(index).values()))]
+    found = sorted(one.name for one in path.glob("*.safetensors"))
+    if any(name.startswith("adapter") for name in found):
+        _refuse(
+            f"`{path}` holds an adapter, not a model",
+            hint="merge it into its base: `merge_and_unload()` of PEFT",
+        )
+    also = f" (there is `{found[0]}`)" if found else ""
+    _refuse(
+        f"`{path}` holds no {_SINGLE} and no {_SHARDS}{also}", hint="Rung takes safetensors under these names"
+    )
+
+
+def read_json(path: Path, *, hint: str) -> dict[str, Any]:  # Any: JSON
+    """The JSON object in a file; NaN and infinity are refused.
+
+    Raises:
+        CheckpointError: The file is missing, or holds no JSON object.
+    """
+    try:
+        document = json.loads(path.read_bytes().decode("utf-8"), parse_constant=_no_constant)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no `{path.name}` in `{path.parent}`", hint=hint) from error
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot read `{path}`: {error.strerror}", hint="check its permissions"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"`{path}` is not JSON: {error}", hint="download or save it again") from error
+    if not isinstance(document, dict):
+        _refuse(
+            f"`{path}` holds a JSON {type(document).__name__}, not an object",
+            hint="download or save it again",
+        )
+    return document
+
+
+def _list_files(path: Path) -> list[str]:
+    """Relative POSIX paths of all files of a checkpoint, sorted; refuses what cannot be taken in."""
+    found = []
+    for folder, folders, files in os.walk(path):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in folders:
+            if (Path(folder) / name).is_symlink():
+                _refuse(
+                    f"`{Path(folder) / name}` links to a directory",
+                    hint="put the directory itself in its place",
+                )
+        for name in files:
+            file = Path(folder) / name
+            relative = file.relative_to(path).as_posix()
+            if name.startswith(".") or relative in NOT_PART:
+                continue
+            _check_file(file)
+            found.append(relative)
+    return sorted(found)
+
+
+def _check_file(file: Path) -> None:
+    try:
+        file.name.encode("utf-8")
+    except UnicodeEncodeError:
+        _refuse(f"`{file!r}` has a name that is not UTF-8", hint="rename it")
+    if not file.is_file():
+        _refuse(f"`{file}` is a broken link or a special file", hint="remove it, or fetch what it links to")
+    if file.suffix.lower() in _PICKLED or _is_pickle(file):
+        _refuse(f"`{file}` is pickled (or another executable form of weights)", hint=_CONVERT)
+
+
+def _is_pickle(file: Path) -> bool:
+    """Whether a file's first bytes are a pickle's (protocol 2 and up) or a torch archive's."""
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(512)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot read `{file}`: {error.strerror}", hint="check its permissions"
+        ) from error
+    if file.suffix == ".safetensors":
+        return False
+    return (head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")) or (
+        head[:4] == b"PK\x03\x04" and b"data.pkl" in head
+    )
+
+
+def _check_config(config: Mapping[str, Any], *, where: Path) -> str:  # Any: JSON
+    """The architecture, once the configuration's shape has been checked."""
+    names = config.get("architectures")
+    if names is None:
+        _refuse(f"`{where}` has no `architectures`", hint='add what it is, such as ["LlamaForCausalLM"]')
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+        _refuse(
+            f"`{where}`: architectures must be a list of names, got {str(names)[:60]!r}",
+            hint='write it as ["LlamaForCausalLM"]',
+        )
+    for key in _COUNTS:
+        value = config.get(key)
+        if value is not None and (type(value) is not int or value <= 0):
+            _refuse(
+                f"`{where}`: {key} must be a positive integer, got {value!r}",
+                hint="correct the configuration",
+            )
+    return str(names[0])
+
+
+def _check_weights(path: Path, *, names: list[str]) -> dict[str, Tensor]:
+    """All tensors of the weight files, once they have been found whole and finite."""
+    files = weight_files(path)
+    mapping = _weight_map(path / _SHARDS) if (path / _SHARDS).is_file() else None
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        if file.name not in names:
+            _refuse(
+                f"`{path / _SHARDS}` names `{file.name}`, which is not there",
+                hint="download the missing shard",
+            )
+        found = read_header(file)
+        for name in found:
+            if mapping is not None and mapping.get(name) != file.name:
+                _refuse(
+                    f"`{file}` holds tensor `{name}`, which `{_SHARDS}` does not place there",
+                    hint="the index belongs to other shards: download or save them together",
+                )
+        tensors.update(found)
+        bad = first_non_finite(file, found)
+        if bad is not None:
+            _refuse(
+                f"tensor `{bad}` in `{file}` holds NaN or infinity",
+                hint="the training or the conversion that made it failed: take an earlier checkpoint",
+            )
+    for name, shard in (mapping or {}).items():
+        if name not in tensors:
+            _refuse(f"tensor `{name}` is not in shard `{shard}` of `{path}`", hint="download the shard again")
+    return tensors
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    mapping = read_json(index, hint="download it again").get("weight_map")
+    if not isinstance(mapping, dict) or not mapping:
+        _refuse(f"`{index}` has no weight_map", hint="download or save it again")
+    for name, shard in mapping.items():
+        if not isinstance(shard, str) or not re.fullmatch(r"[\w.-]+\.safetensors", shard):
+            _refuse(
+                f"`{index}` places tensor `{name}` in {str(shard)[:60]!r}, which is no safetensors file there",
+                hint="download or save it again",
+            )
+    return mapping
+
+
+def _check_tokenizer(path: Path, *, config: Mapping[str, Any]) -> bool:  # Any: JSON
+    """Whether the tokenizer adds BOS, once its files have been checked."""
+    where = path / "tokenizer.json"
+    tokenizer = read_json(
+        where, hint="save the fast tokenizer: `AutoTokenizer.from_pretrained(…).save_pretrained(…)`"
+    )
+    model = tokenizer.get("model")
+    if not isinstance(model, dict) or "vocab" not in model:
+        _refuse(f"`{where}` has no model with a vocabulary", hint="download or save it again")
+    size, vocabulary = config.get("vocab_size"), model["vocab"]
+    last = max(vocabulary.values(), default=0) if isinstance(vocabulary, dict) else len(vocabulary) - 1
+    if isinstance(size, int) and last >= size:
+        _refuse(
+            f"`{where}` has token ids up to {last}, but config.json has a vocab_size of {size}",
+            hint="the tokenizer belongs to another checkpoint: put the right one in its place",
+        )
+    settings_path = path / "tokenizer_config.json"
+    settings = read_json(settings_path, hint="") if settings_path.is_file() else {}
+    return _adds_bos(tokenizer, bos=_token_text(settings.get("bos_token")), where=where)
+
+
+def _adds_bos(tokenizer: Mapping[str, Any], *, bos: str | None, where: Path) -> bool:  # Any: JSON
+    """Whether the post-processor begins a prompt with BOS.
+
+    transformers 5 drops `add_bos_token` of `tokenizer_config.json` where there is a `tokenizer.json`
+    (`tokenization_utils_base.py`, `_from_pretrained`), so the post-processor alone decides.
+    """
+    first = _first_special(tokenizer.get("post_processor"))
+    if first is None:
+        return False
+    if bos is not None and first != bos:
+        _refuse(
+            f"`{where}` begins each prompt with `{first}`, which is not the BOS token `{bos}`",
+            hint="correct bos_token in tokenizer_config.json, or the post-processor",
+        )
+    return True
+
+
+def _first_special(processor: object) -> str | None:
+    """The special token that a tokenizers post-processor puts first; None without one."""
+    match processor:
+        case {"type": "Sequence", "processors": [*parts]}:
+            return next((token for part in parts if (token := _first_special(part)) is not None), None)
+        case {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": str(token)}}, *_]}:
+            return token
+        case {"type": "BertProcessing" | "RobertaProcessing", "cls": [str(token), _]}:
+            return token
+    return None
+
+
+def _token_text(token: object) -> str | None:
+    """A token of `tokenizer_config.json`, given as text or as an object with `content`."""
+    match token:
+        case str(text) | {"content": str(text)}:
+            return text
+    return None
+
+
+def _count_parameters(tensors: Mapping[str, Tensor], *, config: Mapping[str, Any]) -> int:  # Any: JSON
+    """Parameters stored; a tied head that is stored all the same counts once, position tables do not."""
+    counted = {name: one for name, one in tensors.items() if not name.endswith("rotary_emb.inv_freq")}
+    if config.get("tie_word_embeddings") is True and "model.embed_tokens.weight" in counted:
+        counted.pop("lm_head.weight", None)
+    return sum(tensor.elements for tensor in counted.values())
+
+
+def _entry(path: Path, name: str) -> FileEntry:
+    file = path / name
+    try:
+        return FileEntry(path=name, digest=digest_file(file), size_bytes=file.stat().st_size)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot read `{file}`: {error.strerror}", hint="check its permissions"
+        ) from error
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _refuse(message: str, *, hint: str) -> NoReturn:
+    raise CheckpointError(message, hint=hint)

@@ -1,0 +1,159 @@
+"""The workspace: where a team's store, database, MLflow registry and keys are.
+
+`rung init` makes one: `rung.toml`, which a person may edit and commit, and `.rung/`, which holds everything
+else and is never committed. Every command looks for `rung.toml` in the current directory and those above it.
+
+Environment: `RUNG_WORKSPACE` names the directory, `RUNG_DATABASE_URL` and `MLFLOW_TRACKING_URI` take the
+place of the settings of the same meaning.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from registry.atomic import storage_errors, write_atomically
+from registry.errors import ConfigurationError
+from registry.signing import generate_keys
+from registry.store import Store
+from registry.value import Value, configuration_error
+
+SETTINGS_NAME = "rung.toml"
+STATE_NAME = ".rung"
+_SQLITE = "sqlite:///"
+
+_TEMPLATE = """\
+# Settings of a Rung workspace. Relative paths start at this file's directory.
+# RUNG_DATABASE_URL and MLFLOW_TRACKING_URI take the place of the settings here.
+
+store = ".rung/store"                        # content store, an OCI image layout
+database_url = "sqlite:///.rung/rung.db"     # cells and evidence; postgresql+psycopg://… for a team
+mlflow_uri = "sqlite:///.rung/mlflow.db"     # checkpoints; http://… for a team's MLflow server
+private_key = ".rung/keys/rung.key"          # signs releases; keep it secret
+public_key = ".rung/keys/rung.pub"           # verifies them; give it to the nodes
+"""
+
+
+class Settings(Value):
+    """What `rung.toml` holds."""
+
+    store: str = Field(default=".rung/store", min_length=1)
+    """Directory of the content store."""
+    database_url: str = Field(default="sqlite:///.rung/rung.db", min_length=1)
+    """SQLAlchemy URL of the database of cells and evidence."""
+    mlflow_uri: str = Field(default="sqlite:///.rung/mlflow.db", min_length=1)
+    """MLflow tracking and registry URI."""
+    private_key: str = Field(default=".rung/keys/rung.key", min_length=1)
+    """PEM file of the key that signs releases."""
+    public_key: str = Field(default=".rung/keys/rung.pub", min_length=1)
+    """PEM file of the key that verifies them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """A workspace, with every path absolute and the environment applied."""
+
+    root: Path
+    """Directory of `rung.toml`."""
+    store: Store
+    database_url: str
+    mlflow_uri: str
+    private_key: Path
+    public_key: Path
+    state: Path
+    """`.rung`: caches, logs, locks."""
+
+
+def init_workspace(directory: Path) -> Workspace:
+    """Make a workspace, or complete the one that is there; settings and keys that exist stay.
+
+    Raises:
+        ConfigurationError: `rung.toml` is there and is not valid.
+        RegistryError: The directory cannot be written to.
+        StorageFullError: No space left.
+    """
+    root = directory.absolute()
+    settings = root / SETTINGS_NAME
+    with storage_errors(root):
+        (root / STATE_NAME).mkdir(parents=True, exist_ok=True)
+    if not settings.exists():
+        write_atomically(settings, _TEMPLATE.encode())
+    ignore = root / STATE_NAME / ".gitignore"
+    if not ignore.exists():
+        write_atomically(ignore, b"# keys, databases and blobs are never committed\n*\n")
+    workspace = _read(root)
+    Store.create(workspace.store.root)
+    generate_keys(workspace.private_key, workspace.public_key)
+    for url in (workspace.database_url, workspace.mlflow_uri):
+        if url.startswith(_SQLITE):
+            with storage_errors(root):
+                Path(url.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+    return workspace
+
+
+def find_workspace(start: Path | None = None) -> Workspace:
+    """The workspace of a directory: that of `RUNG_WORKSPACE`, else the nearest `rung.toml` at or above it.
+
+    Args:
+        start: Directory to begin at; None: the current one.
+
+    Raises:
+        ConfigurationError: There is none, or its settings are not valid.
+    """
+    named = os.environ.get("RUNG_WORKSPACE")
+    if named and start is None:
+        root = Path(named).expanduser().absolute()
+        if not (root / SETTINGS_NAME).is_file():
+            raise ConfigurationError(
+                f"RUNG_WORKSPACE names `{named}`, where there is no {SETTINGS_NAME}",
+                hint=f"run `rung init {named}`, or correct RUNG_WORKSPACE",
+            )
+        return _read(root)
+    here = (start or Path.cwd()).absolute()
+    for root in (here, *here.parents):
+        if (root / SETTINGS_NAME).is_file():
+            return _read(root)
+    raise ConfigurationError(
+        f"no workspace at `{here}` or above it", hint="run `rung init` here, or set RUNG_WORKSPACE to one"
+    )
+
+
+def _read(root: Path) -> Workspace:
+    path = root / SETTINGS_NAME
+    try:
+        settings = Settings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"`{path}` is not TOML: {error}", hint="correct the line it names"
+        ) from error
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot read `{path}`: {error.strerror}", hint="check its permissions"
+        ) from error
+    except ValidationError as error:
+        known = ", ".join(f"`{name}`" for name in Settings.model_fields)
+        raise configuration_error(error, where=f"`{path}`", hint=f"the settings are {known}") from error
+    return Workspace(
+        root=root,
+        store=Store(_path(settings.store, root=root)),
+        database_url=_url(os.environ.get("RUNG_DATABASE_URL") or settings.database_url, root=root),
+        mlflow_uri=_url(os.environ.get("MLFLOW_TRACKING_URI") or settings.mlflow_uri, root=root),
+        private_key=_path(settings.private_key, root=root),
+        public_key=_path(settings.public_key, root=root),
+        state=root / STATE_NAME,
+    )
+
+
+def _path(text: str, *, root: Path) -> Path:
+    return root / Path(text).expanduser()
+
+
+def _url(text: str, *, root: Path) -> str:
+    """A URL whose relative SQLite path starts at the workspace."""
+    if text.startswith(_SQLITE) and text != _SQLITE and not text.startswith(f"{_SQLITE}:memory:"):
+        return _SQLITE + str(root / text.removeprefix(_SQLITE))
+    return text
