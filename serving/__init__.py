@@ -1,1 +1,1 @@
-"""The shim on a serving node: what this machine is, pull, load, generate, and the OpenAI-compatible server."""
+"""The shim on a serving node: this machine, pull, load, generate, and the OpenAI-compatible server."""

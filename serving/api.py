@@ -1,0 +1,263 @@
+"""The OpenAI-compatible server of one loaded artifact: its routes.
+
+`create_app` joins the pieces: terms (what quality the caller asked for), schemas (what the caller asked), the
+engine (tokens), completions and chat (OpenAI's forms), the edge (what holds for every request).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing, suppress
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from registry.errors import RungError
+from serving.answer import Answer
+from serving.chat import ChatStream, chat_answer, chat_generations
+from serving.completions import CompletionStream, completion_answer, completion_generations
+from serving.edge import LOG, Edge, too_large
+from serving.generate import Engine
+from serving.holding import Holding
+from serving.load import LoadedModel
+from serving.metrics import Metrics
+from serving.problems import Json, RequestError, openai_form, retry_after_s, status_of
+from serving.schemas import Body, ChatBody, CompletionBody, parse_body
+from serving.sequence import Generation, Piece
+from serving.service import Service, usage
+from serving.terms import agree, read_terms
+
+MAX_BODY_BYTES = 16 << 20
+BodyT = TypeVar("BodyT", bound=Body)
+
+
+def create_service(model: LoadedModel, *, holding: Holding, max_wait_s: float = 30.0) -> Service:
+    """A running service for a loaded model; close its engine at the end."""
+    engine = Engine(model.session, model.tokenizer, limits=model.limits)
+    return Service(
+        engine=engine,
+        tokenizer=model.tokenizer,
+        holding=holding,
+        metrics=Metrics(engine, holding),
+        vocab_size=model.session.vocab_size,
+        max_wait_s=max_wait_s,
+    )
+
+
+def create_app(service: Service, *, max_body_bytes: int = MAX_BODY_BYTES) -> FastAPI:
+    """The web application of a service."""
+    app = FastAPI(title="Rung", docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.add_middleware(Edge, metrics=service.metrics, holding=service.holding, max_body_bytes=max_body_bytes)
+    app.add_exception_handler(RungError, _answer_error)
+    app.add_exception_handler(HTTPException, _answer_http_error)
+    _add_information(app, service)
+
+    @app.post("/v1/completions", openapi_extra=_body_schema(CompletionBody))
+    async def complete(request: Request) -> Response:
+        body = await _read(request, CompletionBody, limit_bytes=max_body_bytes)
+        return await _answer(
+            request,
+            service,
+            body,
+            generations=completion_generations,
+            whole=completion_answer,
+            stream=CompletionStream,
+        )
+
+    @app.post("/v1/chat/completions", openapi_extra=_body_schema(ChatBody))
+    async def chat(request: Request) -> Response:
+        body = await _read(request, ChatBody, limit_bytes=max_body_bytes)
+        return await _answer(
+            request, service, body, generations=chat_generations, whole=chat_answer, stream=ChatStream
+        )
+
+    return app
+
+
+def _add_information(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/models")
+    async def models() -> Json:
+        return {"object": "list", "data": [_model(service, service.holding.models[0])]}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> Json:
+        service.check_model(name)
+        return _model(service, name)
+
+    @app.get("/healthz")
+    async def health() -> Json:
+        return {"status": "alive"}
+
+    @app.get("/readyz")
+    async def ready() -> Response:
+        healthy = service.engine.healthy
+        return JSONResponse(
+            {"status": "ready" if healthy else "stopped"}, status_code=200 if healthy else 503
+        )
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _model(service: Service, name: str) -> Json:
+    holding, manifest = service.holding, service.holding.manifest
+    return {
+        "id": name,
+        "object": "model",
+        "created": service.created,
+        "owned_by": manifest.family,
+        "rung": {
+            "aliases": list(holding.models),
+            "artifact": holding.artifact,
+            "checkpoint": manifest.checkpoint,
+            "recipe": manifest.recipe,
+            "target": manifest.target,
+            "licence": manifest.licence,
+            "release": holding.release.name if holding.release else None,
+            "region": holding.region,
+            "context": service.engine.limits.capacity,
+            "tiers": {task: holding.tier(task) for task in holding.tasks},
+        },
+    }
+
+
+async def _read(request: Request, body: type[BodyT], *, limit_bytes: int) -> BodyT:
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > limit_bytes:
+        raise too_large(limit_bytes)
+    return parse_body(await request.body(), body)
+
+
+async def _answer(
+    request: Request,
+    service: Service,
+    body: BodyT,
+    *,
+    generations: Callable[[Service, BodyT], Awaitable[list[Generation]]],
+    whole: Callable[..., Json],  # …: its keywords are named at the call
+    stream: Callable[[Service, BodyT], CompletionStream | ChatStream],
+) -> Response:
+    """Answer one request of either form."""
+    started = time.perf_counter()
+    terms = read_terms(request.headers, tasks=service.holding.tasks)
+    service.check_model(body.model)
+    agreement = agree(service.holding, terms)
+    request.state.agreement = agreement
+    asked = await generations(service, body)
+    wait_s = service.max_wait_s if terms.on_unavailable == "wait" else 0.0
+    answer = await _unless_gone(request, Answer.start(service.engine, asked, wait_s=wait_s))
+    if body.stream:
+        events = _stream(
+            service, body, answer=answer, generations=asked, form=stream(service, body), started=started
+        )
+        return StreamingResponse(events, media_type="text/event-stream", headers=dict(agreement.headers))
+    try:
+        pieces = await _unless_gone(request, answer.whole())
+    finally:
+        answer.cancel()
+    _count_tokens(service, usage(asked, pieces, n=body.n))
+    content = whole(service, body, generations=asked, pieces=pieces)
+    return JSONResponse(content, headers=dict(agreement.headers))
+
+
+async def _stream(
+    service: Service,
+    body: Body,
+    *,
+    answer: Answer,
+    generations: list[Generation],
+    form: CompletionStream | ChatStream,
+    started: float,
+) -> AsyncIterator[bytes]:
+    """Server-sent events; an error in their midst is the last one."""
+    ended: dict[int, Piece] = {}
+    opened: set[int] = set()
+    try:
+        async with aclosing(answer.parts()) as parts:
+            async for part in parts:
+                chunks: list[Json] = []
+                if not opened:
+                    service.metrics.first_token_seconds.observe(time.perf_counter() - started)
+                if part.place not in opened:
+                    opened.add(part.place)
+                    chunks += form.opening(part.place)
+                chunks += form.chunk(part.place, part.piece)
+                if part.piece.finish is not None:
+                    ended[part.place] = part.piece
+                yield b"".join(_event(chunk) for chunk in chunks)
+        total = usage(generations, [ended[place] for place in sorted(ended)], n=body.n)
+        _count_tokens(service, total)
+        if body.include_usage:
+            yield _event(form.closing(total))
+        yield b"data: [DONE]\n\n"
+    except Exception as error:  # noqa: BLE001  the status is sent already: an event is all that is left to say it
+        if not isinstance(error, RungError):
+            LOG.exception("a stream failed")
+        yield _event(openai_form(error))
+    finally:
+        answer.cancel()
+
+
+Result = TypeVar("Result")
+
+
+async def _unless_gone(request: Request, work: Awaitable[Result]) -> Result:
+    """The result of `work`, which is cancelled when the caller hangs up."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_hung_up(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise RequestError("the caller has hung up", hint="keep the connection open", status=499)
+    finally:
+        for one in (task, gone):
+            one.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await one
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _count_tokens(service: Service, total: Json) -> None:
+    service.metrics.tokens.labels(kind="prompt").inc(total["prompt_tokens"])
+    service.metrics.tokens.labels(kind="completion").inc(total["completion_tokens"])
+
+
+def _event(chunk: Json) -> bytes:
+    return b"data: " + json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+def _body_schema(body: type[Body]) -> dict[str, Any]:  # Any: an OpenAPI document
+    schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+async def _answer_error(_: Request, error: Exception) -> Response:
+    if status_of(error) == 500:
+        LOG.error("%s", error, exc_info=error)
+    seconds = retry_after_s(error)
+    headers: Mapping[str, str] = {} if seconds is None else {"Retry-After": str(seconds)}
+    return JSONResponse(openai_form(error), status_code=status_of(error), headers=dict(headers))
+
+
+async def _answer_http_error(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    detail = error.detail if isinstance(error, HTTPException) else "internal error"
+    problem = RequestError(
+        f"{request.method} {request.url.path}: {detail.lower()}",
+        hint="see `GET /openapi.json` for the routes of this server",
+        code={404: "not_found", 405: "method_not_allowed"}.get(status),
+        status=status,
+    )
+    headers = error.headers if isinstance(error, HTTPException) else None
+    return JSONResponse(openai_form(problem), status_code=status, headers=headers)

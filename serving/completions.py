@@ -1,0 +1,111 @@
+"""Text completions in OpenAI's form.
+
+`echo` with `logprobs` scores the prompt's own tokens by the rules that lm-eval's `local-completions` client
+relies on: one entry for each token of prompt and answer, null for the first, and the likeliest token's entry
+in `top_logprobs` is the very same float as the token's own where it is the one taken.
+"""
+
+from __future__ import annotations
+
+from compilers.tokenizer import TextStream
+from serving.problems import Json
+from serving.sampling import TokenLogprob
+from serving.schemas import CompletionBody
+from serving.sequence import Generation, Piece
+from serving.service import Service, choices, usage
+
+DEFAULT_MAX_TOKENS = 16
+"""OpenAI's own default for completions."""
+
+
+async def completion_generations(service: Service, body: CompletionBody) -> list[Generation]:
+    """One generation for each prompt and choice, prompts first.
+
+    Raises:
+        RequestError: A prompt cannot be taken.
+    """
+    texts = [prompt for prompt in body.prompts if isinstance(prompt, str)]
+    encoded = iter(await service.encode(texts))
+    found: list[Generation] = []
+    service.check_count(len(body.prompts) * body.n)
+    for prompt in body.prompts:
+        tokens = next(encoded) if isinstance(prompt, str) else prompt
+        service.check_prompt(tokens, param="prompt")
+        limit = service.max_tokens(
+            len(tokens), asked=body.max_tokens, default=DEFAULT_MAX_TOKENS, param="prompt"
+        )
+        found += choices(body, tokens, max_tokens=limit, top_logprobs=body.logprobs, score=bool(body.echo))
+    return found
+
+
+def completion_answer(
+    service: Service, body: CompletionBody, *, generations: list[Generation], pieces: list[Piece]
+) -> Json:
+    """The whole answer."""
+    return {
+        **service.head("text_completion", prefix="cmpl"),
+        "choices": [
+            _choice(service, body, index=index, generation=generation, piece=piece)
+            for index, (generation, piece) in enumerate(zip(generations, pieces, strict=True))
+        ],
+        "usage": usage(generations, pieces, n=body.n),
+    }
+
+
+class CompletionStream:
+    """Turns pieces into the chunks of a streamed answer."""
+
+    def __init__(self, service: Service, body: CompletionBody) -> None:
+        self._service = service
+        self._head = service.head("text_completion", prefix="cmpl")
+        self._usage: Json = {"usage": None} if body.include_usage else {}
+        self._offsets: dict[int, int] = {}
+
+    def opening(self, index: int) -> list[Json]:
+        """Chunks before the first text of a choice."""
+        self._offsets[index] = 0
+        return []
+
+    def chunk(self, index: int, piece: Piece) -> list[Json]:
+        """Chunks of one piece."""
+        scores = None
+        if piece.logprobs:
+            scores = _logprobs(self._service, list(piece.logprobs), start=self._offsets[index])
+        self._offsets[index] += len(piece.text)
+        choice = {"index": index, "text": piece.text, "logprobs": scores, "finish_reason": piece.finish}
+        return [{**self._head, "choices": [choice], **self._usage}]
+
+    def closing(self, total: Json) -> Json:
+        """The chunk with the usage."""
+        return {**self._head, "choices": [], "usage": total}
+
+
+def _choice(
+    service: Service, body: CompletionBody, *, index: int, generation: Generation, piece: Piece
+) -> Json:
+    text, scores = piece.text, list(piece.logprobs)
+    if body.echo:
+        prompt = body.prompts[index // body.n]
+        text = (prompt if isinstance(prompt, str) else service.tokenizer.decode(prompt)) + text
+        scores = [*piece.prompt_logprobs, *scores]
+    return {
+        "index": index,
+        "text": text,
+        "logprobs": None if body.logprobs is None else _logprobs(service, scores, start=0),
+        "finish_reason": piece.finish,
+    }
+
+
+def _logprobs(service: Service, scores: list[TokenLogprob], *, start: int) -> Json:
+    stream = TextStream(service.tokenizer)
+    offsets: list[int] = []
+    at = start
+    for score in scores:
+        offsets.append(at)
+        at += len(stream.push(score.token))
+    return {
+        "tokens": [service.token_text(score.token) for score in scores],
+        "token_logprobs": [score.logprob for score in scores],
+        "top_logprobs": [service.top_by_text(score) for score in scores],
+        "text_offset": offsets,
+    }

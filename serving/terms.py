@@ -1,0 +1,180 @@
+"""Terms: the quality that a caller asks for in headers, and what this node can promise in answer.
+
+Tiers are earned per task type by evidence, so a least tier is checked against what the loaded cell has earned
+for the task that the caller names. Nothing is downgraded in silence: a lower tier is given only to a caller
+who allowed it, and the answer says so.
+
+Requests: `X-Rung-Min-Tier`, `X-Rung-Task`, `X-Rung-On-Unavailable: error | wait | downgrade`,
+`X-Rung-Session`. Answers: `X-Rung-Tier`, `X-Rung-Artifact`, `X-Rung-Session`, and where they apply
+`X-Rung-Task`, `X-Rung-Region`, `X-Rung-Disclosure`. `X-Rung-Session` is stateless: a caller returns what it
+got with its first answer, and no later answer of that session then comes from another artifact or a lower
+tier without disclosure, whichever node gives it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+from registry.digest import PATTERN
+from registry.errors import UnknownNameError
+from serving.holding import Holding
+from serving.problems import RequestError, SessionMovedError, UnavailableError
+
+OnUnavailable = Literal["error", "wait", "downgrade"]
+
+MIN_TIER = "X-Rung-Min-Tier"
+TASK = "X-Rung-Task"
+ON_UNAVAILABLE = "X-Rung-On-Unavailable"
+SESSION = "X-Rung-Session"
+TIER = "X-Rung-Tier"
+ARTIFACT = "X-Rung-Artifact"
+REGION = "X-Rung-Region"
+DISCLOSURE = "X-Rung-Disclosure"
+
+MAX_TIER = 1000
+TIER_RETRY_AFTER_S = 300
+"""A node's tier changes only with a new release: asking again much sooner cannot help."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a caller asks for."""
+
+    min_tier: int | None = None
+    """The lowest tier that will do; 1 is the best. None: any."""
+    task: str | None = None
+    on_unavailable: OnUnavailable = "error"
+    session: str | None = None
+    """Artifact that the session was answered by so far."""
+    session_tier: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """What a caller gets."""
+
+    tier: int | None
+    """Earned for the task; None: no tier was earned."""
+    task: str | None
+    headers: Mapping[str, str]
+    """Go on every answer."""
+    outcome: Literal["met", "downgraded"]
+
+
+def read_terms(headers: Mapping[str, str], *, tasks: tuple[str, ...]) -> Terms:
+    """The terms in a request's headers.
+
+    Args:
+        headers: Looked up without regard to case.
+        tasks: Task types that this node has evidence for.
+
+    Raises:
+        RequestError: A header has a value that it cannot have; the message names it.
+    """
+    tier = headers.get(MIN_TIER)
+    if tier is not None and (not re.fullmatch(r"[0-9]{1,4}", tier) or not 1 <= int(tier) <= MAX_TIER):
+        raise _bad(MIN_TIER, tier, "give a whole number from 1, which is the best")
+    task = headers.get(TASK)
+    if task is not None and task not in tasks:
+        raise _bad(TASK, task, UnknownNameError.of("task", task, known=tasks).hint)
+    choice = headers.get(ON_UNAVAILABLE, "error")
+    if choice not in get_args(OnUnavailable):
+        raise _bad(ON_UNAVAILABLE, choice, "give `error`, `wait` or `downgrade`")
+    session = headers.get(SESSION)
+    pinned: tuple[str | None, int | None] = (None, None)
+    if session is not None:
+        digest, _, rest = session.partition(";tier=")
+        if not PATTERN.match(digest) or not re.fullmatch(r"([0-9]{1,4})?", rest):
+            raise _bad(SESSION, session, f"give the `{SESSION}` of an earlier answer unchanged")
+        pinned = (digest, int(rest) if rest else None)
+    return Terms(
+        min_tier=None if tier is None else int(tier),
+        task=task,
+        on_unavailable=cast("OnUnavailable", choice),  # it is one of the literal's values
+        session=pinned[0],
+        session_tier=pinned[1],
+    )
+
+
+def agree(holding: Holding, terms: Terms) -> Agreement:
+    """What this node gives a caller.
+
+    Raises:
+        UnavailableError: It is below the asked tier, and the caller did not allow that.
+        SessionMovedError: The session would change its artifact or tier, and the caller did not allow that.
+    """
+    task = terms.task or holding.default_task
+    tier = holding.tier(task)
+    disclosures: list[str] = []
+    if terms.min_tier is not None and (tier is None or tier > terms.min_tier):
+        if terms.on_unavailable != "downgrade":
+            raise _unavailable(holding, min_tier=terms.min_tier, task=task)
+        disclosures.append(f"asked for tier {terms.min_tier}{_of(task)}, served {_named(tier)}")
+    moved = _moved(holding, terms, tier=tier, task=task)
+    if moved is not None:
+        if terms.on_unavailable != "downgrade":
+            raise SessionMovedError(
+                moved,
+                hint=f"begin a new session without `{SESSION}`, or go on with `{ON_UNAVAILABLE}: downgrade`",
+            )
+        disclosures.append(moved)
+    return Agreement(
+        tier=tier,
+        task=task,
+        headers=_headers(holding, tier=tier, task=task, disclosure="; ".join(disclosures)),
+        outcome="downgraded" if disclosures else "met",
+    )
+
+
+def plain_headers(holding: Holding) -> Mapping[str, str]:
+    """The headers of an answer that was agreed on with nobody, such as an error."""
+    return _headers(
+        holding, tier=holding.tier(holding.default_task), task=holding.default_task, disclosure=""
+    )
+
+
+def _headers(holding: Holding, *, tier: int | None, task: str | None, disclosure: str) -> Mapping[str, str]:
+    headers = {
+        TIER: "none" if tier is None else str(tier),
+        ARTIFACT: holding.artifact,
+        SESSION: f"{holding.artifact};tier={'' if tier is None else tier}",
+    }
+    optional = {TASK: task, REGION: holding.region, DISCLOSURE: disclosure}
+    return headers | {name: value for name, value in optional.items() if value}
+
+
+def _moved(holding: Holding, terms: Terms, *, tier: int | None, task: str | None) -> str | None:
+    if terms.session is None:
+        return None
+    if terms.session != holding.artifact:
+        return f"the session was answered by {terms.session}, this node serves {holding.artifact}"
+    if terms.session_tier is not None and (tier is None or tier > terms.session_tier):
+        return f"the session had tier {terms.session_tier}, this node serves {_named(tier)}{_of(task)}"
+    return None
+
+
+def _unavailable(holding: Holding, *, min_tier: int, task: str | None) -> UnavailableError:
+    return UnavailableError(
+        f"this node serves {_named(holding.tier(task))}{_of(task)} with {holding.subject}, "
+        f"tier {min_tier} was asked for",
+        hint=f"ask a node that holds one of the alternatives, or send `{ON_UNAVAILABLE}: downgrade`",
+        retry_after_s=TIER_RETRY_AFTER_S,
+        alternatives=holding.alternatives(task=task, min_tier=min_tier),
+    )
+
+
+def _named(tier: int | None) -> str:
+    return "no tier" if tier is None else f"tier {tier}"
+
+
+def _of(task: str | None) -> str:
+    return f" for {task}" if task else " over all tasks"
+
+
+def _bad(header: str, value: str, hint: str) -> RequestError:
+    return RequestError(
+        f"header `{header}` has the value {value[:80]!r}", hint=hint, param=header, code="invalid_header"
+    )
