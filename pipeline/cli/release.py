@@ -1,0 +1,70 @@
+"""`rung release`: create, list and verify signed releases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+from rich.table import Table
+
+from pipeline.cli import context, output
+from registry.digest import short
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
+
+
+@app.callback()
+def release() -> None:
+    """Create, list and verify signed releases."""
+
+
+@app.command()
+def create(
+    name: str = typer.Argument(help="Lower-case letters, digits, `.`, `_`, `-`"),
+    ladder: Path = typer.Argument(metavar="LADDER", help="The ladder whose approved cells it freezes"),
+    by: str = typer.Option(..., "--by", help="Who creates it"),
+    as_json: bool = typer.Option(False, "--json", help="Print the release as JSON"),
+) -> None:
+    """Freeze and sign a ladder's approved cells. The same name with other content is refused."""
+    from pipeline.publish import publish
+
+    place = context.workspace()
+    made, directory = publish(
+        place, ladder, name=name, created_by=by, database=context.database(place), checkpoints=context.checkpoints(place)
+    )
+    if as_json:
+        output.data(made)
+    output.note(f"release {made.name} ({short(made.digest)}): {len(made.cells)} cells, signed, in {directory}")
+
+
+@app.command("list")
+def list_(
+    family: str | None = typer.Option(None, help="Only this family"),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON"),
+) -> None:
+    """List releases, oldest first."""
+    from matrices import query
+
+    found = query.releases(context.database(context.workspace()), family=family)
+    if as_json:
+        output.data(found)
+        return
+    table = Table("release", "family", "cells", "created", "by", "digest", box=None)
+    for each in found:
+        created = f"{each.created_at:%Y-%m-%d %H:%M}"
+        table.add_row(each.name, each.family, str(len(each.cells)), created, each.created_by, short(each.digest))
+    output.rich(table)
+
+
+@app.command()
+def verify(
+    name: str = typer.Argument(metavar="NAME|DIR", help="A release of this workspace, or a directory that holds one"),
+    key: Path | None = typer.Option(None, help="The public key to trust; default: the workspace's"),
+) -> None:
+    """Verify a release's signature and every blob that it names; offline. Exit 8 for a bad signature, 3 for bad bytes."""
+    from pipeline.publish import find_release, verify_blobs
+
+    found, place = find_release(name, key=key)
+    if place is not None:
+        verify_blobs(place, found)
+    output.line(f"{found.name} {found.digest} verified: {len(found.cells)} cells")

@@ -1,0 +1,47 @@
+"""`rung resolve`: which artifact a host may serve, and why not a better one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from matrices.explain import explain_decision
+from matrices.request import Request
+from matrices.resolve import resolve as decide
+from pipeline.cli import context, output
+from registry.errors import LoadError, RefusedError
+from registry.target import Host
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def resolve(
+    task: list[str] = typer.Option(..., help="Task type that it has to serve; repeatable"),
+    min_tier: int = typer.Option(..., min=1, help="The lowest tier that will do; 1 is the best"),
+    family: str | None = typer.Option(None, help="The family; default: the release's"),
+    release: str | None = typer.Option(None, help="Name or directory of the release; default: the newest"),
+    region: str | None = typer.Option(None, help="Where the node stands"),
+    host: Path | None = typer.Option(None, help="Host facts as JSON, as `rung doctor --json` prints them; default: this machine"),
+    key: Path | None = typer.Option(None, help="The public key to trust; default: the workspace's"),
+    as_json: bool = typer.Option(False, "--json", help="Print the decision as JSON"),
+) -> None:
+    """Decide from a release alone. Exit 8: refused; the answer names every candidate's first failed gate."""
+    from pipeline.installed import installed_runtimes
+    from pipeline.publish import find_release, newest_release
+    from serving.host import this_host
+
+    name = release or newest_release(context.workspace(), family=family)
+    found, _ = find_release(name, key=key)
+    machine = this_host() if host is None else Host.read_json(host)
+    request = Request(family=family or found.family, task=tuple(task), min_tier=min_tier, region=region)
+    decision = decide(found, request, machine, runtimes=installed_runtimes())
+    if as_json:
+        output.data(decision)
+    else:
+        for line in explain_decision(decision):
+            output.line(line)
+    if decision.outcome != "allow":
+        only_hardware = {c.gate for c in decision.candidates} == {"hardware"}
+        raise typer.Exit(LoadError.exit_code if only_hardware else RefusedError.exit_code)

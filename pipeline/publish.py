@@ -1,0 +1,104 @@
+"""Releases of a workspace: made from a ladder's approved cells, found by name or directory, verified."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matrices import query
+from matrices.db import Database
+from matrices.ledger import Ledger
+from matrices.release import Release
+from matrices.snapshot import create_release, read_release, write_release
+from pipeline.plan import Filters, make_plan
+from registry.errors import ConfigurationError, NotFoundError, UnknownNameError
+from registry.ladder import read_ladder
+from registry.mlflow import Checkpoints
+from registry.workspace import Workspace, find_workspace
+
+DIRECTORY = "releases"
+
+
+def publish(
+    place: Workspace, ladder_file: Path, *, name: str, created_by: str, database: Database, checkpoints: Checkpoints
+) -> tuple[Release, Path]:
+    """Freeze and sign a ladder's approved cells; the release and its directory.
+
+    Asking again for the same content under the same name changes nothing, so a killed call can be repeated.
+
+    Raises:
+        RefusedError: No cell is approved, or the name is taken by other content.
+    """
+    ladder = read_ladder(ladder_file)
+    plan = make_plan(ladder, directory=ladder_file.resolve().parent, checkpoints=checkpoints, filters=Filters())
+    wanted = {cell.id for cell in plan.cells}
+    standing = next((r for r in query.releases(database, family=ladder.family) if r.name == name), None)
+    made = create_release(
+        [cell for cell in query.cells(database, family=ladder.family) if cell.id in wanted],
+        name=name, family=ladder.family, created_by=created_by, ladder_digest=ladder.digest,
+        tiers=len(ladder.tier), tasks=ladder.task, approvals=query.approvals(database, family=ladder.family),
+        manifest_of=place.store.find_artifact, created_at=standing.created_at if standing else None,
+    )  # fmt: skip
+    made = Ledger(database).put_release(made)
+    return made, write_release(made, directory=directory_of(place, name), private_key=place.private_key)
+
+
+def directory_of(place: Workspace, name: str) -> Path:
+    """Where a workspace keeps a release."""
+    return place.state / DIRECTORY / name
+
+
+def find_release(name: str, *, key: Path | None = None) -> tuple[Release, Workspace | None]:
+    """A verified release by name or directory, and its workspace where it is one's own.
+
+    Raises:
+        NotFoundError: No such release.
+        SignatureError: Its signature does not verify.
+    """
+    directory = Path(name)
+    if (directory / "release.json").is_file():
+        if key is None:
+            key = find_workspace().public_key
+        return read_release(directory, public_key=key), None
+    place = find_workspace()
+    directory = directory_of(place, name)
+    if not directory.is_dir():
+        parent = place.state / DIRECTORY
+        known = [path.name for path in parent.iterdir()] if parent.is_dir() else []
+        unknown = UnknownNameError.of("release", name, known=known)
+        raise NotFoundError(unknown.message, hint=unknown.hint)
+    return read_release(directory, public_key=key or place.public_key), place
+
+
+def newest_release(place: Workspace, *, family: str | None) -> str:
+    """The name of the release that was created last, of a family.
+
+    Raises:
+        NotFoundError: There is none.
+        ConfigurationError: Several families have releases and none is named.
+    """
+    from matrices.db import open_database
+
+    found = query.releases(open_database(place.database_url), family=family)
+    if not found:
+        raise NotFoundError(
+            "no release yet" + (f" of `{family}`" if family else ""), hint="`rung release create NAME LADDER --by WHO`"
+        )
+    families = sorted({each.family for each in found})
+    if len(families) > 1:
+        raise ConfigurationError(f"releases of several families: {', '.join(families)}", hint="name one with `--family`")
+    return found[-1].name
+
+
+def verify_blobs(place: Workspace, release: Release) -> None:
+    """Check every blob that a release names against its digest.
+
+    Raises:
+        NotFoundError: A blob is missing.
+        CorruptError: A blob has other bytes.
+    """
+    seen: set[str] = set()
+    for released in release.cells:
+        for entry in released.manifest.files:
+            if entry.digest not in seen:
+                seen.add(entry.digest)
+                place.store.check(entry.digest)
