@@ -1,0 +1,121 @@
+"""One cell told in full: evidence, parity, every verdict, every ruling, and what it lacks for approval."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from matrices.cell import Cell, Evidence, TaskResult
+from matrices.evidence import earned_tiers, missing_evidence
+from matrices.ruling import Ruling
+from matrices.table import MARKS, one_line, size
+from registry.digest import short
+
+Entry = Evidence | Ruling
+
+
+def explain_cell(
+    cell: Cell, *, history: Sequence[Entry], tasks: Iterable[str] = (), releases: Sequence[str] = ()
+) -> list[str]:
+    """The cell in lines for a person.
+
+    Args:
+        cell: The cell.
+        history: All that was recorded of it, oldest first.
+        tasks: Task types of the ladder.
+        releases: Names of the releases that hold it.
+    """
+    lines = [cell.id, f"  state      {MARKS[cell.state]} {cell.state}"]
+    if cell.reason:
+        lines.append(f"  reason     {one_line(cell.reason)}")
+    ruling = _standing_ruling(cell, history)
+    if ruling and ruling.waiver and cell.state == "approved":
+        lines.append(f"  WAIVER     {one_line(ruling.waiver)} ({ruling.who})")
+        lines += [f"             waived: {one_line(one)}" for one in ruling.missing]
+    lines += _facts(cell)
+    if releases:
+        lines.append(f"  releases   {', '.join(releases)}")
+    if cell.parity:
+        lines += _parity(cell)
+    for result in cell.tasks:
+        lines += _task(result)
+    lines += ["  history", *(f"    {_entry(entry)}" for entry in history)]
+    if cell.state != "approved":
+        missing = missing_evidence(cell, tasks=tasks)
+        lines.append("  missing for approval" if missing else "  nothing is missing for approval")
+        lines += [f"    - {one_line(one)}" for one in missing]
+    return lines
+
+
+def cell_json(
+    cell: Cell, *, history: Sequence[Entry], tasks: Iterable[str] = (), releases: Sequence[str] = ()
+) -> dict[str, Any]:  # Any: JSON
+    """The cell as plain data."""
+    ruling = _standing_ruling(cell, history)
+    return cell.model_dump(mode="json") | {
+        "earned": earned_tiers(cell),
+        "missing": missing_evidence(cell, tasks=tasks),
+        "ruling": ruling.model_dump(mode="json") if ruling else None,
+        "releases": list(releases),
+        "history": [
+            {"kind": type(entry).__name__.lower()} | entry.model_dump(mode="json") for entry in history
+        ],
+    }
+
+
+def _standing_ruling(cell: Cell, history: Sequence[Entry]) -> Ruling | None:
+    rulings = [entry for entry in history if isinstance(entry, Ruling) and entry.artifact == cell.artifact]
+    return rulings[-1] if rulings else None
+
+
+def _facts(cell: Cell) -> list[str]:
+    lines = [
+        f"  checkpoint {cell.checkpoint} ({short(cell.checkpoint_digest)}), tier {cell.tier} of the ladder"
+    ]
+    if cell.artifact:
+        lines.append(f"  artifact   {cell.artifact} ({size(cell.size_bytes)})")
+    if cell.build_key:
+        lines.append(f"  build key  {cell.build_key}")
+    if cell.log:
+        lines.append(f"  log        {cell.log}")
+    return lines
+
+
+def _parity(cell: Cell) -> list[str]:
+    if cell.parity is None:
+        return []
+    parity = cell.parity
+    bound = "within the bound" if parity.within else "OUTSIDE THE BOUND"
+    agreement = f"{parity.greedy_agreement:.2%} of {parity.positions} positions"
+    return [
+        f"  parity     {bound}: {one_line(parity.reason)}",
+        f"    logits     max {parity.max_abs:.2e}, rms {parity.rms:.2e} against the variant's weights",
+        f"    KL         {parity.kl:.2e} nats to the checkpoint, {parity.kl_variant:.2e} to the variant",
+        f"    greedy     {agreement} agree with the checkpoint",
+    ]
+
+
+def _task(result: TaskResult) -> list[str]:
+    tier = f"tier {result.tier}" if result.tier else "no tier"
+    measured = f"accuracy {result.accuracy:.3f} on {result.samples} of {result.available} samples"
+    lines = [f"  {result.task_type}: {tier}, {measured}, batch size {result.batch_size}"]
+    for verdict in sorted(result.verdicts, key=lambda verdict: verdict.tier):
+        numbers = (
+            f"{verdict.difference_points:+.1f} points to the reference's {verdict.reference_accuracy:.3f}, "
+            f"at least {verdict.lower_bound_points:+.1f}; floor {verdict.floor:.2f}, "
+            f"margin {verdict.margin_points:g}"
+        )
+        lines.append(f"    tier {verdict.tier} {verdict.status:<4} {one_line(verdict.reason)}")
+        lines.append(f"                {numbers}")
+    return lines
+
+
+def _entry(entry: Entry) -> str:
+    at = entry.at.strftime("%Y-%m-%d %H:%M:%SZ")
+    if isinstance(entry, Ruling):
+        waiver = f"; waiver: {one_line(entry.waiver)}" if entry.waiver else ""
+        return f"{at}  ruling: {entry.verb} by {entry.who}: {one_line(entry.why)}{waiver}"
+    on = " ".join(part for part in (entry.runtime, entry.runtime_version) if part)
+    details = [f"[{short(entry.digest)}]" if entry.digest else "", f"on {on}" if on else ""]
+    details += [entry.chip or "", one_line(entry.detail)]
+    return f"{at}  {entry.state:<11} " + ", ".join(detail for detail in details if detail)

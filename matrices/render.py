@@ -1,0 +1,148 @@
+"""The matrix drawn: for a terminal with rich, and as Markdown for a review or a wiki."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from matrices.cell import Cell
+from matrices.ruling import Ruling
+from matrices.table import (
+    MARKS,
+    NONE_EARNED,
+    NOT_MEASURED,
+    ColumnKey,
+    Grid,
+    RowKey,
+    lay_out,
+    one_line,
+    reasons,
+    size,
+    summary,
+)
+
+_ROW_HEAD: Final = 44
+"""Columns that checkpoint and recipe may take on a terminal."""
+_STATE_STYLE: Final[Mapping[str, str]] = {
+    "approved": "bold green", "evaluated": "cyan", "benchmarked": "cyan", "failed": "bold red",
+    "rejected": "red", "withdrawn": "red", "expired": "yellow", "unsupported": "dim", "declared": "dim",
+}  # fmt: skip
+_TIER_STYLE: Final[Mapping[str, str]] = {"1": "bold green", "2": "cyan", "3": "yellow", NOT_MEASURED: "dim"}
+
+
+def matrix_table(
+    cells: Iterable[Cell],
+    *,
+    width: int = 120,
+    rulings: Mapping[str, Ruling] | None = None,
+    tasks: Iterable[str] = (),
+) -> RenderableType:
+    """The matrix for a terminal: what stands, which tiers were earned, and why cells are off the ladder.
+
+    Args:
+        cells: In any order.
+        width: Columns of the terminal; where targets and toolchains do not fit, more tables follow.
+        rulings: Cell id → the latest ruling on its artifact; shows waivers.
+        tasks: Task types of the ladder.
+    """
+    grid = lay_out(cells, rulings=rulings, tasks=tasks)
+    if not grid.cells:
+        return Text("the matrix is empty: `rung build LADDER` fills it")
+    parts: list[RenderableType] = [Text(summary(grid.cells.values()), style="bold")]
+    fit = max(1, (width - _ROW_HEAD) // (_cell_width(grid) + 3))
+    for start in range(0, len(grid.columns), fit):
+        parts.append(_table(grid, grid.columns[start : start + fit]))
+    parts += _legend(grid)
+    return Group(*parts)
+
+
+def matrix_markdown(
+    cells: Iterable[Cell], *, rulings: Mapping[str, Ruling] | None = None, tasks: Iterable[str] = ()
+) -> str:
+    """The matrix as a Markdown table with its legend."""
+    grid = lay_out(cells, rulings=rulings, tasks=tasks)
+    columns = [f"{column.target}<br>{column.toolchain}" for column in grid.columns]
+    lines = [summary(grid.cells.values()), ""]
+    lines.append("| " + " | ".join(["checkpoint", "recipe", *columns]) + " |")
+    lines.append("|" + "---|" * (len(columns) + 2))
+    for row in grid.rows:
+        texts = [_markdown_cell(grid, grid.cells.get((row, column))) for column in grid.columns]
+        lines.append("| " + " | ".join([row.checkpoint, row.recipe, *texts]) + " |")
+    lines += ["", _codes(grid)]
+    lines += [f"- {sentence} ({_named(held)})" for sentence, held in reasons(grid)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(grid: Grid, columns: Iterable[ColumnKey]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column(Text("checkpoint"), max_width=28, overflow="fold")
+    table.add_column(Text("recipe"), max_width=13, overflow="fold")
+    shown = tuple(columns)
+    codes = " ".join(f"{code:>2}" for code in grid.codes.values())
+    for column in shown:
+        head = Text(f"{column.target}\n{column.toolchain}\n{codes}")
+        table.add_column(head, min_width=_cell_width(grid), overflow="fold")
+    previous: str | None = None
+    for number, row in enumerate(grid.rows):
+        name = Text(row.checkpoint) if row.checkpoint != previous else Text("")
+        ends = number + 1 == len(grid.rows) or grid.rows[number + 1].checkpoint != row.checkpoint
+        texts = [_cell_text(grid, row, column) for column in shown]
+        table.add_row(name, Text(row.recipe), *texts, end_section=ends)
+        previous = row.checkpoint
+    return table
+
+
+def _cell_text(grid: Grid, row: RowKey, column: ColumnKey) -> Text:
+    cell = grid.cells.get((row, column))
+    if cell is None:
+        return Text("")
+    text = Text(grid.mark(cell), style=_STATE_STYLE.get(cell.state, ""))
+    if cell.size_bytes is not None:
+        text.append(f"  {size(cell.size_bytes)}", style="not bold dim")
+    if cell.tasks:
+        text.append("\n")
+        for number, (tier, code) in enumerate(zip(grid.tiers(cell), grid.codes.values(), strict=True)):
+            gap = " " if number else ""
+            style = _TIER_STYLE.get(tier, "red" if tier == NONE_EARNED else "")
+            text.append(gap + f"{tier:>{max(2, len(code))}}", style=f"not dim {style}".strip())
+    return text
+
+
+def _legend(grid: Grid) -> list[RenderableType]:
+    used = {cell.state for cell in grid.cells.values()}
+    marks = "  ".join(f"{mark} {state}" for state, mark in MARKS.items() if state in used)
+    parts: list[RenderableType] = [Text(_codes(grid), style="dim"), Text(marks, style="dim")]
+    for sentence, held in reasons(grid):
+        parts.append(Text(f"{MARKS[held[0].state]} {sentence} ({_named(held)})"))
+    return parts
+
+
+def _codes(grid: Grid) -> str:
+    named = ", ".join(f"{code} {task}" for task, code in grid.codes.items())
+    said = f"1 is the best tier, {NONE_EARNED} none earned, {NOT_MEASURED} not measured"
+    return f"tiers earned: {named}; {said}" if named else "nothing was evaluated yet"
+
+
+def _named(cells: list[Cell]) -> str:
+    more = f" and {len(cells) - 1} more" if len(cells) > 1 else ""
+    return f"{cells[0].id}{more}"
+
+
+def _markdown_cell(grid: Grid, cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    tiers = ", ".join(
+        f"{code} {tier}" for code, tier in zip(grid.codes.values(), grid.tiers(cell), strict=True)
+    )
+    parts = [grid.mark(cell), size(cell.size_bytes), tiers if cell.tasks else ""]
+    return one_line("<br>".join(part for part in parts if part)).replace("|", "\\|").replace("*", "\\*")
+
+
+def _cell_width(grid: Grid) -> int:
+    codes = sum(max(2, len(code)) + 1 for code in grid.codes.values())
+    return max(22, codes)

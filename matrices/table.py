@@ -1,0 +1,166 @@
+"""The matrix as a grid: which cell stands where, and the few characters that say how it stands.
+
+Pure. Rows are checkpoint × recipe, columns target × toolchain. `matrices/render.py` draws it.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from matrices.cell import Cell, State
+from matrices.evidence import earned_tiers, missing_evidence
+from matrices.ruling import Ruling
+
+MARKS: Final[Mapping[State, str]] = {
+    "declared": "○", "built": "◔", "loads": "◑", "close": "◕", "evaluated": "●", "benchmarked": "●",
+    "approved": "✓", "failed": "✗", "unsupported": "∅", "expired": "⌛", "rejected": "⊘", "withdrawn": "↩",
+}  # fmt: skip
+NONE_EARNED: Final = "–"
+NOT_MEASURED: Final = "·"
+WAIVED: Final = "*"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class RowKey:
+    """A row of the grid."""
+
+    tier: int
+    checkpoint: str
+    recipe: str
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ColumnKey:
+    """A column of the grid."""
+
+    target: str
+    toolchain: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Cells by place."""
+
+    rows: tuple[RowKey, ...]
+    columns: tuple[ColumnKey, ...]
+    cells: Mapping[tuple[RowKey, ColumnKey], Cell]
+    codes: Mapping[str, str]
+    """Task type → its two or more letters."""
+    rulings: Mapping[str, Ruling]
+    """Cell id → the latest ruling on its artifact."""
+
+    def tiers(self, cell: Cell) -> tuple[str, ...]:
+        """One character or number per task type, in the order of the codes."""
+        earned = earned_tiers(cell)
+        return tuple(
+            NOT_MEASURED if task not in earned else NONE_EARNED if earned[task] is None else str(earned[task])
+            for task in self.codes
+        )
+
+    def waiver(self, cell: Cell) -> str | None:
+        """Why missing evidence was accepted for an approved cell, where it was."""
+        ruling = self.rulings.get(cell.id)
+        return ruling.waiver if ruling and cell.state == "approved" else None
+
+    def mark(self, cell: Cell) -> str:
+        """The state at a glance; a star says that there is a waiver."""
+        return MARKS[cell.state] + " " + cell.state + (WAIVED if self.waiver(cell) else "")
+
+
+def lay_out(
+    cells: Iterable[Cell], *, rulings: Mapping[str, Ruling] | None = None, tasks: Iterable[str] = ()
+) -> Grid:
+    """The grid of cells.
+
+    Args:
+        cells: In any order.
+        rulings: Cell id → the latest ruling on its artifact.
+        tasks: Task types to show besides those that were measured.
+    """
+    placed = {(_row(cell), ColumnKey(cell.target, cell.toolchain)): cell for cell in cells}
+    measured = {result.task_type for cell in placed.values() for result in cell.tasks}
+    return Grid(
+        rows=tuple(sorted({row for row, _ in placed})),
+        columns=tuple(sorted({column for _, column in placed})),
+        cells=placed,
+        codes=task_codes({*tasks, *measured}),
+        rulings=rulings or {},
+    )
+
+
+def task_codes(tasks: Iterable[str]) -> dict[str, str]:
+    """Task type → a short code of its own: initials, else the first letter and a later one."""
+    codes: dict[str, str] = {}
+    for task in sorted(tasks):
+        words = [word for word in task.replace("_", "-").replace(" ", "-").split("-") if word]
+        choices = ["".join(word[0] for word in words)[:3]] if len(words) > 1 else []
+        whole = "".join(words)
+        choices += [whole[0] + letter for letter in whole[1:]] if whole else []
+        choices += [f"t{number}" for number in range(1, len(codes) + 2)]
+        codes[task] = next(code for code in choices if code not in codes.values())
+    return codes
+
+
+def summary(cells: Iterable[Cell]) -> str:
+    """How many cells are in which state."""
+    states = Counter(cell.state for cell in cells)
+    counted = ", ".join(f"{states[state]} {state}" for state in reversed(tuple(MARKS)) if states[state])
+    total = sum(states.values())
+    return f"{total} cell{'' if total == 1 else 's'}" + (f": {counted}" if counted else "")
+
+
+def reasons(grid: Grid) -> list[tuple[str, list[Cell]]]:
+    """Why cells are off the ladder or carry a waiver: each sentence once, with the cells it holds for."""
+    found: dict[str, list[Cell]] = {}
+    for cell in grid.cells.values():
+        if waiver := grid.waiver(cell):
+            found.setdefault(f"waiver: {one_line(waiver)}", []).append(cell)
+        elif cell.reason:
+            found.setdefault(f"{cell.state}: {one_line(cell.reason)}", []).append(cell)
+    return sorted(found.items())
+
+
+def matrix_json(
+    cells: Iterable[Cell], *, rulings: Mapping[str, Ruling] | None = None, tasks: Iterable[str] = ()
+) -> dict[str, Any]:  # Any: JSON
+    """The matrix as plain data: every cell whole, with the tiers it earned and what it lacks for approval."""
+    listed = list(cells)
+    ladder = sorted({*tasks, *(result.task_type for cell in listed for result in cell.tasks)})
+    known = rulings or {}
+    return {
+        "tasks": ladder,
+        "cells": [
+            cell.model_dump(mode="json")
+            | {
+                "earned": earned_tiers(cell),
+                "missing": missing_evidence(cell, tasks=ladder),
+                "ruling": known[cell.id].model_dump(mode="json") if cell.id in known else None,
+            }
+            for cell in listed
+        ],
+    }
+
+
+def size(size_bytes: int | None) -> str:
+    """A size for people, in decimal units."""
+    if size_bytes is None:
+        return ""
+    value = float(size_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if value >= 100 or unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks and control characters, which compilers print."""
+    return "".join(char for char in " ".join(text.split()) if not unicodedata.category(char).startswith("C"))
+
+
+def _row(cell: Cell) -> RowKey:
+    return RowKey(cell.tier, cell.checkpoint, cell.recipe)
