@@ -1,7 +1,7 @@
 """Scorecards: what was measured on one artifact for one task type, sample by sample.
 
-A scorecard says on which artifact, runtime, chip and batch size it was obtained, and which tasks (by digest of
-their definition and data) it covers, so that two of them can be paired sample by sample.
+A scorecard says on which artifact, runtime, chip and batch size it was obtained, and which tasks (by digest
+of their definition and data) it covers, so that two of them can be paired sample by sample.
 """
 
 from __future__ import annotations

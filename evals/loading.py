@@ -1,0 +1,255 @@
+"""Loading of lm-eval tasks: those that ship with Rung, lm-eval's stock tasks, or YAML of one's own.
+
+The shipped task types need no network and leave no trace: their documents are read from the files beside
+their YAML into memory, so any number of processes can load them at once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from evals.samples import LoadedTask, LoadedTasks
+from evals.tasks.catalog import FORMS, TASK_TYPES, TaskType
+from registry.digest import digest_file, digest_value
+from registry.errors import ConfigurationError, EvaluationError, RungError, UnknownNameError
+from registry.ladder import TaskEntry
+
+_LOCAL_BUILDERS = frozenset({"json", "csv", "parquet", "text", "arrow"})
+"""Builders of `datasets` that read local files and write a cache."""
+
+Config = dict[str, Any]  # Any: YAML of lm-eval's form
+
+
+def load_tasks(
+    task_type: str, entry: TaskEntry, *, ladder_dir: Path, cache_dir: Path | None = None
+) -> LoadedTasks:
+    """The lm-eval tasks that a ladder's `[task.NAME]` means.
+
+    Args:
+        task_type: NAME.
+        entry: What stands under it.
+        ladder_dir: Directory of the ladder file; `entry.include` is relative to it.
+        cache_dir: Where `datasets` may cache local data files of one's own tasks; None: its default.
+
+    Raises:
+        UnknownNameError: No such task type ships with Rung, or lm-eval knows no such task.
+        ConfigurationError: `entry.include` is not a folder.
+        EvaluationError: A task cannot be loaded: damaged, running code, or in need of an absent network.
+    """
+    _remember_templates()
+    with _quiet_lm_eval():
+        if entry.tasks:
+            include = _folder(ladder_dir, entry.include, task_type=task_type)
+            loaded = _load_own(entry.tasks, include=include, task_type=task_type, cache_dir=cache_dir)
+            extra = _code_digests(include)
+        elif task_type in TASK_TYPES:
+            loaded, extra = _load_shipped(TASK_TYPES[task_type]), {}
+        else:
+            where = "the ladder (with `tasks = […]` it may have any name)"
+            raise UnknownNameError.of("task type", task_type, known=TASK_TYPES, where=where)
+        tasks = tuple(_accept(name, loaded[name]) for name in sorted(loaded))
+    total = sum(len(task.documents) for task in tasks)
+    if not total:
+        raise EvaluationError(
+            f"task type `{task_type}` has no samples", hint="check the data files of its tasks"
+        )
+    definitions = {task.name: task.definition for task in tasks}
+    return LoadedTasks(
+        task_type=task_type,
+        tasks=tasks,
+        available=total if entry.max_samples is None else min(total, entry.max_samples),
+        digest=digest_value({"tasks": definitions, "code": extra, "lm_eval": version("lm-eval")}),
+    )
+
+
+def _load_shipped(task_type: TaskType) -> dict[str, Any]:  # Any: lm-eval ships no types
+    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    configs = []
+    for form in FORMS:
+        path = task_type.folder / f"{form}.yaml"
+        config: Config = load_yaml(path, resolve_func=False)
+        data = path.parent / config["dataset_kwargs"]["data_files"]["test"]
+        config["custom_dataset"] = _InMemory(data, split=config["test_split"])
+        configs.append(config)
+    loaded: dict[str, Any] = TaskManager(include_defaults=False).load(configs)["tasks"]
+    return loaded
+
+
+class _InMemory:
+    """A dataset of one JSONL file, without the cache that `datasets` would write.
+
+    An object and not a function, because lm-eval copies its configuration and prints functions' sources.
+    """
+
+    def __init__(self, path: Path, *, split: str) -> None:
+        self._path = path
+        self._split = split
+
+    def __call__(self, **settings: object) -> Mapping[str, object]:
+        import datasets
+
+        lines = self._path.read_text(encoding="utf-8").splitlines()
+        return {self._split: datasets.Dataset.from_list([json.loads(line) for line in lines if line.strip()])}
+
+
+def _folder(ladder_dir: Path, include: str | None, *, task_type: str) -> Path | None:
+    if include is None:
+        return None
+    path = ladder_dir / include
+    if path.is_dir():
+        return path.resolve()
+    raise ConfigurationError(
+        f"task.{task_type}.include is `{path}`, which is not a folder",
+        hint="give a folder with lm-eval YAML files, relative to the ladder file",
+    )
+
+
+def _load_own(
+    names: tuple[str, ...], *, include: Path | None, task_type: str, cache_dir: Path | None
+) -> dict[str, Any]:  # Any: lm-eval ships no types
+    manager = _stock_manager() if include is None else _folder_manager(include, cache_dir=cache_dir)
+    known = manager.task_index
+    for name in names:
+        if name not in known:
+            where = "lm-eval's stock tasks" if include is None else f"`{include}`"
+            broken = [] if include is None else _broken_files(include)
+            if broken:
+                raise EvaluationError(
+                    f"task `{name}` of task.{task_type} is not in {where}: {broken[0]}",
+                    hint="correct that YAML file",
+                )
+            raise UnknownNameError.of("lm-eval task", name, known=known, where=where)
+    try:
+        loaded: dict[str, Any] = manager.load(list(names))["tasks"]
+    except RungError:
+        raise
+    except Exception as error:  # YAML, code and data sets of strangers raise whatever they like
+        raise _load_error(error, names=names, task_type=task_type) from error
+    return loaded
+
+
+def _load_error(error: Exception, *, names: tuple[str, ...], task_type: str) -> EvaluationError:
+    said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    what = f"tasks {list(names)} of task.{task_type} cannot be loaded: {said}"
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
+        causes.append(cause)  # type: ignore[arg-type]  # only exceptions are chained here
+    text = " ".join(f"{type(cause).__module__}.{type(cause).__name__} {cause}" for cause in causes).lower()
+    if any(sign in text for sign in ("connect", "offline", "hub", "timeout", "resolve", "unreachable")):
+        return EvaluationError(
+            what,
+            hint="its data set must be downloaded: run once with a network (and without HF_HUB_OFFLINE), "
+            "or point the task's data_files to local files",
+        )
+    return EvaluationError(what, hint="check the task's YAML and data files; `lm-eval validate` says more")
+
+
+@lru_cache(maxsize=1)
+def _stock_manager() -> Any:  # noqa: ANN401  # lm-eval ships no types
+    """The index of all stock tasks, which takes lm-eval about 20 seconds."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
+
+
+def _folder_manager(include: Path, *, cache_dir: Path | None) -> Any:  # noqa: ANN401  # lm-eval ships no types
+    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks._factory import TaskFactory
+
+    class LocalFactory(TaskFactory):  # type: ignore[misc]  # lm-eval ships no types
+        """Finds data files beside their YAML, and says where `datasets` may cache them."""
+
+        def _load_full_config(self, entry: Any, overrides: Config | None = None) -> Config:  # noqa: ANN401
+            config: Config = super()._load_full_config(entry, overrides)
+            folder = include if entry.yaml_path is None else Path(entry.yaml_path).parent
+            return _localised(config, folder=folder, cache_dir=cache_dir)
+
+    manager = TaskManager(include_path=str(include), include_defaults=False)
+    manager._factory = LocalFactory(meta=None)
+    return manager
+
+
+def _localised(config: Config, *, folder: Path, cache_dir: Path | None) -> Config:
+    if config.get("dataset_path") not in _LOCAL_BUILDERS:
+        return config
+    settings = dict(config.get("dataset_kwargs") or {})
+    files = settings.get("data_files")
+    if files is not None:
+        settings["data_files"] = _absolute(files, folder=folder)
+    if cache_dir is not None:
+        settings.setdefault("cache_dir", str(cache_dir))
+    return config | {"dataset_kwargs": settings}
+
+
+def _absolute(files: Any, *, folder: Path) -> Any:  # noqa: ANN401  # a path, a list of them, or a mapping of those
+    match files:
+        case str():
+            return str(folder / files) if (folder / files).exists() else files
+        case list():
+            return [_absolute(item, folder=folder) for item in files]
+        case dict():
+            return {split: _absolute(item, folder=folder) for split, item in files.items()}
+        case _:
+            return files
+
+
+def _broken_files(include: Path) -> list[str]:
+    """What is wrong with YAML files of a folder; lm-eval leaves such files out in silence."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    problems = []
+    for path in sorted(include.rglob("*.yaml")):
+        try:
+            load_yaml(path, resolve_func=False)
+        except Exception as error:  # noqa: BLE001  # whatever a stranger's YAML makes the loader raise
+            problems.append(f"`{path}`: {' '.join(str(error).split())}")
+    return problems
+
+
+def _accept(name: str, lm_task: Any) -> LoadedTask:  # noqa: ANN401  # lm-eval ships no types
+    if getattr(lm_task, "UNSAFE_CODE", False):
+        raise EvaluationError(
+            f"task `{name}` runs code that the model writes",
+            hint="leave it out: Rung has no sandbox for that",
+        )
+    if getattr(lm_task, "MULTIMODAL", False):
+        raise EvaluationError(
+            f"task `{name}` needs images or sound", hint="leave it out: sessions read text only"
+        )
+    return LoadedTask(name, lm_task)
+
+
+def _code_digests(include: Path | None) -> dict[str, str]:
+    """Digests of Python files that YAML of one's own may call."""
+    if include is None:
+        return {}
+    return {path.relative_to(include).as_posix(): digest_file(path) for path in sorted(include.rglob("*.py"))}
+
+
+def _remember_templates() -> None:
+    """Let lm-eval compile each prompt template once instead of once per document (0.8 ms each)."""
+    from lm_eval import utils
+
+    if not hasattr(utils.env.from_string, "cache_info"):
+        utils.env.from_string = lru_cache(maxsize=4096)(utils.env.from_string)
+
+
+@contextmanager
+def _quiet_lm_eval() -> Iterator[None]:
+    """Without lm-eval's chatter; what matters is raised."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,249 @@
+"""Samples: lm-eval tasks with their documents, ready to be asked and marked any number of times.
+
+lm-eval builds a task's requests anew for every run. They do not depend on what is evaluated, so they are
+built once per process here and serve every artifact. Prompts, filters and metrics are lm-eval's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evals.scorecard import Outcome
+from registry.digest import digest_value
+from registry.errors import EvaluationError
+
+METRICS = (
+    "acc",
+    "exact_match",
+    "acc_norm",
+    "acc_bytes",
+    "acc_mutual_info",
+    "prompt_level_strict_acc",
+    "contains",
+    "pass@1",
+    "f1",
+)
+"""Which of a task's metrics is a sample's outcome: the first of these that it has, else its only metric.
+
+A task overrules this in its YAML: `metadata: {rung_metric: acc_norm, rung_filter: strict-match}`.
+"""
+FEWSHOT_SEED = 1234
+"""lm-eval's default, so that few-shot examples are those of a stock run."""
+
+Document = Mapping[str, Any]  # Any: fields of the task's own
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One question to the model, as lm-eval puts it."""
+
+    kind: str
+    """Method of lm-eval's `LM`: `loglikelihood`, `loglikelihood_rolling` or `generate_until`."""
+    arguments: tuple[Any, ...]  # Any: strings and generation settings
+    index: int
+    """Place among the sample's requests."""
+
+
+class LoadedTask:
+    """One lm-eval task and its documents.
+
+    Args:
+        name: lm-eval's name of the task.
+        lm_task: The lm-eval task.
+    """
+
+    def __init__(self, name: str, lm_task: Any) -> None:  # noqa: ANN401  # lm-eval ships no types
+        self.name = name
+        self.documents: list[Document] = list(lm_task.eval_docs)
+        self._task = lm_task
+        self._repeats = int(lm_task.config.repeats or 1)
+        self._shots = int(lm_task.config.num_fewshot or 0)
+        self._requests: dict[int, list[Request]] = {}
+        self._hashes: dict[int, str] = {}
+        metadata = lm_task.config.metadata if isinstance(lm_task.config.metadata, dict) else {}
+        self._metric: str | None = metadata.get("rung_metric")
+        self._filter = self._chosen_filter(metadata.get("rung_filter"))
+        lm_task.set_fewshot_seed(FEWSHOT_SEED)
+
+    @property
+    def definition(self) -> str:
+        """Digest of configuration, documents and few-shot examples."""
+        config = self._task.dump_config()
+        config.pop("custom_dataset", None)
+        config["dataset_kwargs"] = {
+            key: value
+            for key, value in (config.get("dataset_kwargs") or {}).items()
+            if key not in ("data_files", "data_dir", "cache_dir")
+        }
+        metadata = config.get("metadata")
+        if isinstance(metadata, dict):
+            config["metadata"] = {key: value for key, value in metadata.items() if key != "config_source"}
+        examples = [_hash_document(document) for document in self._task.fewshot_docs()] if self._shots else []
+        return digest_value(
+            {
+                "config": json.loads(json.dumps(config, default=_source, sort_keys=True)),
+                "documents": [self.document_hash(number) for number in range(len(self.documents))],
+                "examples": examples,
+                "filter": self._filter.name,
+            }
+        )
+
+    def document_hash(self, number: int) -> str:
+        """lm-eval's `doc_hash` of a document."""
+        if number not in self._hashes:
+            self._hashes[number] = _hash_document(self.documents[number])
+        return self._hashes[number]
+
+    def requests(self, number: int) -> list[Request]:
+        """What is asked about a document."""
+        if number not in self._requests:
+            # Few-shot examples are drawn document by document: the draws of a stock run need all, in order.
+            numbers = range(len(self.documents)) if self._shots else (number,)
+            for place in numbers:
+                self._requests[place] = self._build(place)
+        return self._requests[number]
+
+    def mark(self, answers: Mapping[int, Sequence[Any]]) -> list[Outcome]:  # Any: answers of lm-eval's LM
+        """The outcome of each document.
+
+        Args:
+            answers: Document number → one answer per request, in order.
+
+        Raises:
+            EvaluationError: The task has no outcome between 0 and 1, or several and no rule to choose.
+        """
+        from lm_eval.api.instance import Instance
+
+        instances: dict[int, list[Any]] = {}  # Any: lm-eval ships no types
+        for number, given in answers.items():
+            document, requests = self.documents[number], self.requests(number)
+            instances[number] = [
+                Instance(
+                    request.kind,
+                    document,
+                    request.arguments,
+                    request.index,
+                    metadata=(self.name, number, self._repeats),
+                    resps=[answer] * self._repeats,
+                )
+                for request, answer in zip(requests, given, strict=True)
+            ]
+        self._filter.apply([instance for group in instances.values() for instance in group])
+        return [self._outcome(number, group) for number, group in instances.items()]
+
+    def _outcome(self, number: int, instances: Sequence[Any]) -> Outcome:  # Any: lm-eval ships no types
+        filtered = [instance.filtered_resps[self._filter.name] for instance in instances]
+        metrics = self._task.process_results(self.documents[number], filtered)
+        metric = self._choose(metrics)
+        value = _fraction(metrics[metric])
+        if value is None:
+            raise EvaluationError(
+                f"task `{self.name}`: {metric} of sample {number} is {metrics[metric]!r}, not within 0 to 1",
+                hint="name a metric that marks each sample in the YAML: `metadata: {rung_metric: …}`",
+            )
+        return Outcome(task=self.name, doc_id=number, doc_hash=self.document_hash(number), value=value)
+
+    def _choose(self, metrics: Mapping[str, object]) -> str:
+        if self._metric is not None:
+            if self._metric in metrics:
+                return self._metric
+            raise EvaluationError(
+                f"task `{self.name}` has no metric `{self._metric}` (metadata.rung_metric)",
+                hint=f"it has {sorted(metrics)}",
+            )
+        known = next((metric for metric in METRICS if _fraction(metrics.get(metric)) is not None), None)
+        if known is not None:
+            return known
+        usable = [metric for metric, value in metrics.items() if _fraction(value) is not None]
+        if len(usable) == 1:
+            return usable[0]
+        raise EvaluationError(
+            f"task `{self.name}` has no single outcome per sample among its metrics {sorted(metrics)}",
+            hint="name one that lies between 0 and 1 in the YAML: `metadata: {rung_metric: …}`",
+        )
+
+    def _chosen_filter(self, name: str | None) -> Any:  # noqa: ANN401  # lm-eval ships no types
+        filters = self._task._filters
+        if name is None:
+            return filters[0]
+        for ensemble in filters:
+            if ensemble.name == name:
+                return ensemble
+        raise EvaluationError(
+            f"task `{self.name}` has no filter `{name}` (metadata.rung_filter)",
+            hint=f"it has {[ensemble.name for ensemble in filters]}",
+        )
+
+    def _build(self, number: int) -> list[Request]:
+        document = self.documents[number]
+        context = self._task.fewshot_context(
+            document,
+            num_fewshot=self._shots,
+            system_instruction=None,
+            apply_chat_template=False,
+            fewshot_as_multiturn=False,
+            chat_template=None,
+            gen_prefix=self._task.doc_to_prefix(document),
+        )
+        built = self._task.construct_requests(
+            doc=document,
+            ctx=context,
+            metadata=(self.name, number, self._repeats),
+            apply_chat_template=False,
+            chat_template=None,
+        )
+        instances = built if isinstance(built, list) else [built]
+        return [Request(i.request_type, i.args, i.idx) for i in sorted(instances, key=lambda i: i.idx)]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedTasks:
+    """The lm-eval tasks of one task type."""
+
+    task_type: str
+    tasks: tuple[LoadedTask, ...]
+    available: int
+    """Samples to take when nothing stops earlier: all, or the ladder's `max_samples`."""
+    digest: str
+    """Digest of definitions, data and lm-eval's version."""
+
+    def order(self, *, seed: int) -> list[tuple[LoadedTask, int]]:
+        """All samples that may be taken, in the order in which they are taken.
+
+        Each task is shuffled by `seed`; then the tasks are interleaved in proportion to their sizes, so that
+        any beginning of the order holds each task's share, and a longer order begins like a shorter one.
+        """
+        keyed: list[tuple[float, int, LoadedTask, int]] = []
+        for place, task in enumerate(self.tasks):
+            numbers = list(range(len(task.documents)))
+            random.Random(f"{seed}/{task.name}").shuffle(numbers)
+            keyed += [((i + 0.5) / len(numbers), place, task, n) for i, n in enumerate(numbers)]
+        keyed.sort(key=lambda entry: entry[:2])
+        return [(task, number) for _, _, task, number in keyed[: self.available]]
+
+
+def _fraction(value: object) -> float | None:
+    try:
+        number = float(value)  # type: ignore[arg-type]  # numpy scalars have no common type
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) and 0 <= number <= 1 else None
+
+
+def _hash_document(document: Document) -> str:
+    from lm_eval.utils import handle_non_serializable
+
+    text = json.dumps(document, indent=2, default=handle_non_serializable, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _source(value: object) -> str:
+    """What stands for a value that JSON cannot hold: a function's qualified name, never its address."""
+    name = getattr(value, "__qualname__", None)
+    return f"{getattr(value, '__module__', '')}.{name}" if name else str(value)
