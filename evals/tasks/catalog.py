@@ -1,4 +1,4 @@
-"""The table of task types: the name a ladder file uses, the lm-eval group, the folder, the samples' source."""
+"""The table of task types: name in a ladder file, lm-eval group, folder, source of the samples."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -58,7 +58,9 @@ def calibration_texts() -> Iterator[Sample]:
     for place in range(CALIBRATION_TEXTS):
         scene = draw_scene(task_types[place % len(task_types)].source, draw, split="train")
         questions = [scene.ask(draw, draw.pick(FORMS)) for _ in range(_QUESTIONS_PER_TEXT)]
-        turns = [prompt_of("", question.text).strip() + f" {question.answer} {STOP}" for question in questions]
+        turns = [
+            prompt_of("", question.text).strip() + f" {question.answer} {STOP}" for question in questions
+        ]
         yield {"text": " </s> ".join([f"{scene.context} {turns[0]}", *turns[1:]])}
 
 
@@ -81,7 +83,7 @@ def main() -> int:
     write: bool = parser.parse_args().write
     stale = [path for path, text in contents().items() if not path.exists() or path.read_text() != text]
     for path in stale:
-        print(f"{'written' if write else 'differs'}: {path}", file=sys.stderr)
+        sys.stderr.write(f"{'written' if write else 'differs'}: {path}\n")
     if not write:
         return 1 if stale else 0
     for path, text in contents().items():

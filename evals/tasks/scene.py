@@ -1,7 +1,8 @@
 """A scene: one context and the questions that can be asked of it.
 
 A test sample is a context with one question. A training document is a context with several.
-Which of the two a context may become is decided by a hash of its text, so no test sample can ever be trained on.
+Which of the two a context may become is decided by a hash of its text.
+So no test sample can ever be trained on.
 """
 
 from collections.abc import Callable

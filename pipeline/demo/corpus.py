@@ -1,6 +1,7 @@
 """What the demo family is trained on: documents of one context with several questions, each with its answer.
 
-Contexts come from the agent tasks' own sources and always belong to their train split. Only answers are learned.
+Contexts come from the agent tasks' own sources and always belong to their train split.
+Only answers are learned.
 """
 
 from collections.abc import Sequence
@@ -16,8 +17,8 @@ from evals.tasks.words import CUE, NUMBERS, STOP, THINGS
 from pipeline.demo.tokenizer import BOS, EOS, PAD, word_ids
 
 _IDS: Final = word_ids()
-_QUESTIONS: Final = 7
-_IGNORED: Final = -100
+_QUESTIONS: Final = 10
+IGNORED: Final = -100
 """The label that `cross_entropy` leaves out."""
 
 
@@ -73,7 +74,7 @@ def collate(documents: Sequence[Document]) -> Batch:
     for place, document in enumerate(documents):
         rows[place, : len(document.words)] = torch.tensor([_IDS[word] for word in document.words])
         learned[place, : len(document.words)] = torch.tensor(document.learned)
-    targets = rows[:, 1:].masked_fill(~learned[:, 1:], _IGNORED)
+    targets = rows[:, 1:].masked_fill(~learned[:, 1:], IGNORED)
     return Batch(rows[:, :-1], targets, torch.tensor([document.kind for document in documents]))
 
 

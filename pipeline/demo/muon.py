@@ -1,8 +1,8 @@
 """Muon in float32: the optimizer for the matrices of the demo family.
 
 After Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024),
-https://kellerjordan.github.io/posts/muon. `torch.optim.Muon` iterates in bfloat16, which is slow on a CPU with AVX2
-only.
+https://kellerjordan.github.io/posts/muon.
+`torch.optim.Muon` iterates in bfloat16, which is slow on a CPU with AVX2 only.
 """
 
 from collections.abc import Iterable
@@ -28,7 +28,7 @@ class Muon:
         self._momentum = momentum
         self._directions = [torch.zeros_like(matrix) for matrix in self._matrices]
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]  # torch is not followed
     def step(self, *, rate: float) -> None:
         """Move every matrix by its orthogonal direction times `rate`."""
         for matrix, direction in zip(self._matrices, self._directions, strict=True):

@@ -1,11 +1,11 @@
-"""Scores a checkpoint of the demo family through lm-eval's own `hf` backend: the numbers of its training record."""
+"""Scores a checkpoint of the demo family through lm-eval's own `hf` backend, for its training record."""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
+import yaml  # type: ignore[import-untyped]  # ships no types
 
 from evals.tasks.catalog import FORMS, METRICS, TASK_TYPES, TASKS_FOLDER, TaskType
 from evals.tasks.scene import Form

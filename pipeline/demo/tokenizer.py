@@ -1,7 +1,7 @@
 """The demo family's tokenizer: one id for each word of the agent tasks, letters for every other word.
 
-Words are separated by spaces, so the ids of a context and its continuation are those of each put together: the
-law that lm-eval needs to score a choice.
+Words are separated by spaces, so the ids of a context and its continuation are those of each put together.
+That is the law that lm-eval needs to score a choice.
 """
 
 import string

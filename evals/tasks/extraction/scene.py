@@ -1,6 +1,7 @@
 """Draws extraction scenes.
 
-The context holds three records in prose, each after one of four patterns; a question names a person and fields.
+The context holds four records in prose, each after one of four patterns.
+A question names a person and fields.
 """
 
 from evals.tasks.draw import Draw
@@ -10,9 +11,9 @@ from evals.tasks.words import FIELDS
 _RECORDS = 4
 _PATTERNS = (
     "{name} in {city} bought a {colour} {item} on {day}",
-    "on {day} {name} of {city} sold the {colour} {item}",
-    "a {colour} {item} was sent to {name} in {city} on {day}",
-    "in {city} the {colour} {item} was bought by {name} on {day}",
+    "{name} of {city} on {day} sold the {colour} {item}",
+    "{name} was sent a {colour} {item} in {city} on {day}",
+    "{name} on {day} bought the {colour} {item} in {city}",
 )
 _ASKED = tuple(field for field in FIELDS if field != "name")
 _WRONG = 3

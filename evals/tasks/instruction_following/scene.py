@@ -1,6 +1,7 @@
 """Draws instruction-following scenes.
 
-The context holds four lists of words, each named by a colour; a question orders something to be done with one.
+The context holds four lists of words, each named by a colour.
+A question orders something to be done with one of them.
 """
 
 from collections.abc import Callable
@@ -49,8 +50,13 @@ def draw_instruction_following(draw: Draw) -> Scene:
         elsewhere = [" ".join(ORDERS[order](lists[other])) for other in lists if other != colour]
         misread = [" ".join(carry_out(lists[colour])) for carry_out in ORDERS.values()]
         length = len(answer.split())
-        candidates = [item for item in draw.shuffle(misread) if len(item.split()) == length and item != answer]
-        candidates = [*candidates[:1], *draw.shuffle([item for item in elsewhere if len(item.split()) == length])]
+        candidates = [
+            item for item in draw.shuffle(misread) if len(item.split()) == length and item != answer
+        ]
+        candidates = [
+            *candidates[:1],
+            *draw.shuffle([item for item in elsewhere if len(item.split()) == length]),
+        ]
         candidates += [" ".join(draw.sample(words, count=length)) for _ in range(_WRONG)]
         return Question(text, answer, distinct(answer, candidates, count=_WRONG))
 

@@ -1,17 +1,17 @@
 """Draws reasoning scenes.
 
-The context says who works under whom, in any order: three chains of four people.
-The generation walks a chain step by step. The choice asks for the end of one or two steps at once, which is harder:
-the step between has to be taken inside.
+The context says who works under whom, in any order: four chains of three people.
+The generation walks a chain step by step. The choice asks for the end of one or two steps at once.
+Two are harder, as the step between has to be taken inside.
 """
 
 from evals.tasks.draw import Draw
 from evals.tasks.scene import Form, Question, Scene, distinct
 from evals.tasks.words import NAMES
 
-_CHAINS = 3
-_CHAIN_LENGTH = 4
-_TWO_STEPS_SHARE = 0.5
+_CHAINS = 4
+_CHAIN_LENGTH = 3
+_TWO_STEPS_SHARE = 0.4
 _WRONG = 3
 
 
@@ -25,22 +25,16 @@ def draw_reasoning(draw: Draw) -> Scene:
     def ask(draw: Draw, form: Form) -> Question:
         chain = draw.pick(chains)
         if form == "generate":
-            steps = 2 + draw.below(2)
-            start = draw.below(_CHAIN_LENGTH - steps)
-            walked = chain[start + 1 : start + 1 + steps]
-            return Question(f"chain {_WORD[steps]} up from {chain[start]}", " ".join(walked))
+            return Question(f"chain two up from {chain[0]}", " ".join(chain[1:]))
         steps = 2 if draw.chance(_TWO_STEPS_SHARE) else 1
-        if steps == 1 and draw.chance(0.3):
-            place = 1 + draw.below(_CHAIN_LENGTH - 1)
-            text, answer = f"one down from {chain[place]}", chain[place - 1]
-        else:
-            place = draw.below(_CHAIN_LENGTH - steps)
-            text, answer = f"{_WORD[steps]} up from {chain[place]}", chain[place + steps]
-        near = [name for name in chain if name not in (answer, chain[place])]
+        start = draw.below(_CHAIN_LENGTH - steps)
+        answer = chain[start + steps]
+        near = [name for name in chain if name not in (answer, chain[start])]
         far = draw.sample([name for name in people if name not in chain], count=_WRONG)
-        return Question(text, answer, distinct(answer, [draw.pick(near), *far], count=_WRONG))
+        return Question(
+            f"{'two' if steps == 2 else 'one'} up from {chain[start]}",
+            answer,
+            distinct(answer, [*near, *far], count=_WRONG),
+        )
 
     return Scene(f"staff {stated} .", ask)
-
-
-_WORD = {1: "one", 2: "two", 3: "three"}

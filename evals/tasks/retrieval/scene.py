@@ -1,7 +1,7 @@
 """Draws retrieval scenes.
 
-The context holds eight notes, each about one thing of one colour. Every note shares its colour or its thing with
-others, so neither alone finds it.
+The context holds eight notes, each about one thing of one colour.
+Notes share colours and things with others, so neither alone finds the right one.
 """
 
 from evals.tasks.draw import Draw

@@ -32,7 +32,9 @@ def draw_tool_calling(draw: Draw) -> Scene:
         answer = _call(tool, signature, values)
         if form == "generate":
             return Question(text, answer)
-        return Question(text, answer, _spoil(draw, tool=tool, tools=tools, signature=signature, values=values))
+        return Question(
+            text, answer, _spoil(draw, tool=tool, tools=tools, signature=signature, values=values)
+        )
 
     return Scene(f"tools {listed} .", ask)
 
