@@ -1,0 +1,146 @@
+"""Opening a compiled library on a node: TVM's C++ runtime and its function interface, without TVM's Python package.
+
+`import tvm` loads the compiler (260 MB, seconds). A node needs `libtvm_runtime.so` (3 MB) and `tvm_ffi` alone; only
+the place of the package is looked up.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+import os
+import struct
+import sys
+import threading
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from registry.errors import LoadError, ToolchainMissingError
+
+RUNTIME_LIBRARY = "libtvm_runtime.so"
+CPU_DEVICE, POOLED_ALLOCATOR = 1, 2
+"""DLPack's number of the CPU; the virtual machine's allocator that keeps memory between calls."""
+MACHINES = {"x86_64": 62, "aarch64": 183}
+"""ELF's machine numbers."""
+SECTION_HEADER_BYTES = 64
+_LOCK = threading.Lock()
+
+
+class Library:
+    """A loaded library: its compiled functions by name."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a library.
+
+        Args:
+            path: A shared library made by `compilers/tvm/lower.py`.
+
+        Raises:
+            LoadError: It is damaged, or of another machine or version.
+            ToolchainMissingError: The runtime is not installed.
+        """
+        check_elf(path)
+        ffi = load_runtime()
+        try:
+            # Not kept alive beyond its sessions: a server may load many.
+            module = ffi.load_module(str(path), keep_module_alive=True)
+            self._machine = module.get_function("vm_load_executable", query_imports=True)()
+            self._machine["vm_initialization"](CPU_DEVICE, 0, POOLED_ALLOCATOR)
+        except (RuntimeError, AttributeError, ValueError, TypeError, OSError) as error:
+            raise LoadError(
+                f"the TVM runtime cannot open `{path}`: {_first_line(error)}",
+                hint="the library was built by another version of TVM, or is damaged; build or pull it again",
+            ) from error
+        self._module = module
+        self._path = path
+
+    def function(self, name: str) -> Any:  # Any: a compiled function
+        """A compiled function.
+
+        Raises:
+            LoadError: The library has none of that name.
+        """
+        for module, imports in ((self._machine, False), (self._module, True)):
+            try:
+                return module.get_function(name, query_imports=imports)
+            except (AttributeError, RuntimeError, ValueError):
+                continue
+        raise LoadError(
+            f"`{self._path}` has no function `{name}`",
+            hint="library and plan do not belong together; build again",
+        )
+
+
+@functools.cache
+def load_runtime() -> ModuleType:
+    """`tvm_ffi`, with TVM's runtime library loaded into the process.
+
+    Raises:
+        ToolchainMissingError: One of them is not installed.
+    """
+    # tvm_ffi would import torch, where it is installed, to speed up an exchange that is not used here.
+    os.environ.setdefault("TVM_FFI_DISABLE_TORCH_C_DLPACK", "1")
+    try:
+        import tvm_ffi
+    except ImportError as error:
+        raise ToolchainMissingError(
+            "`apache-tvm-ffi` is not installed", hint="install `rung[serve]`"
+        ) from error
+    if "tvm" not in sys.modules:
+        found = importlib.util.find_spec("tvm")
+        folders = [] if found is None else [Path(p) / "lib" for p in found.submodule_search_locations or ()]
+        paths = [folder / RUNTIME_LIBRARY for folder in folders if (folder / RUNTIME_LIBRARY).is_file()]
+        if not paths:
+            raise ToolchainMissingError("`apache-tvm` is not installed", hint="install `rung[serve]`")
+        try:
+            ctypes.CDLL(str(paths[0]), ctypes.RTLD_GLOBAL)
+        except OSError as error:
+            raise ToolchainMissingError(
+                f"`{paths[0]}` cannot be loaded: {error}", hint="install `rung[serve]` again"
+            ) from error
+    module: ModuleType = tvm_ffi
+    return module
+
+
+def use_threads(threads: int) -> None:
+    """Set the size of TVM's thread pool. It is one per process: the last session to be loaded sets it for all."""
+    configure = load_runtime().get_global_func("runtime.config_threadpool")
+    with _LOCK:
+        configure(1, threads)
+
+
+def check_elf(path: Path) -> None:
+    """Refuse what the loader would crash on: a file that is no shared library, or is cut short.
+
+    Raises:
+        LoadError: It is none.
+    """
+    hint = "pull or build the artifact again"
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            head = stream.read(64)
+            if len(head) < 64 or head[:4] != b"\x7fELF" or head[4:6] != b"\x02\x01":
+                raise LoadError(f"`{path}` is not a shared library", hint=hint)
+            kind, machine = struct.unpack_from("<HH", head, 16)
+            program, sections = struct.unpack_from("<QQ", head, 32)
+            program_size, program_count, section_size, section_count = struct.unpack_from("<HHHH", head, 54)
+            stream.seek(program)
+            segments = stream.read(program_size * program_count)
+    except OSError as error:
+        raise LoadError(f"cannot read `{path}`: {error}", hint=hint) from error
+    if kind != 3 or machine != MACHINES.get(os.uname().machine):
+        raise LoadError(f"`{path}` is not a shared library for {os.uname().machine}", hint=hint)
+    ends = [sections + section_size * section_count, program + program_size * program_count]
+    if program_size == 56 and len(segments) == program_size * program_count:
+        for index in range(program_count):
+            offset, _, _, file_size = struct.unpack_from("<QQQQ", segments, index * program_size + 8)
+            ends.append(offset + file_size)
+    if max(ends) > size:
+        raise LoadError(f"`{path}` is cut short: {size} of {max(ends)} bytes", hint=hint)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
