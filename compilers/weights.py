@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from compilers.export.architecture import Architecture, Shape, expected_tensors, linear_weights
+from registry.errors import CorruptError
 from registry.recipe import Recipe
 
 FILE_NAME = "weights.safetensors"
@@ -26,6 +29,8 @@ Dtype = Literal["F32", "F16", "U8", "I8"]
 """Element types, in the words of safetensors."""
 
 ITEM_BYTES: Mapping[Dtype, int] = {"F32": 4, "F16": 2, "U8": 1, "I8": 1}
+_MAX_HEADER_BYTES = 100_000_000  # the limit of safetensors itself
+_ROW = re.compile(r"(?<=self_attn\.)[qkv](?=_proj)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +90,21 @@ def weights_layout(architecture: Architecture, recipe: Recipe) -> Layout:
 def arrange(wanted: Mapping[str, tuple[Dtype, Shape]]) -> Layout:
     """The layout of a file with these tensors, in their order except for alignment."""
 
-    def misfit(name: str) -> tuple[bool, int]:
+    def size(name: str) -> int:
         dtype, shape = wanted[name]
-        size = math.prod(shape) * ITEM_BYTES[dtype]
-        return (size % ALIGNMENT_BYTES != 0, -ITEM_BYTES[dtype] if size % ALIGNMENT_BYTES else 0)
+        return math.prod(shape) * ITEM_BYTES[dtype]
 
+    together: dict[str, list[str]] = {}
+    for name in wanted:
+        together.setdefault(_ROW.sub("qkv", name), []).append(name)
+    rows = list(together.values())
+    aligned = [row for row in rows if all(size(name) % ALIGNMENT_BYTES == 0 for name in row)]
+    others = sorted(
+        (row for row in rows if row not in aligned), key=lambda row: -ITEM_BYTES[wanted[row[0]][0]]
+    )
     entries: dict[str, dict[str, object]] = {}
     begin = 0
-    for name in sorted(wanted, key=misfit):  # a stable sort: the given order within each class
+    for name in (name for row in (*aligned, *others) for name in row):
         dtype, shape = wanted[name]
         end = begin + math.prod(shape) * ITEM_BYTES[dtype]
         entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
@@ -107,6 +119,35 @@ def arrange(wanted: Mapping[str, tuple[Dtype, Shape]]) -> Layout:
         tensors[name] = Tensor(dtype, shape, start)
         start += tensors[name].size_bytes
     return Layout(header, tensors)
+
+
+def read_layout(path: Path) -> Layout:
+    """The layout of an existing weights file, from its header.
+
+    Raises:
+        CorruptError: The file is missing, has no such header, or is not as long as the header says.
+    """
+    try:
+        with path.open("rb") as stream:
+            prefix = stream.read(8)
+            size = int.from_bytes(prefix, "little")
+            if len(prefix) != 8 or size > _MAX_HEADER_BYTES:
+                raise ValueError(f"{size} bytes of header")
+            header = prefix + stream.read(size)
+        entries = json.loads(header[8:])
+        entries.pop("__metadata__", None)
+        tensors = {
+            name: Tensor(entry["dtype"], tuple(entry["shape"]), len(header) + entry["data_offsets"][0])
+            for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"])
+        }
+        layout = Layout(header, tensors)
+        if layout.size_bytes != path.stat().st_size:
+            raise ValueError(f"{path.stat().st_size} bytes instead of {layout.size_bytes}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptError(
+            f"`{path}` is not a whole weights file: {error}", hint="build or fetch the variant again"
+        ) from error
+    return layout
 
 
 def _quantized_parts(recipe: Recipe, shape: Shape) -> list[tuple[str, Dtype, Shape]]:

@@ -1,0 +1,193 @@
+"""Matrix products of the lowered graph: one form per kind of weights, all on the canonical file's bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from compilers.weights import FILE_NAME, Dtype, Layout, Tensor
+from registry.errors import BuildError
+from registry.recipe import Recipe
+
+CONTRIB = "com.microsoft"
+ACCURACY_LEVEL = 4
+"""MatMulNBits: activations may be rounded to int8 per block of a token."""
+ACTIVATION_ZERO = 128
+ACTIVATION_LIMIT = 127.0
+TYPES: dict[Dtype, int] = {
+    "F32": TensorProto.FLOAT,
+    "F16": TensorProto.FLOAT16,
+    "U8": TensorProto.UINT8,
+    "I8": TensorProto.INT8,
+}
+
+
+class Graph(Protocol):
+    """Where nodes and initializers go."""
+
+    def node(
+        self,
+        operator: str,
+        inputs: Sequence[str],
+        name: str,
+        *,
+        domain: str = "",
+        outputs: Sequence[str] = (),
+        **attributes: int | float,
+    ) -> str:
+        """One node."""
+        ...
+
+    def constant(self, name: str, value: object, dtype: type[np.generic]) -> str:
+        """A small initializer."""
+        ...
+
+    def initializer(self, proto: onnx.TensorProto) -> str:
+        """Any initializer."""
+        ...
+
+
+class Linears:
+    """Emits products with weights of one file under one recipe."""
+
+    def __init__(self, graph: Graph, layout: Layout, recipe: Recipe) -> None:
+        self._graph = graph
+        self._tensors = layout.tensors
+        self._recipe = recipe
+        self._activations: dict[str, tuple[str, str]] = {}
+
+    def plain(self, name: str) -> str:
+        """A float tensor of the file as float32."""
+        return self._float([name])
+
+    def adjoin(self, nodes: Sequence[onnx.NodeProto]) -> bool:
+        """Whether the weights of these products lie one after the other, in one form, biases too."""
+        names = [self._name(node) for node in nodes]
+        biases = [node.input[2] for node in nodes if len(node.input) == 3]
+        coded = [f"{name}.codes" in self._tensors for name in names]
+        if any(coded) and not all(coded):
+            return False
+        parts = (
+            [[f"{name}.{part}" for name in names] for part in ("codes", "scales")] if all(coded) else [names]
+        )
+        if biases:
+            parts.append(biases)
+        return all(self._follow_each_other(part) for part in parts)
+
+    def emit(self, hidden: str, nodes: Sequence[onnx.NodeProto], *, name: str | None = None) -> str:
+        """`hidden` [tokens, in] times one matrix, or several that adjoin: [tokens, out]."""
+        names = [self._name(node) for node in nodes]
+        biases = [node.input[2] for node in nodes if len(node.input) == 3]
+        name = name or nodes[0].name
+        bias = self._float(biases) if biases else ""
+        if f"{names[0]}.codes" not in self._tensors:
+            operands = [hidden, self._float(names), *([bias] if bias else [])]
+            return self._graph.node("Gemm", operands, name, transB=1)
+        if self._recipe.group_size is None:
+            return self._per_token(hidden, names, bias, name)
+        return self._grouped(hidden, names, bias, name)
+
+    def _name(self, node: onnx.NodeProto) -> str:
+        """Name of a product's matrix; the output matrix has its own codes even where it is tied."""
+        if node.name == "lm_head" and "lm_head.weight.codes" in self._tensors:
+            return "lm_head.weight"
+        return str(node.input[1])
+
+    def _tensor(self, name: str) -> Tensor:
+        if name not in self._tensors:
+            raise BuildError(
+                f"the weights file has no tensor `{name}` for recipe `{self._recipe.name}`",
+                hint="quantize the checkpoint again",
+            )
+        return self._tensors[name]
+
+    def _follow_each_other(self, names: Sequence[str]) -> bool:
+        tensors = [self._tensor(name) for name in names]
+        return all(b.offset == a.offset + a.size_bytes and b.dtype == a.dtype for a, b in pairwise(tensors))
+
+    def _reference(self, names: Sequence[str], shape: Sequence[int] | None = None) -> str:
+        """Adjoining tensors of the file as one initializer."""
+        tensors = [self._tensor(name) for name in names]
+        rows = sum(tensor.shape[0] for tensor in tensors)
+        dims = shape or (rows, *tensors[0].shape[1:])
+        proto = TensorProto(name="+".join(names), data_type=TYPES[tensors[0].dtype], dims=dims)
+        proto.data_location = TensorProto.EXTERNAL
+        size = sum(tensor.size_bytes for tensor in tensors)
+        for key, value in (("location", FILE_NAME), ("offset", tensors[0].offset), ("length", size)):
+            proto.external_data.add(key=key, value=str(value))
+        return self._graph.initializer(proto)
+
+    def _float(self, names: Sequence[str]) -> str:
+        """Adjoining float tensors as float32; a cast of float16 is constant and done once at load."""
+        reference = self._reference(names)
+        if self._tensor(names[0]).dtype != "F16":
+            return reference
+        wide = f"{reference}.float32"
+        if wide not in self._activations:
+            self._activations[wide] = (wide, wide)
+            self._graph.node("Cast", [reference], wide, to=TensorProto.FLOAT)
+        return wide
+
+    def _grouped(self, hidden: str, names: Sequence[str], bias: str, name: str) -> str:
+        codes = [self._tensor(f"{matrix}.codes") for matrix in names]
+        group = self._recipe.group_size or 0
+        operands = [
+            hidden,
+            self._reference([f"{matrix}.codes" for matrix in names]),
+            self._reference([f"{matrix}.scales" for matrix in names]),
+            *(["", "", bias] if bias else []),
+        ]
+        return self._graph.node(
+            "MatMulNBits",
+            operands,
+            name,
+            domain=CONTRIB,
+            K=codes[0].shape[1] * group,
+            N=sum(tensor.shape[0] for tensor in codes),
+            bits=4 if self._recipe.weights == "int4" else 8,
+            block_size=group,
+            accuracy_level=ACCURACY_LEVEL,
+        )
+
+    def _per_token(self, hidden: str, names: Sequence[str], bias: str, name: str) -> str:
+        """int8 × int8 with one scale per token and one per output."""
+        graph = self._graph
+        activations, token_scales = self._quantized(hidden)
+        codes = self._reference([f"{matrix}.codes" for matrix in names])
+        scales = self._reference([f"{matrix}.scales" for matrix in names])
+        transposed = graph.node("Transpose", [codes], f"{name}.codes")  # constant: done once at load
+        zero = graph.constant("activation.zero", ACTIVATION_ZERO, np.uint8)
+        product = graph.node(
+            "MatMulIntegerToFloat",
+            [activations, transposed, graph.constant("activation.one", 1.0, np.float32), scales, zero],
+            f"{name}.product",
+            domain=CONTRIB,
+        )
+        if not bias:
+            return graph.node("Mul", [product, token_scales], name)
+        scaled = graph.node("Mul", [product, token_scales], f"{name}.scaled")
+        return graph.node("Add", [scaled, bias], name)
+
+    def _quantized(self, hidden: str) -> tuple[str, str]:
+        """Activations as uint8 around 128, and their scale per token [tokens, 1]; once per tensor."""
+        if hidden in self._activations:
+            return self._activations[hidden]
+        graph = self._graph
+        size = graph.node("Abs", [hidden], f"{hidden}.abs")
+        axis = graph.constant("axis.last", [-1], np.int64)
+        largest = graph.node("ReduceMax", [size, axis], f"{hidden}.largest", keepdims=1)
+        tiny = graph.constant("activation.tiny", 1e-12, np.float32)
+        positive = graph.node("Max", [largest, tiny], f"{hidden}.range")
+        limit = graph.constant("activation.limit", ACTIVATION_LIMIT, np.float32)
+        scales = graph.node("Div", [positive, limit], f"{hidden}.scales")
+        scaled = graph.node("Div", [hidden, scales], f"{hidden}.in_units")
+        one = graph.constant("activation.one", 1.0, np.float32)
+        zero = graph.constant("activation.zero", ACTIVATION_ZERO, np.uint8)
+        codes = graph.node("QuantizeLinear", [scaled, one, zero], f"{hidden}.codes")
+        self._activations[hidden] = (codes, scales)
+        return codes, scales

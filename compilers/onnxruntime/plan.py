@@ -1,0 +1,134 @@
+"""Which segments of a call run together.
+
+The graph takes a range of rows, each with any number of new tokens: matrix products see only real tokens, but
+attention is padded to the longest segment of the range, and rows in between are carried along. So segments of
+similar length and near rows run together, and long ones are cut into pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from compilers.runtime import Segment
+
+PIECE_TOKENS = 512
+"""Tokens of one row in one step; bounds the memory for attention scores."""
+STEP_TOKENS = 2048
+"""Tokens of all rows in one step; bounds the memory for activations."""
+PADDING_FACTOR = 4
+"""Padded places per real token that a step may have."""
+PADDING_FREE = 256
+"""Padded places that are always allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Consecutive tokens of one segment."""
+
+    index: int
+    """Of the segment in the call."""
+    row: int
+    begin: int
+    end: int
+    """Tokens [begin, end) of the segment."""
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens."""
+        return self.end - self.begin
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Pieces that run in one call of the graph, sorted by row."""
+
+    pieces: tuple[Piece, ...]
+
+    @property
+    def first(self) -> int:
+        """First row."""
+        return self.pieces[0].row
+
+    @property
+    def last(self) -> int:
+        """Last row."""
+        return self.pieces[-1].row
+
+    @property
+    def width(self) -> int:
+        """Tokens of the longest piece."""
+        return max(piece.tokens for piece in self.pieces)
+
+
+def plan_steps(segments: Sequence[Segment], lengths: Sequence[int], *, positions: int) -> list[Step]:
+    """Steps that together append every segment, in an order that keeps each row's tokens in order.
+
+    Args:
+        segments: Of the call; each row at most once.
+        lengths: Tokens that each row of the cache holds.
+        positions: Places that each row of the buffers has.
+    """
+    held = list(lengths)
+    steps: list[Step] = []
+    for wave in _waves(segments):
+        for group in _by_length(wave):
+            for step in _by_row(group, held, positions):
+                steps.append(step)
+                for piece in step.pieces:
+                    held[piece.row] += piece.tokens
+    return steps
+
+
+def _waves(segments: Sequence[Segment]) -> Iterator[list[Piece]]:
+    """First pieces of all segments, then second pieces, and so on; sorted by row."""
+    order = sorted(range(len(segments)), key=lambda index: segments[index].row)
+    begin = 0
+    while True:
+        wave = [
+            Piece(index, segments[index].row, begin, min(begin + PIECE_TOKENS, len(segments[index].tokens)))
+            for index in order
+            if len(segments[index].tokens) > begin
+        ]
+        if not wave:
+            return
+        yield wave
+        begin += PIECE_TOKENS
+
+
+def _by_length(pieces: list[Piece]) -> list[list[Piece]]:
+    """One group if its padding is bearable, else groups of similar length."""
+    if _bearable(pieces):
+        return [pieces]
+    groups: dict[int, list[Piece]] = {}
+    for piece in pieces:
+        groups.setdefault((piece.tokens - 1).bit_length() // 2, []).append(piece)
+    return list(groups.values())
+
+
+def _by_row(pieces: list[Piece], held: Sequence[int], positions: int) -> Iterator[Step]:
+    """Runs of near rows that fit into the bounds of a step."""
+    run: list[Piece] = []
+    for piece in pieces:
+        if run and not _may_join(run, piece, held, positions):
+            yield Step(tuple(run))
+            run = []
+        run.append(piece)
+    if run:
+        yield Step(tuple(run))
+
+
+def _may_join(run: list[Piece], piece: Piece, held: Sequence[int], positions: int) -> bool:
+    longer = [*run, piece]
+    width = max(one.tokens for one in longer)
+    rows = range(run[0].row, piece.row + 1)
+    return (
+        sum(one.tokens for one in longer) <= STEP_TOKENS
+        and _bearable(longer)
+        and all(held[row] + width <= positions for row in rows)
+    )
+
+
+def _bearable(pieces: Sequence[Piece]) -> bool:
+    places = (pieces[-1].row - pieces[0].row + 1) * max(piece.tokens for piece in pieces)
+    return places <= PADDING_FACTOR * sum(piece.tokens for piece in pieces) + PADDING_FREE

@@ -1,0 +1,236 @@
+"""ONNX Runtime's node side: loads a lowered bundle and runs it; needs neither onnx nor torch.
+
+A session binds the memory of its cache to the graph's inputs and outputs, so that keys and values are
+appended in place and never copied.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compilers.onnxruntime.cache import OrtCache
+from compilers.onnxruntime.plan import Step, plan_steps
+from compilers.runtime import Bundle, Cache, FloatArray, Segment
+from compilers.segments import check_cache_size, check_segments
+from compilers.toolchain import Support, Supported, Unsupported
+from registry.artifact import ArtifactFormat, Manifest, ModelFacts
+from registry.errors import LoadError, ToolchainMissingError
+from registry.target import Host, find_target, missing_features
+
+Untyped: TypeAlias = Any
+"""What onnxruntime returns: it ships no types."""
+
+PROVIDER = "CPUExecutionProvider"
+OLDEST = (1, 32)
+"""First version whose attention kernel takes `query_seqlens` on the CPU."""
+KEPT_BINDINGS = 16
+"""Row ranges of a cache whose bindings are kept for the next call."""
+
+
+class OnnxRuntime:
+    """Runs artifacts of the format `onnxruntime` on the CPU execution provider."""
+
+    accepts: ArtifactFormat = "onnxruntime"
+
+    def version(self) -> str:
+        """Version of onnxruntime.
+
+        Raises:
+            ToolchainMissingError: It is not installed, or too old.
+        """
+        return str(_import().__version__)
+
+    def supports(self, manifest: Manifest, host: Host) -> Support:
+        """Whether the host has what the manifest's target asks for."""
+        if manifest.format != self.accepts:
+            return Unsupported(kind="never", reason=f"the artifact's format is `{manifest.format}`")
+        target = find_target(manifest.target, where="the manifest")
+        if target.kind != "cpu":
+            return Unsupported(kind="not_implemented", reason=f"`{target.name}` is no CPU target")
+        if lacking := missing_features(host, target=target):
+            return Unsupported(kind="never", reason=f"the host lacks {', '.join(lacking)} of `{target.name}`")
+        return Supported()
+
+    def load(self, bundle: Bundle, host: Host, *, threads: int = 1) -> OrtSession:
+        """A session on `threads` threads.
+
+        Raises:
+            LoadError: The host cannot run it, or the files cannot be loaded.
+        """
+        support = self.supports(bundle.manifest, host)
+        if isinstance(support, Unsupported):
+            raise LoadError(
+                f"artifact of target `{bundle.manifest.target}` cannot run here: {support.reason}",
+                hint="resolve again on this host",
+            )
+        ort = _import()
+        path = bundle.path / bundle.manifest.entry
+        try:
+            session = ort.InferenceSession(str(path), _options(ort, threads), providers=[PROVIDER])
+        except Exception as error:  # onnxruntime raises a dozen unrelated classes
+            raise LoadError(
+                f"`{path}` cannot be loaded by onnxruntime {ort.__version__}: {error}",
+                hint=f"the bundle is damaged, or needs onnxruntime {bundle.manifest.toolchain_version}",
+            ) from error
+        if session.get_providers() != [PROVIDER]:
+            raise LoadError(
+                f"onnxruntime runs `{path}` on {session.get_providers()} instead of {PROVIDER}",
+                hint="install the package `onnxruntime` alone",
+            )
+        return OrtSession(session, bundle.manifest.facts)
+
+
+class OrtSession:
+    """One loaded artifact. Not safe for concurrent calls."""
+
+    def __init__(self, session: Untyped, facts: ModelFacts) -> None:
+        self.vocab_size = facts.vocab_size
+        self.max_context = facts.max_context
+        self._facts = facts
+        self._session = session
+        self._bindings: OrderedDict[tuple[int, int, int], tuple[OrtCache, Untyped]] = OrderedDict()
+
+    def new_cache(self, *, rows: int, capacity: int) -> OrtCache:
+        """An empty cache.
+
+        Raises:
+            LoadError: More capacity than the checkpoint has positions, or no memory.
+        """
+        check_cache_size(rows=rows, capacity=capacity, max_context=self.max_context)
+        return OrtCache(self._facts, rows=rows, capacity=capacity)
+
+    def forward(self, cache: Cache, segments: Sequence[Segment]) -> list[FloatArray]:
+        """Append each segment to its row and return its logits, float32 [1 or tokens, vocab].
+
+        Raises:
+            LoadError: A segment that cannot be appended; nothing was appended.
+        """
+        if not isinstance(cache, OrtCache):
+            raise LoadError(
+                f"a cache of type `{type(cache).__name__}`", hint="use the session's own `new_cache`"
+            )
+        check_segments(cache, segments, vocab_size=self.vocab_size)
+        found: list[list[FloatArray]] = [[] for _ in segments]
+        before = list(cache.lengths)
+        try:
+            for step in plan_steps(segments, cache.lengths, positions=cache.positions):
+                self._run(cache, step, segments, found)
+        except LoadError:
+            cache.lengths[:] = before
+            raise
+        return [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in found]
+
+    def _run(
+        self, cache: OrtCache, step: Step, segments: Sequence[Segment], found: list[list[FloatArray]]
+    ) -> None:
+        feeds, counts = _feeds(cache, step, segments)
+        binding = self._binding(cache, step)
+        for name, value in feeds.items():
+            binding.bind_cpu_input(name, value)
+        logits = np.empty((sum(counts), self.vocab_size), np.float32)
+        kept = logits if logits.size else np.empty((1, self.vocab_size), np.float32)
+        binding.bind_output("logits", "cpu", 0, np.float32, list(logits.shape), kept.ctypes.data)
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # onnxruntime raises a dozen unrelated classes
+            raise LoadError(
+                f"onnxruntime failed on {len(step.pieces)} rows of up to {step.width} tokens: {error}",
+                hint="free some memory, or use smaller batches",
+            ) from error
+        begin = 0
+        for piece, count in zip(step.pieces, counts, strict=True):
+            cache.lengths[piece.row] += piece.tokens
+            if count:
+                found[piece.index].append(logits[begin : begin + count])
+            begin += count
+
+    def _binding(self, cache: OrtCache, step: Step) -> Untyped:
+        """A binding with the cache's rows of this step bound; kept for steps on the same rows."""
+        key = (id(cache), step.first, step.last)
+        if key in self._bindings:
+            self._bindings.move_to_end(key)
+            return self._bindings[key][1]
+        binding = self._session.io_binding()
+        names = [f"{layer}.{part}" for layer in range(self._facts.layers) for part in ("key", "value")]
+        for name, buffer in zip(names, cache.buffers, strict=True):
+            rows = buffer[step.first : step.last + 1]
+            place = ("cpu", 0, np.float32, list(rows.shape), rows.ctypes.data)
+            binding.bind_input(f"past.{name}", *place)
+            binding.bind_output(f"present.{name}", *place)
+        self._bindings[key] = (cache, binding)  # the cache too: its memory must outlive the binding
+        if len(self._bindings) > KEPT_BINDINGS:
+            self._bindings.popitem(last=False)
+        return binding
+
+
+def _feeds(
+    cache: OrtCache, step: Step, segments: Sequence[Segment]
+) -> tuple[dict[str, NDArray[np.generic]], list[int]]:
+    """The graph's inputs for a step but for the cache, and how many logits each piece gets."""
+    rows, width = step.last - step.first + 1, step.width
+    queries = np.zeros(rows, np.int32)
+    last = np.zeros(rows, np.int32)
+    for row in range(rows):
+        # A row that is carried along brings no query; the kernel still wants it to hold one token or more.
+        last[row] = max(cache.lengths[step.first + row] - 1, 0)
+    spread = np.zeros((rows, width), np.int64)
+    tokens: list[int] = []
+    places: list[NDArray[np.int64]] = []
+    wanted: list[int] = []
+    counts: list[int] = []
+    for piece in step.pieces:
+        segment, row, begin = segments[piece.index], piece.row - step.first, len(tokens)
+        tokens.extend(segment.tokens[piece.begin : piece.end])
+        end = len(tokens)
+        spread[row, : piece.tokens] = np.arange(begin, end)
+        places.append(np.arange(piece.tokens, dtype=np.int64) + row * width)
+        queries[row] = piece.tokens
+        last[row] = cache.lengths[piece.row] + piece.tokens - 1
+        if segment.logits == "all":
+            wanted.extend(range(begin, end))
+            counts.append(piece.tokens)
+        elif piece.end == len(segment.tokens):
+            wanted.append(end - 1)
+            counts.append(1)
+        else:
+            counts.append(0)
+    feeds: dict[str, NDArray[np.generic]] = {
+        "input_ids": np.asarray(tokens, np.int64),
+        "spread": spread,
+        "pack": np.concatenate(places),
+        "query_lengths": queries,
+        "last_positions": last,
+        "total": np.asarray(max(int(last.max()) + 1, width), np.int32),
+        "logit_index": np.asarray(wanted, np.int64),
+    }
+    return feeds, counts
+
+
+def _options(ort: Untyped, threads: int) -> Untyped:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Exact u8 × s8 products on processors whose 16-bit accumulators would saturate (AVX2 without VNNI).
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
+
+
+def _import() -> Untyped:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ToolchainMissingError(
+            f"onnxruntime cannot be imported: {error}", hint="install `rung[serve]`"
+        ) from error
+    if tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) < OLDEST:
+        raise ToolchainMissingError(
+            f"onnxruntime is {onnxruntime.__version__}, artifacts need {OLDEST[0]}.{OLDEST[1]} or newer",
+            hint="upgrade with `rung[serve]`",
+        )
+    return onnxruntime

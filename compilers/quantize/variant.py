@@ -1,0 +1,104 @@
+"""Quantization of a whole checkpoint: the step from checkpoint and recipe to a variant's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from compilers.export.architecture import Architecture, expected_tensors, linear_weights
+from compilers.quantize.canonical import to_stored, write_weights
+from compilers.quantize.coded import CodedMatrix, grid_of
+from compilers.quantize.gptq import gptq_codes
+from compilers.quantize.rtn import round_to_nearest
+from compilers.quantize.source import CheckpointTensors
+from compilers.weights import FILE_NAME, quantized_weights, weights_layout
+from registry.digest import Digest, digest_value
+from registry.errors import BuildError
+from registry.recipe import Recipe
+from registry.value import Value
+
+
+class QuantizeReport(Value):
+    """What quantization did to each matrix."""
+
+    recipe: str
+    errors: dict[str, float]
+    """Quantized matrix → ‖W − Ŵ‖² / ‖W‖²."""
+    left_in_float: tuple[str, ...]
+    """Matrices that the recipe could not quantize: their inputs are no multiple of the group size."""
+    calibration_digest: Digest | None
+    """Digest of the calibration token ids; None where none were used."""
+
+    @property
+    def mean_error(self) -> float | None:
+        """Mean over the quantized matrices; None for floating-point recipes."""
+        return sum(self.errors.values()) / len(self.errors) if self.errors else None
+
+
+def quantize(
+    checkpoint_dir: Path,
+    recipe: Recipe,
+    *,
+    architecture: Architecture,
+    out: Path,
+    calibration: Sequence[Sequence[int]] | None = None,
+) -> QuantizeReport:
+    """Write the variant's `weights.safetensors` into the directory `out`.
+
+    Equal inputs give equal bytes. One tensor at a time is in memory, except with GPTQ, which needs the model
+    to make activations.
+
+    Args:
+        checkpoint_dir: Checkpoint in the Hugging Face layout.
+        recipe: How weights are represented.
+        architecture: Of the checkpoint.
+        out: An existing directory.
+        calibration: Token ids of the calibration texts; needed where `recipe.needs_calibration`.
+
+    Raises:
+        CheckpointError: The weights do not fit the configuration or hold NaN.
+        BuildError: No calibration set where one is needed; a weight that float16 cannot hold.
+        StorageFullError: No space left.
+    """
+    tensors = CheckpointTensors(checkpoint_dir, architecture)
+    texts = _calibration_texts(calibration, recipe)
+    matrices = quantized_weights(architecture, recipe)
+    if recipe.needs_calibration:
+        quantized = gptq_codes(checkpoint_dir, architecture, matrices, grid=grid_of(recipe), texts=texts)
+    else:
+        quantized = _rounded(tensors, architecture, matrices, recipe)
+    errors: dict[str, float] = {}
+    layout = weights_layout(architecture, recipe)
+    with write_weights(out / FILE_NAME, layout) as writer:
+        for name in layout.tensors.keys() & expected_tensors(architecture).keys():
+            writer.put(name, to_stored(tensors.read(name), layout.tensors[name], name=name))
+        for matrix in quantized:
+            writer.put_coded(matrix.name, matrix.coded, recipe)
+            errors[matrix.name] = matrix.relative_error
+    left = linear_weights(architecture).keys() - matrices.keys() if recipe.is_quantized else ()
+    return QuantizeReport(
+        recipe=recipe.name,
+        errors=dict(sorted(errors.items())),
+        left_in_float=tuple(sorted(left)),
+        calibration_digest=digest_value(texts) if texts else None,
+    )
+
+
+def _rounded(
+    tensors: CheckpointTensors, architecture: Architecture, matrices: Iterable[str], recipe: Recipe
+) -> Iterator[CodedMatrix]:
+    for name in matrices:
+        weight = tensors.read(architecture.lm_head if name == "lm_head.weight" else name)
+        yield CodedMatrix.of(name, weight, round_to_nearest(weight, grid_of(recipe)))
+
+
+def _calibration_texts(calibration: Sequence[Sequence[int]] | None, recipe: Recipe) -> list[list[int]]:
+    if not recipe.needs_calibration:
+        return []
+    texts = [list(text) for text in calibration or () if len(text) > 0]
+    if not texts:
+        raise BuildError(
+            f"recipe `{recipe.name}` needs a calibration set, and there is no text in it",
+            hint="give calibration texts, or take a recipe that ends in `-rtn`",
+        )
+    return texts
