@@ -1,0 +1,114 @@
+"""Artifact → parity and scorecards: loaded once, exactly as a node would load it, from a verified bundle."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from compilers.parity import Parity
+from compilers.probe import measure_parity
+from compilers.runtime import Bundle, Session, find_runtime
+from compilers.tokenizer import Tokenizer
+from evals.harness import evaluate, load_tasks, scorecard
+from evals.judge import SequentialJudge, judge
+from evals.scorecard import Scorecard
+from evals.verdict import earned_tier
+from matrices.cell import TaskResult
+from pipeline.requests import EvaluateOutput, ExamineRequest, TaskRequest, VerifyOutput
+from pipeline.stages.probe import load_probe
+from pipeline.worker import Reporter
+from registry.artifact import MANIFEST_NAME
+from registry.checkpoint import FileEntry
+from registry.digest import canonical_json
+from registry.store import Store
+from serving.host import this_host
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """The loaded artifact and where its evidence comes from."""
+
+    request: ExamineRequest
+    session: Session
+    tokenizer: Tokenizer
+    runtime_version: str
+    chip: str
+    store: Store
+    scratch: Path
+
+
+def examine(request: ExamineRequest, *, store: Store, scratch: Path, report: Reporter, threads: int) -> None:
+    """Load, verify and evaluate; each output is reported as soon as it is there.
+
+    Raises:
+        LoadError: It does not load here.
+        EvaluationError: A task cannot run.
+    """
+    manifest = request.manifest
+    host = this_host()
+    runtime = find_runtime(manifest.format)
+    bundle = Bundle(manifest=manifest, path=materialise_bundle(request, store=store, out=scratch / "bundle"))
+    subject = _Subject(
+        request=request, session=runtime.load(bundle, host, threads=threads),
+        tokenizer=Tokenizer.from_directory(
+            bundle.path, add_bos=manifest.facts.add_bos, eos_token_ids=manifest.facts.eos_token_ids
+        ),
+        runtime_version=runtime.version(), chip=host.chip, store=store, scratch=scratch,
+    )  # fmt: skip
+    if request.verify_key is not None:
+        start = time.monotonic()
+        output = VerifyOutput(
+            parity=_parity(subject), runtime_version=subject.runtime_version, chip=subject.chip
+        )
+        report.output(request.verify_key, output, stage="verify", seconds=time.monotonic() - start)
+    for task in request.tasks:
+        start = time.monotonic()
+        result = _evaluate(subject, task, report=report)
+        evaluated = EvaluateOutput(result=result, runtime_version=subject.runtime_version, chip=subject.chip)
+        report.output(task.key, evaluated, stage="evaluate", seconds=time.monotonic() - start)
+
+
+def materialise_bundle(request: ExamineRequest, *, store: Store, out: Path) -> Path:
+    """The bundle's directory, as a pull would leave it."""
+    manifest = request.manifest
+    size = len(store.read_bytes(manifest.digest))
+    store.materialise((*manifest.files, FileEntry(path=MANIFEST_NAME, digest=manifest.digest, size_bytes=size)), out=out)
+    return out
+
+
+def _parity(subject: _Subject) -> Parity:
+    request = subject.request
+    sequences, variant_logits = load_probe(subject.store, request.variant_probe)
+    _, checkpoint_logits = load_probe(subject.store, request.checkpoint_probe)
+    return measure_parity(
+        subject.session, probe=sequences, probe_digest=request.variant_probe.probe, variant_logits=variant_logits,
+        checkpoint_logits=checkpoint_logits, recipe=request.recipe, toolchain=request.manifest.toolchain,
+    )  # fmt: skip
+
+
+def _evaluate(subject: _Subject, task: TaskRequest, *, report: Reporter) -> TaskResult:
+    settings = subject.request.evaluation
+    references = {
+        bar.tier: Scorecard.model_validate_json(subject.store.read_bytes(digest))
+        for bar, digest in zip(task.bars, task.references, strict=True)
+    }
+    loaded = load_tasks(
+        task.task_type, task.entry, ladder_dir=subject.request.ladder_directory, cache_dir=subject.scratch / "datasets"
+    )
+    measured = evaluate(
+        subject.session, subject.tokenizer, loaded, batch_size=settings.batch_size, order_seed=settings.seed,
+        chunk=settings.chunk, until=SequentialJudge(references=references, bars=task.bars),
+        progress=lambda done, total: report.progress(f"{task.task_type} {done}/{total}"),
+        max_samples=task.entry.max_samples,
+    )  # fmt: skip
+    card = scorecard(
+        measured, subject=subject.request.manifest.digest, runtime=subject.request.manifest.format,
+        runtime_version=subject.runtime_version, chip=subject.chip,
+    )  # fmt: skip
+    verdicts = tuple(judge(card, reference=references[bar.tier], bar=bar) for bar in task.bars)
+    return TaskResult(
+        task_type=task.task_type, accuracy=card.accuracy, samples=len(card.outcomes), available=card.available,
+        batch_size=card.batch_size, tier=earned_tier(list(verdicts)), verdicts=verdicts,
+        scorecard=subject.store.add_bytes(canonical_json(card)).digest, tasks_digest=card.tasks_digest,
+    )  # fmt: skip

@@ -1,0 +1,52 @@
+"""Checkpoint × recipe → variant, and what torch says with its weights on the probe."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from compilers.export.architecture import read_architecture
+from compilers.probe import make_probe, reference_logits
+from compilers.quantize.canonical import dequantized_state
+from compilers.quantize.variant import quantize as quantize_weights
+from compilers.tokenizer import Tokenizer
+from compilers.torch_reference import TorchSession
+from pipeline.requests import QuantizeOutput, QuantizeRequest
+from pipeline.stages.files import add_entry, materialise_checkpoint
+from pipeline.stages.probe import read_texts, store_probe, tokenize
+from pipeline.worker import Reporter
+from registry.store import Store
+from registry.variant import Variant
+
+
+def quantize(request: QuantizeRequest, *, store: Store, scratch: Path, report: Reporter) -> None:
+    """Write the variant's weights and its probe.
+
+    Raises:
+        CheckpointError: The weights do not fit the configuration.
+        BuildError: The recipe cannot be applied.
+    """
+    start = time.monotonic()
+    checkpoint, recipe, facts = request.checkpoint, request.recipe, request.export.facts
+    directory = materialise_checkpoint(checkpoint, store=store, out=scratch / "checkpoint")
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    architecture = read_architecture(config, where=checkpoint.ref)
+    tokenizer = Tokenizer.from_directory(directory, add_bos=checkpoint.add_bos)
+    texts = tokenize(read_texts(request.calibration), tokenizer, longest=facts.max_context)
+    out = scratch / "variant"
+    out.mkdir()
+    made = quantize_weights(directory, recipe, architecture=architecture, out=out, calibration=texts)
+    weights = out / "weights.safetensors"
+    report.progress("asking torch")
+    sequences = make_probe(texts, vocab_size=facts.vocab_size, max_context=facts.max_context)
+    session = TorchSession(directory, weights=dequantized_state(weights, recipe))
+    variant = Variant(
+        checkpoint=checkpoint.ref, checkpoint_digest=checkpoint.digest, recipe=recipe, graph=request.export.graph,
+        weights=add_entry(store, weights, name="weights.safetensors"), calibration_digest=made.calibration_digest,
+        quantization_error=made.mean_error,
+    )  # fmt: skip
+    output = QuantizeOutput(
+        variant=variant, probe=store_probe(store, sequences, reference_logits(session, sequences))
+    )
+    report.output(request.key, output, stage="quantize", seconds=time.monotonic() - start)
