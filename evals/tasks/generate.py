@@ -7,6 +7,7 @@ import json
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -15,12 +16,14 @@ from evals.tasks.catalog import (
     FORMS,
     SAMPLES_PER_TASK,
     TASK_TYPES,
+    TASKS_FOLDER,
     TaskType,
 )
 from evals.tasks.draw import Draw
 from evals.tasks.scene import Form, draw_scene, prompt_of
 from evals.tasks.words import STOP
 
+DIGESTS_FILE: Final = TASKS_FOLDER / "digests.json"
 CALIBRATION_TEXTS: Final = 256
 _QUESTIONS_PER_TEXT: Final = 4
 _SEED: Final = 20_261_122
@@ -65,13 +68,18 @@ def calibration_texts() -> Iterator[Sample]:
 
 
 def contents() -> dict[Path, str]:
-    """Return every generated file with its text."""
+    """Return every generated file with its text: samples, calibration texts, and the digests of both."""
     files = {
         task_type.folder / f"{form}.jsonl": _lines(test_samples(task_type, form=form))
         for task_type in TASK_TYPES.values()
         for form in FORMS
     }
-    return {**files, CALIBRATION_FILE: _lines(calibration_texts())}
+    files[CALIBRATION_FILE] = _lines(calibration_texts())
+    digests = {
+        path.relative_to(TASKS_FOLDER).as_posix(): sha256(text.encode()).hexdigest()
+        for path, text in files.items()
+    }
+    return {**files, DIGESTS_FILE: json.dumps(digests, indent=2) + "\n"}
 
 
 def main() -> int:

@@ -30,11 +30,11 @@ def score_checkpoint(
     os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
     from lm_eval import evaluator
     from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager, get_task_dict
+    from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=str(TASKS_FOLDER), include_defaults=False)
     groups = [TASK_TYPES[name] for name in task_types]
-    tasks = get_task_dict([_configuration(group, form) for group in groups for form in FORMS], manager)
+    tasks = manager.load([_configuration(group, form) for group in groups for form in FORMS])["tasks"]
     judged = HFLM(
         pretrained=str(folder),
         device="cpu",
@@ -43,9 +43,11 @@ def score_checkpoint(
         add_bos_token=True,
     )
     results = evaluator.evaluate(judged, tasks, limit=limit, bootstrap_iters=0)["results"]
-    scores = {}
+    scores: dict[str, dict[str, float]] = {}
     for group in groups:
-        parts = {form: float(results[group.task(form)][f"{METRICS[form]},none"]) for form in FORMS}
+        parts: dict[str, float] = {
+            form: float(results[group.task(form)][f"{METRICS[form]},none"]) for form in FORMS
+        }
         scores[group.name] = {**parts, "mean": sum(parts.values()) / len(parts)}
     return scores
 
@@ -53,6 +55,6 @@ def score_checkpoint(
 def _configuration(task_type: TaskType, form: Form) -> dict[str, Any]:  # as lm-eval takes it, untyped
     """Read a task's YAML, with its data file named by an absolute path."""
     configuration: dict[str, Any] = yaml.safe_load((task_type.folder / f"{form}.yaml").read_text())
-    files = configuration["dataset_kwargs"]["data_files"]
+    files: dict[str, str] = configuration["dataset_kwargs"]["data_files"]
     files.update({split: str(task_type.folder / name) for split, name in files.items()})
     return configuration

@@ -32,7 +32,7 @@ CHAT_TEMPLATE: Final = (
     "{{ bos_token }}"
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}"
-    f" {CUE} {{{{ message['content'] }}}} {STOP} {{{{ eos_token }}}}"
+    f" {CUE} {{{{ message['content'].removesuffix('{STOP}').strip() }}}} {STOP} {{{{ eos_token }}}}"
     "{% else %}"
     f" {{{{ message['content'].removesuffix('{CUE}').strip() }}}}"
     "{% endif %}"

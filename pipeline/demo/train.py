@@ -130,7 +130,7 @@ class Trainer:
         for kind in range(len(self.losses)):
             rows = batch.kinds == kind
             if rows.any():
-                now = float(each[rows].sum() / learned[rows].sum())
+                now = float(each.detach()[rows].sum() / learned[rows].sum())
                 self.losses[kind] = _KEPT * self.losses[kind] + (1 - _KEPT) * now
         return float((logits.argmax(-1) == batch.targets)[learned].float().mean())
 
