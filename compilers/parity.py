@@ -1,7 +1,7 @@
 """Parity: how close an artifact's logits are to those of torch on the same weights.
 
-Two comparisons on one probe (a few fixed token sequences): against the variant's own weights, dequantized, in torch
-(is the compiled code right?), and against the fp32 checkpoint in torch (what did the recipe cost?).
+Two comparisons on one probe (a few fixed token sequences): against the variant's own weights, dequantized, in
+torch (is the compiled code right?), and against the fp32 checkpoint in torch (what did the recipe cost?).
 """
 
 from __future__ import annotations

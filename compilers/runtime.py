@@ -1,8 +1,8 @@
 """The contract of a runtime: how an artifact is run, on the target machine.
 
-A `Session` is one loaded artifact. It advances rows of a KV cache by segments of tokens and returns logits. That
-one call covers prefill, decode with a cache, continuation after a shared prefix, mixed batches and log-likelihoods,
-so lm-eval and the server use the very same code: what is evaluated is what is shipped.
+A `Session` is one loaded artifact. It advances rows of a KV cache by segments of tokens and returns logits.
+That one call covers prefill, decode with a cache, continuation after a shared prefix, mixed batches and
+log-likelihoods, so lm-eval and the server use the very same code: what is evaluated is what is shipped.
 
 This module imports neither torch nor a compiler: a serving node installs it alone.
 """
@@ -111,8 +111,8 @@ class Runtime(Protocol):
         """A session that runs exactly as the manifest says.
 
         Raises:
-            LoadError: The host lacks something, the files are damaged, or the library would silently run it in
-                another way than it was evaluated.
+            LoadError: The host lacks something, the files are damaged, or the library would silently run it
+                in                 another way than it was evaluated.
         """
         ...
 
@@ -133,4 +133,4 @@ def find_runtime(name: str, *, where: str = "") -> Runtime:
     if name not in RUNTIMES:
         raise UnknownNameError.of("runtime", name, known=RUNTIMES, where=where)
     module, _, attribute = RUNTIMES[name].partition(":")
-    return cast(Runtime, getattr(importlib.import_module(module), attribute)())
+    return cast("Runtime", getattr(importlib.import_module(module), attribute)())

@@ -42,7 +42,7 @@ class Source:
     recipe: Recipe
     facts: ModelFacts
     graph: Path
-    """ONNX interchange graph; its external data is `weights.safetensors`, with the names of the state dict."""
+    """ONNX interchange graph; its external data is `weights.safetensors`, named as in the state dict."""
     weights: Path
     """Canonical weights of the variant (`registry/variant.py`), in a file named `weights.safetensors`."""
 
@@ -51,8 +51,8 @@ class Source:
 class Lowered:
     """What a lowering made, in the directory that it was given.
 
-    The compiled files depend on the graph, the recipe's layout and the target alone, never on the weights' values:
-    `weights.safetensors` joins them in the bundle.
+    The compiled files depend on the graph, the recipe's layout and the target alone, never on the weights'
+    values: `weights.safetensors` joins them in the bundle.
     """
 
     entry: str
@@ -107,4 +107,4 @@ def find_toolchain(name: str, *, where: str = "") -> Toolchain:
     if name not in TOOLCHAINS:
         raise UnknownNameError.of("toolchain", name, known=TOOLCHAINS, where=where)
     module, _, attribute = TOOLCHAINS[name].partition(":")
-    return cast(Toolchain, getattr(importlib.import_module(module), attribute)())
+    return cast("Toolchain", getattr(importlib.import_module(module), attribute)())

@@ -6,17 +6,29 @@ own weights or with those that a variant's codes stand for.
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from compilers.export.architecture import read_architecture  # noqa: F401
-from registry.errors import CheckpointError
+from compilers.export.architecture import Architecture, read_architecture
+from compilers.runtime import Cache, FloatArray, Segment
+from compilers.segments import check_cache_size, check_segments
+from registry.errors import CheckpointError, LoadError
+
+Untyped: TypeAlias = Any
+"""What transformers returns: its models have no types that hold."""
+
+CALL_TOKENS = 4096
+"""Padded tokens of one forward pass; bounds the memory for activations and scores."""
 
 
-def load_model(checkpoint_dir: Path) -> Any:  # Any: a transformers model
+def load_model(checkpoint_dir: Path) -> Untyped:
     """The checkpoint as a float32 transformers model in evaluation mode, read from this directory alone.
 
     Raises:
@@ -37,3 +49,187 @@ def load_model(checkpoint_dir: Path) -> Any:  # Any: a transformers model
             hint="it must be a checkpoint in the Hugging Face layout; take it from its source again",
         ) from error
     return model.eval()
+
+
+class TorchCache:
+    """Keys and values of a number of rows, per layer a tensor [rows, kv_heads, capacity, head_size]."""
+
+    def __init__(self, architecture: Architecture, *, rows: int, capacity: int) -> None:
+        self.rows = rows
+        self.capacity = capacity
+        shape = (rows, architecture.kv_heads, capacity, architecture.head_size)
+        self.layers = [(torch.zeros(shape), torch.zeros(shape)) for _ in range(architecture.layers)]
+        self.lengths = [0] * rows
+
+    def length(self, row: int) -> int:
+        """Tokens that a row holds."""
+        return self.lengths[row]
+
+    def truncate(self, row: int, *, length: int) -> None:
+        """Forget a row's tokens from `length` on."""
+        if not 0 <= length <= self.lengths[row]:
+            raise LoadError(
+                f"row {row} holds {self.lengths[row]} tokens and cannot be cut to {length}",
+                hint="give a length that the row has",
+            )
+        self.lengths[row] = length
+
+    def copy(self, *, source: int, row: int, length: int) -> None:
+        """Make `row` hold the first `length` tokens of row `source`."""
+        if not 0 <= length <= self.lengths[source]:
+            raise LoadError(
+                f"row {source} holds {self.lengths[source]} tokens, {length} were to be copied",
+                hint="give a length that the row has",
+            )
+        if source != row:
+            for keys, values in self.layers:
+                keys[row, :, :length] = keys[source, :, :length]
+                values[row, :, :length] = values[source, :, :length]
+        self.lengths[row] = length
+
+
+class TorchSession:
+    """A checkpoint in torch, float32. Not safe for concurrent calls.
+
+    Args:
+        checkpoint_dir: Checkpoint in the Hugging Face layout.
+        weights: State dict that replaces the checkpoint's own, such as `dequantized_state` gives.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read, or the weights do not fit it.
+    """
+
+    def __init__(
+        self, checkpoint_dir: Path, *, weights: Mapping[str, NDArray[np.float32]] | None = None
+    ) -> None:
+        config = checkpoint_dir / "config.json"
+        try:
+            document = json.loads(config.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"`{config}` cannot be read: {error}", hint="take the checkpoint from its source again"
+            ) from error
+        self._architecture = read_architecture(document, where=str(config))
+        self._model = load_model(checkpoint_dir)
+        if weights is not None:
+            _replace_weights(self._model, weights, where=str(checkpoint_dir))
+        self.vocab_size = self._architecture.vocab_size
+        self.max_context = self._architecture.max_context
+
+    def new_cache(self, *, rows: int, capacity: int) -> TorchCache:
+        """An empty cache.
+
+        Raises:
+            LoadError: More capacity than the checkpoint has positions.
+        """
+        check_cache_size(rows=rows, capacity=capacity, max_context=self.max_context)
+        return TorchCache(self._architecture, rows=rows, capacity=capacity)
+
+    def forward(self, cache: Cache, segments: Sequence[Segment]) -> list[FloatArray]:
+        """Append each segment to its row and return its logits, float32 [1 or tokens, vocab].
+
+        Raises:
+            LoadError: A segment that cannot be appended; nothing was appended.
+        """
+        if not isinstance(cache, TorchCache):
+            raise LoadError(
+                f"a cache of type `{type(cache).__name__}`", hint="use the session's own `new_cache`"
+            )
+        check_segments(cache, segments, vocab_size=self.vocab_size)
+        found: dict[int, FloatArray] = {}
+        with torch.inference_mode():
+            for group in _groups(segments):
+                hidden = self._append(cache, [segments[index] for index in group])
+                for place, index in enumerate(group):
+                    count = len(segments[index].tokens)
+                    begin = 0 if segments[index].logits == "all" else count - 1
+                    logits = self._model.lm_head(hidden[place, begin:count])
+                    found[index] = np.asarray(logits.float().numpy())
+        return [found[index] for index in range(len(segments))]
+
+    def _append(self, cache: TorchCache, segments: Sequence[Segment]) -> torch.Tensor:
+        """Hidden states [segments, width, hidden], right-padded; keys and values go to the cache."""
+        from transformers import DynamicCache
+
+        rows = torch.tensor([segment.row for segment in segments])
+        held = torch.tensor([cache.lengths[segment.row] for segment in segments])
+        counts = torch.tensor([len(segment.tokens) for segment in segments])
+        past, width = int(held.max()), int(counts.max())
+        tokens = torch.zeros(len(segments), width, dtype=torch.int64)
+        for place, segment in enumerate(segments):
+            tokens[place, : len(segment.tokens)] = torch.tensor(list(segment.tokens))
+        positions = held[:, None] + torch.arange(width)[None, :]
+        # Without a configuration no layer crops its past to a window: the masks say what is seen.
+        state = DynamicCache()
+        for layer, (keys, values) in enumerate(cache.layers):
+            state.update(keys[rows, :, :past], values[rows, :, :past], layer)
+        masks = _masks(self._architecture, held=held, positions=positions, past=past)
+        hidden = self._model.model(
+            input_ids=tokens,
+            position_ids=positions,
+            attention_mask=masks,
+            past_key_values=state,
+            use_cache=True,
+        ).last_hidden_state
+        real = torch.arange(width)[None, :] < counts[:, None]
+        row_index = rows[:, None].expand(-1, width)[real]
+        for (keys, values), layer in zip(cache.layers, state.layers, strict=True):
+            keys[row_index, :, positions[real]] = layer.keys[:, :, past:].transpose(1, 2)[real]
+            values[row_index, :, positions[real]] = layer.values[:, :, past:].transpose(1, 2)[real]
+        for segment in segments:
+            cache.lengths[segment.row] += len(segment.tokens)
+        return torch.as_tensor(hidden)
+
+
+def _replace_weights(model: Untyped, weights: Mapping[str, NDArray[np.float32]], *, where: str) -> None:
+    if "lm_head.weight" in weights and model.config.tie_word_embeddings:
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    state = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in weights.items()}
+    if model.config.tie_word_embeddings and "lm_head.weight" not in state:
+        state["lm_head.weight"] = state["model.embed_tokens.weight"]
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the weights do not fit `{where}`: {error}", hint="they must be of a variant of this checkpoint"
+        ) from error
+
+
+def _groups(segments: Sequence[Segment]) -> Iterator[list[int]]:
+    """Indices of segments of similar length, whose padded size is bounded."""
+    order = sorted(range(len(segments)), key=lambda index: len(segments[index].tokens))
+    group: list[int] = []
+    for index in order:
+        count = len(segments[index].tokens)
+        if group and (
+            (len(group) + 1) * count > CALL_TOKENS or count > 2 * len(segments[group[0]].tokens) + 32
+        ):
+            yield group
+            group = []
+        group.append(index)
+    if group:
+        yield group
+
+
+def _masks(
+    architecture: Architecture, *, held: torch.Tensor, positions: torch.Tensor, past: int
+) -> torch.Tensor | dict[str, torch.Tensor]:
+    """Which keys each query sees, bool [batch, 1, width, past + width], in the form that the model takes."""
+    old = torch.arange(past)[None, :].expand(len(held), -1)
+    old = torch.where(old < held[:, None], old, torch.iinfo(torch.int64).max)
+    keys = torch.cat([old, positions], dim=1)[:, None, None, :]
+    queries = positions[:, None, :, None]
+    causal = keys <= queries
+    windows = {window for window in architecture.windows if window is not None}
+    if not windows:
+        full = causal
+        return {"full_attention": full} if _by_kind(architecture) else full
+    sliding = causal & (keys > queries - windows.pop())
+    if _by_kind(architecture):
+        return {"full_attention": causal, "sliding_attention": sliding}
+    return sliding
+
+
+def _by_kind(architecture: Architecture) -> bool:
+    """Whether the model in transformers takes one mask per kind of layer."""
+    return architecture.name in ("Qwen2ForCausalLM", "Qwen3ForCausalLM")

@@ -7,9 +7,11 @@ is exported as something that it is not. Defaults of absent keys are those of tr
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from compilers.export.rope import read_rope
@@ -177,20 +179,18 @@ def parameters(architecture: Architecture) -> int:
     return sum(math.prod(shape) for shape in expected_tensors(architecture).values())
 
 
-def model_facts(
-    architecture: Architecture,
-    *,
-    add_bos: bool,
-    bos_token_id: int | None = None,
-    eos_token_ids: tuple[int, ...] | None = None,
-) -> ModelFacts:
+def model_facts(architecture: Architecture, *, add_bos: bool, directory: Path | None = None) -> ModelFacts:
     """What a runtime and a server must know.
 
     Args:
         architecture: The architecture.
         add_bos: Whether BOS is put before a prompt.
-        bos_token_id: The tokenizer's own, where it has one; otherwise the configuration's.
-        eos_token_ids: Those of the tokenizer or generation_config.json; None: the configuration's.
+        directory: The checkpoint's; where its generation_config.json says which tokens end a text, that
+        holds,
+            because chat checkpoints end turns with other tokens than config.json names.
+
+    Raises:
+        CheckpointError: generation_config.json cannot be read.
     """
     a = architecture
     windows = set(a.windows)
@@ -204,10 +204,25 @@ def model_facts(
         head_size=a.head_size,
         max_context=a.max_context,
         sliding_window=a.windows[0] if len(windows) == 1 else None,
-        bos_token_id=a.bos_token_id if bos_token_id is None else bos_token_id,
-        eos_token_ids=a.eos_token_ids if eos_token_ids is None else eos_token_ids,
+        bos_token_id=a.bos_token_id,
+        eos_token_ids=_generation_ends(directory) or a.eos_token_ids,
         add_bos=add_bos,
     )
+
+
+def _generation_ends(directory: Path | None) -> tuple[int, ...]:
+    path = None if directory is None else directory / "generation_config.json"
+    if path is None or not path.exists():
+        return ()
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"`{path}` cannot be read: {error}",
+            hint="take the checkpoint from its source again, or remove it",
+        ) from error
+    keys = _Keys(document if isinstance(document, dict) else {}, str(path))
+    return tuple(i for i in keys.token_ids("eos_token_id", None) if i is not None)
 
 
 @dataclass(frozen=True, slots=True)
