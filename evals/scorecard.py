@@ -40,7 +40,8 @@ class Scorecard(Value):
     outcomes: tuple[Outcome, ...]
     """In the order in which samples were taken."""
     available: int
-    """Samples that the task type has; more than `len(outcomes)` after an early stop."""
+    """Samples that were to be taken: all that the task type has, or the ladder's `max_samples`. More than
+    `len(outcomes)` after an early stop."""
     tokens: int
     """Tokens scored or generated."""
     seconds: float

@@ -30,12 +30,14 @@ class Verdict(Value):
     reason: str
     """One sentence with the numbers."""
     accuracy: float
+    """Mean outcome over all samples of the task type together."""
     reference_accuracy: float
     """Of the tier's reference on the same samples."""
     difference_points: float
     """Accuracy minus reference, in percentage points."""
     lower_bound_points: float
-    """One-sided lower confidence bound of the difference (Tango's score bound)."""
+    """One-sided lower confidence bound of the difference: Tango's score bound once all samples were taken,
+    before that the betting test's, which holds at any stopping time."""
     samples: int
     floor: float
     margin_points: float
