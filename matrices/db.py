@@ -108,9 +108,9 @@ def newest_version() -> str:
 def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
-    except sa.exc.ArgumentError as error:
+    except (sa.exc.ArgumentError, ValueError):  # ValueError: a port that is no number
         # The text itself may hold a password: it is not repeated, and the chain that repeats it is cut.
-        raise ConfigurationError("the database URL cannot be parsed", hint=_URL_HINT) from error.__cause__
+        raise ConfigurationError("the database URL cannot be parsed", hint=_URL_HINT) from None
     match parsed.get_backend_name():
         case "sqlite":
             return _sqlite_url(parsed)
