@@ -112,7 +112,7 @@ class Runtime(Protocol):
 
         Raises:
             LoadError: The host lacks something, the files are damaged, or the library would silently run it
-                in                 another way than it was evaluated.
+                in another way than it was evaluated.
         """
         ...
 

@@ -1,0 +1,54 @@
+"""Bounds of parity: how far an artifact's logits may be from torch's, as data.
+
+Float arithmetic: the largest difference is at most `MAX_ABS`, times |logit| / `LARGE_LOGIT` where logits are
+larger than that (float32 keeps seven digits, so a sum's error grows with its terms).
+
+Integer arithmetic: activations are rounded to int8 as well, an error that torch's reference on the same
+weights does not have. How much of it reaches the logits depends on the checkpoint: deep and peaked ones
+amplify it many times more than others, so no fixed number would tell rounding from damage. But a checkpoint
+amplifies the rounding of weights in the same way. So the bound is a share of what quantization itself did:
+KL(variant in torch ‖ artifact) is at most `SHARES` × KL(checkpoint ‖ variant in torch).
+
+Measured on eleven checkpoints (random ones of the four architectures, the demo family; 0.1 to 6 M
+parameters), the share as built, and with every scale off by 3 % (normal noise), which must be caught:
+
+                          as built            scales off by 3 %
+    8-bit                 1.1   to 2.5        18    to 35
+    4-bit, rounded        0.004 to 0.011      0.12  to 0.19
+    4-bit, GPTQ           0.006 to 0.013      0.13  to 0.36
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from registry.recipe import Recipe
+
+MAX_ABS = 1e-4
+LARGE_LOGIT = 32.0
+
+SHARES: Mapping[tuple[str, str], float] = {
+    ("int8", "rtn"): 6.0,
+    ("int8", "gptq"): 6.0,
+    ("int4", "rtn"): 0.04,
+    ("int4", "gptq"): 0.04,
+}
+"""(element type of the weights, method) → share."""
+
+INTEGER_ACTIVATIONS: Mapping[str, frozenset[str]] = {
+    "onnxruntime": frozenset({"w8a8", "w8g32", "w8g64", "w8g128", "w4g32", "w4g64", "w4g128"}),
+    "tvm": frozenset({"w8a8"}),
+}
+"""Toolchain → layouts that it multiplies with int8 activations; the others are held to float arithmetic."""
+
+
+def float_bound(largest_logit: float) -> float:
+    """The largest difference that float arithmetic may make."""
+    return MAX_ABS * max(1.0, largest_logit / LARGE_LOGIT)
+
+
+def integer_share(recipe: Recipe, *, toolchain: str) -> float | None:
+    """The share for this recipe and toolchain; None where products are in float."""
+    if recipe.layout not in INTEGER_ACTIVATIONS.get(toolchain, frozenset()):
+        return None
+    return SHARES[recipe.weights, recipe.method]

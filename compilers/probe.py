@@ -1,0 +1,178 @@
+"""The probe: a few fixed token sequences on which an artifact's logits are held against torch's.
+
+It is run twice: all sequences in one ragged batch, and again as prompts that are continued in pieces and then
+token by token. So padding, cache and positions are covered as well as the arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compilers.bounds import float_bound, integer_share
+from compilers.parity import Parity
+from compilers.runtime import FloatArray, Segment, Session
+from registry.digest import digest_value
+from registry.errors import BuildError
+from registry.recipe import Recipe
+
+MAX_LOGITS = 16_000_000
+"""Logits of a probe: 64 MB as float32."""
+MAX_POSITIONS = 768
+SEQUENCES = 8
+SHORTEST = 6
+LONGEST = 160
+SINGLE_STEPS = 6
+"""Tokens at the end of each sequence that the second run appends one by one."""
+
+Sequences = list[list[int]]
+
+
+def make_probe(
+    texts: Sequence[Sequence[int]], *, vocab_size: int, max_context: int, seed: int = 0
+) -> Sequences:
+    """Token sequences of different lengths, from texts as far as there are any, and one of random tokens.
+
+    Equal arguments give equal sequences. Positions times vocabulary stay within `MAX_LOGITS`, unless the
+    vocabulary is so large that not even the shortest sequences would.
+
+    Args:
+        texts: Token ids of calibration texts.
+        vocab_size: Tokens that there are.
+        max_context: Positions that there are.
+        seed: Of the random tokens.
+    """
+    draw = np.random.default_rng(seed)
+    budget = max(min(MAX_POSITIONS, MAX_LOGITS // vocab_size), 2 * SHORTEST)
+    count = max(2, min(SEQUENCES, budget // (2 * SHORTEST)))
+    longest = min(LONGEST, max_context, max(SHORTEST, 2 * budget // count - SHORTEST))
+    lengths = np.linspace(longest, min(SHORTEST, longest), count).astype(int)
+    long_enough = sorted((list(text) for text in texts if len(text) >= SHORTEST), key=len, reverse=True)
+    probe: Sequences = []
+    for index, length in enumerate(lengths):
+        random = [int(token) for token in draw.integers(0, vocab_size, length)]
+        if index == count // 2 or not long_enough:
+            probe.append(random)
+        else:
+            text = long_enough[index * max(1, len(long_enough) // count) % len(long_enough)]
+            probe.append([int(token) for token in text[:length]])
+    return probe
+
+
+def reference_logits(session: Session, probe: Sequence[Sequence[int]]) -> FloatArray:
+    """Logits of all positions of a probe, one sequence after the other, float32 [positions, vocab]."""
+    capacity = max(len(sequence) for sequence in probe)
+    cache = session.new_cache(rows=len(probe), capacity=capacity)
+    segments = [Segment(row, sequence, "all") for row, sequence in enumerate(probe)]
+    return np.concatenate(session.forward(cache, segments))
+
+
+def stepwise_logits(session: Session, probe: Sequence[Sequence[int]]) -> FloatArray:
+    """The same logits, got by a first part, a continuation, and single tokens at the end."""
+    capacity = max(len(sequence) for sequence in probe)
+    cache = session.new_cache(rows=len(probe) + 1, capacity=capacity)
+    found: list[list[FloatArray]] = [[] for _ in probe]
+    ends = [max(1, len(sequence) - SINGLE_STEPS) for sequence in probe]
+    cuts = [
+        [0, max(1, end // 2), end, *range(end + 1, len(sequence) + 1)]
+        for sequence, end in zip(probe, ends, strict=True)
+    ]
+    for step in range(max(len(cut) for cut in cuts) - 1):
+        going = [row for row, cut in enumerate(cuts) if step + 1 < len(cut) and cut[step] < cut[step + 1]]
+        # Row 0 stays empty, and rows are taken from the back: no row may depend on its place.
+        segments = [
+            Segment(len(probe) - row, probe[row][cuts[row][step] : cuts[row][step + 1]], "all")
+            for row in going
+        ]
+        for row, logits in zip(going, session.forward(cache, segments) if segments else [], strict=True):
+            found[row].append(logits)
+    return np.concatenate([part for parts in found for part in parts])
+
+
+def measure_parity(
+    session: Session,
+    *,
+    checkpoint_logits: FloatArray,
+    variant_logits: FloatArray,
+    probe: Sequence[Sequence[int]],
+    recipe: Recipe,
+    toolchain: str,
+) -> Parity:
+    """Hold a session's logits against torch's.
+
+    Args:
+        session: The artifact.
+        checkpoint_logits: `reference_logits` of the checkpoint in torch, float32.
+        variant_logits: The same with the variant's weights.
+        probe: The sequences.
+        recipe: The variant's.
+        toolchain: The artifact's.
+
+    Raises:
+        BuildError: The references are not of this probe.
+    """
+    positions = sum(len(sequence) for sequence in probe)
+    shape = (positions, session.vocab_size)
+    if checkpoint_logits.shape != shape or variant_logits.shape != shape:
+        raise BuildError(
+            f"reference logits of shape {checkpoint_logits.shape} and {variant_logits.shape} for a probe "
+            f"of {shape}",
+            hint="make references and probe anew from the same checkpoint",
+        )
+    runs = (reference_logits(session, probe), stepwise_logits(session, probe))
+    if not all(bool(np.isfinite(run).all()) for run in runs):
+        return _undefined(probe, positions)
+    differences = [run.astype(np.float64) - variant_logits for run in runs]
+    kl_variant = max(float(kl_divergence(variant_logits, run).mean()) for run in runs)
+    kl_quantized = float(kl_divergence(checkpoint_logits, variant_logits).mean())
+    max_abs = max(float(np.abs(difference).max()) for difference in differences)
+    limit = float_bound(float(np.abs(variant_logits).max()))
+    share = integer_share(recipe, toolchain=toolchain)
+    within = max_abs <= limit or (share is not None and kl_variant <= share * kl_quantized)
+    reason = f"the largest difference from torch is {max_abs:.2g}, the bound is {limit:.2g}"
+    if share is not None and max_abs > limit:
+        reason = (
+            f"KL to the variant in torch is {kl_variant:.2g} nats with int8 activations, "
+            f"the bound is {share:g} × "
+            f"the {kl_quantized:.2g} nats that quantization cost"
+        )
+    return Parity(
+        max_abs=max_abs,
+        rms=max(float(np.sqrt(np.mean(difference**2))) for difference in differences),
+        kl=max(float(kl_divergence(checkpoint_logits, run).mean()) for run in runs),
+        kl_variant=kl_variant,
+        greedy_agreement=float(np.mean(runs[0].argmax(-1) == checkpoint_logits.argmax(-1))),
+        positions=positions,
+        probe=digest_value([list(sequence) for sequence in probe]),
+        within=within,
+        reason=reason,
+    )
+
+
+def kl_divergence(reference: FloatArray, other: FloatArray) -> NDArray[np.float64]:
+    """KL(reference ‖ other) of each position, in nats, from logits [positions, vocab]."""
+    p, q = _log_probabilities(reference), _log_probabilities(other)
+    return np.asarray(np.maximum(np.sum(np.exp(p) * (p - q), axis=-1), 0.0))
+
+
+def _log_probabilities(logits: FloatArray) -> NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
+def _undefined(probe: Sequence[Sequence[int]], positions: int) -> Parity:
+    """Parity of logits that are no numbers: as far as can be, in numbers that JSON can hold."""
+    worst = float(np.finfo(np.float32).max)
+    return Parity(
+        max_abs=worst,
+        rms=worst,
+        kl=worst,
+        kl_variant=worst,
+        greedy_agreement=0.0,
+        positions=positions,
+        probe=digest_value([list(sequence) for sequence in probe]),
+        within=False,
+        reason="the artifact's logits hold NaN or infinity",
+    )
