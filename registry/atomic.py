@@ -61,7 +61,7 @@ def temporary_file(directory: Path, *, name: str) -> Iterator[tuple[IO[bytes], P
 
 @contextmanager
 def temporary_directory(target: Path) -> Iterator[Path]:
-    """An empty, locked directory beside `target`; becomes `target` at the end unless an error is raised.
+    """An empty directory beside `target`; becomes `target` at the end unless an error is raised.
 
     Leftovers of killed processes for the same target are removed first.
 
@@ -74,17 +74,35 @@ def temporary_directory(target: Path) -> Iterator[Path]:
         with directory_lock(target.parent):
             for leftover in abandoned(target.parent, name=target.name):
                 remove_tree(leftover)
-            path = target.parent / f".{target.name}.{uuid.uuid4().hex}{SUFFIX}"
-            path.mkdir()
-            handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-            _try_lock(handle)
-        try:
+        with scratch_directory(target.parent, name=target.name) as path:
             yield path
             sync_directory(path)
             _replace_directory(path, target=target)
-        finally:
-            os.close(handle)
-            remove_tree(path)
+
+
+@contextmanager
+def scratch_directory(parent: Path, *, name: str) -> Iterator[Path]:
+    """An empty directory below `parent` for work in progress, removed at the end unless it was renamed.
+
+    It lies in a locked one, so that its own lock is free for those who make temporaries in it.
+
+    Raises:
+        StorageFullError: No space left.
+        RegistryError: `parent` cannot be written to.
+    """
+    with storage_errors(parent), directory_lock(parent):
+        outer = parent / f".{name}.{uuid.uuid4().hex}{SUFFIX}"
+        outer.mkdir()
+        handle = os.open(outer, os.O_RDONLY | os.O_DIRECTORY)
+        _try_lock(handle)
+    try:
+        inner = outer / "content"
+        with storage_errors(parent):
+            inner.mkdir()
+        yield inner
+    finally:
+        os.close(handle)
+        remove_tree(outer)
 
 
 def abandoned(directory: Path, *, name: str = "*") -> list[Path]:

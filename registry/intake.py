@@ -112,7 +112,7 @@ def weight_files(path: Path) -> list[Path]:
             hint="merge it into its base: `merge_and_unload()` of PEFT",
         )
     also = f" (there is `{found[0]}`)" if found else ""
-    _refuse(
+    raise CheckpointError(
         f"`{path}` holds no {_SINGLE} and no {_SHARDS}{also}", hint="Rung takes safetensors under these names"
     )
 
@@ -247,7 +247,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     for name, shard in mapping.items():
         if not isinstance(shard, str) or not re.fullmatch(r"[\w.-]+\.safetensors", shard):
             _refuse(
-                f"`{index}` places tensor `{name}` in {str(shard)[:60]!r}, which is no safetensors file there",
+                f"`{index}` places tensor `{name}` in {str(shard)[:60]!r}, no safetensors file there",
                 hint="download or save it again",
             )
     return mapping

@@ -1,0 +1,404 @@
+"""Checkpoints in MLflow: which there are, their versions, aliases and lineage.
+
+MLflow holds this truth: a registered model is a checkpoint's name, a model version its version, and a logged
+model carries the files, so that any MLflow user finds them there. The content store holds the same files by
+digest. The version's tags (`registry/tags.py`) say what is in it.
+
+Adding is idempotent: the same digest under the same name is the same version. What a killed `add` left behind
+(a logged model that is pending, or that no version refers to) is removed or taken up by the next one.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from registry.atomic import file_lock, scratch_directory, storage_errors
+from registry.catalog import ModelVersion, open_catalog
+from registry.checkpoint import Checkpoint, FileEntry
+from registry.digest import canonical_json
+from registry.errors import (
+    CheckpointError,
+    ConfigurationError,
+    CorruptError,
+    NotFoundError,
+    UnknownNameError,
+)
+from registry.intake import FACTS_NAME, CheckpointFacts, read_checkpoint
+from registry.mlflow_client import Client, download, experiment_id, open_client
+from registry.store import Store
+from registry.tags import DIGEST, FACTS, check_stated, checkpoint_of, stated_tags, version_tags
+from registry.value import describe
+
+_HOST = "rung.host"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_ALIAS = re.compile(r"(?!latest$|v\d+$)[A-Za-z][A-Za-z0-9_-]{0,127}")
+_REF = re.compile(r"(?:models:/)?(?P<name>[^/@:]+)(?:@(?P<alias>[^/@:]+)|/(?P<version>\d+|latest))?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoints:
+    """The checkpoints of an MLflow registry."""
+
+    uri: str
+    """MLflow tracking and registry URI."""
+    store: Store
+
+    def add(
+        self,
+        path: Path,
+        *,
+        name: str,
+        family: str,
+        licence: str | None = None,
+        parent: str | None = None,
+        alias: str | None = None,
+        add_bos: bool | None = None,
+    ) -> Checkpoint:
+        """Register a local checkpoint directory; the same content again is the version that is there.
+
+        Args:
+            path: Directory in the Hugging Face layout.
+            name: MLflow registered model.
+            family: Line that it belongs to.
+            licence: SPDX identifier; None: what the checkpoint states.
+            parent: Checkpoint that it was distilled or tuned from.
+            alias: MLflow alias to point to it.
+            add_bos: Whether prompts begin with BOS; None: as its tokenizer does.
+
+        Raises:
+            CheckpointError: It cannot be taken in.
+            ConfigurationError: A name is not allowed, or the same content is registered with other
+            statements.
+            NotFoundError: No such parent.
+            RegistryError: MLflow or the store cannot be used.
+        """
+        _check_name("checkpoint name", name, pattern=_NAME)
+        _check_name("family", family, pattern=_NAME)
+        if alias is not None:
+            _check_name("alias", alias, pattern=_ALIAS)
+        found = None if parent is None else self.find(parent)
+        parent = None if found is None else found.ref
+        facts = read_checkpoint(path)
+        tags = version_tags(facts, family=family, licence=licence, parent=parent, add_bos=add_bos)
+        asked = stated_tags(family=family, licence=licence, parent=parent, add_bos=add_bos)
+        entry = self._store_files(path, facts)
+        with self._lock():
+            version = self._with_digest(name, facts.digest)
+            if version is None:
+                version = self._register(name, facts=facts, entry=entry, tags=tags, parent=found)
+            check_stated(version, asked=asked)
+            self._point(alias, version)
+        checkpoint = checkpoint_of(version, facts)
+        self.store.put_checkpoint(checkpoint, extra=[entry])
+        return checkpoint
+
+    def add_uri(
+        self,
+        uri: str,
+        *,
+        family: str,
+        licence: str | None = None,
+        parent: str | None = None,
+        alias: str | None = None,
+        add_bos: bool | None = None,
+    ) -> Checkpoint:
+        """Take in a model version that somebody registered without Rung; it is tagged, no version is made.
+
+        Args:
+            uri: `models:/name/3`, `models:/name@alias` or `models:/name/latest`.
+            family: Line that it belongs to.
+            licence: SPDX identifier; None: what the checkpoint states.
+            parent: Checkpoint that it was distilled or tuned from.
+            alias: MLflow alias to point to it.
+            add_bos: Whether prompts begin with BOS; None: as its tokenizer does.
+
+        Raises:
+            NotFoundError: No such version.
+            CheckpointError: It holds no checkpoint, or one that cannot be taken in.
+            ConfigurationError: It is taken in already with other statements.
+            RegistryError: MLflow or the store cannot be used.
+        """
+        _check_name("family", family, pattern=_NAME)
+        if alias is not None:
+            _check_name("alias", alias, pattern=_ALIAS)
+        version = self._version(uri)
+        found = None if parent is None else self.find(parent)
+        parent = None if found is None else found.ref
+        if DIGEST not in version.tags:
+            with self._lock():
+                facts, entry = self._fetch(version)
+                tags = version_tags(facts, family=family, licence=licence, parent=parent, add_bos=add_bos)
+                version = self._tag(version, tags=tags)
+                self.store.put_checkpoint(checkpoint_of(version, facts), extra=[entry])
+        check_stated(
+            version, asked=stated_tags(family=family, licence=licence, parent=parent, add_bos=add_bos)
+        )
+        self._point(alias, version)
+        return checkpoint_of(version, self._facts(version))
+
+    def find(self, ref: str) -> Checkpoint:
+        """The checkpoint of `name` (its newest version), `name@alias` or `name/version`.
+
+        Raises:
+            NotFoundError: No such name, alias or version, or it was never taken in; the hint says what there
+            is.
+            RegistryError: MLflow cannot be used.
+        """
+        version = self._version(ref)
+        if DIGEST not in version.tags:
+            raise NotFoundError(
+                f"`{version.name}/{version.version}` is in MLflow, but Rung has not taken it in",
+                hint=f"run `rung checkpoint add models:/{version.name}/{version.version}`",
+            )
+        return checkpoint_of(version, self._facts(version))
+
+    def all(self) -> list[Checkpoint]:
+        """Every version that was taken in, by name and version.
+
+        Raises:
+            RegistryError: MLflow cannot be used.
+        """
+        catalog = open_catalog(self.uri)
+        versions = [version for name in catalog.names() for version in catalog.versions(name)]
+        return [checkpoint_of(one, self._facts(one)) for one in versions if DIGEST in one.tags]
+
+    def aliases(self, name: str) -> dict[str, str]:
+        """Alias → `name/version` of one name; empty if there is none.
+
+        Raises:
+            RegistryError: MLflow cannot be used.
+        """
+        return {
+            alias: f"{name}/{number}"
+            for alias, number in sorted(open_catalog(self.uri).aliases(name).items())
+        }
+
+    def materialise(
+        self, checkpoint: Checkpoint, *, out: Path, share: Literal["link", "copy"] = "link"
+    ) -> None:
+        """Make the directory `out` with a checkpoint's files; what the store lacks is fetched from MLflow.
+
+        Raises:
+            CorruptError: MLflow's files are no longer those that were registered.
+            NotFoundError: Neither the store nor MLflow has them.
+            StorageFullError: No space left; `out` is not made.
+        """
+        try:
+            self.store.materialise(checkpoint.files, out=out, share=share)
+        except (NotFoundError, CorruptError):
+            facts, _ = self._fetch(self._version(checkpoint.ref))
+            if facts.digest != checkpoint.digest:
+                raise _changed(checkpoint.ref, expected=checkpoint.digest, found=facts.digest) from None
+            self.store.materialise(checkpoint.files, out=out, share=share)
+
+    def _version(self, ref: str) -> ModelVersion:
+        parts = _REF.fullmatch(ref)
+        if not parts:
+            raise NotFoundError(
+                f"`{ref}` does not name a checkpoint", hint="write `name`, `name@alias` or `name/version`"
+            )
+        name, alias, number = parts["name"], parts["alias"], parts["version"]
+        catalog = open_catalog(self.uri)
+        versions = {one.version: one for one in catalog.versions(name)} if _NAME.fullmatch(name) else {}
+        if not versions:
+            raise _unknown("checkpoint", name, known=catalog.names(), empty="run `rung checkpoint add` first")
+        if alias is not None:
+            aliases = catalog.aliases(name)
+            if aliases.get(alias) not in versions:
+                raise _unknown("alias", f"{name}@{alias}", known=[f"{name}@{one}" for one in aliases])
+            return versions[aliases[alias]]
+        if number in (None, "latest"):
+            return versions[max(versions)]
+        if int(number) not in versions:
+            raise _unknown("checkpoint", f"{name}/{number}", known=[f"{name}/{one}" for one in versions])
+        return versions[int(number)]
+
+    def _with_digest(self, name: str, digest: str) -> ModelVersion | None:
+        versions = open_catalog(self.uri).versions(name)
+        return next((one for one in versions if one.tags.get(DIGEST) == digest), None)
+
+    def _register(
+        self,
+        name: str,
+        *,
+        facts: CheckpointFacts,
+        entry: FileEntry,
+        tags: dict[str, str],
+        parent: Checkpoint | None,
+    ) -> ModelVersion:
+        """A new version: its logged model first, with all files, then the version with all tags at once."""
+        source = None if parent is None else self._version(parent.ref).source
+        with open_client(self.uri) as client:
+            experiment = experiment_id(client, self.uri)
+            model = _take_up(client, experiment, name=name, digest=facts.digest)
+            if model is None:
+                with scratch_directory(self.store.ingest, name="upload") as scratch:
+                    self.store.materialise([*facts.files, entry], out=scratch / "files")
+                    model = _log_model(
+                        client, experiment, name=name, tags=tags, files=scratch / "files", parent=source
+                    )
+            _create_registered(client, name)
+            created = client.create_model_version(name, source=f"models:/{model}", model_id=model, tags=tags)
+            first = self._with_digest(name, facts.digest)
+            if first is not None and first.version < int(created.version):
+                client.delete_model_version(name, str(created.version))  # another machine was quicker
+                client.delete_logged_model(model)
+                return first
+        return ModelVersion(name, int(created.version), f"models:/{model}", tags)
+
+    def _tag(self, version: ModelVersion, *, tags: dict[str, str]) -> ModelVersion:
+        """Tag a version; the digest comes last, because it is what says that the others are there."""
+        with open_client(self.uri) as client:
+            for key in sorted(tags, key=lambda one: one == DIGEST):
+                client.set_model_version_tag(version.name, str(version.version), key, tags[key])
+        return ModelVersion(version.name, version.version, version.source, {**version.tags, **tags})
+
+    def _point(self, alias: str | None, version: ModelVersion) -> None:
+        if alias is None or open_catalog(self.uri).aliases(version.name).get(alias) == version.version:
+            return
+        with open_client(self.uri) as client:
+            client.set_registered_model_alias(version.name, alias, str(version.version))
+
+    def _facts(self, version: ModelVersion) -> CheckpointFacts:
+        """What is in a version: from the store, else from MLflow."""
+        digest = version.tags[DIGEST]
+        stored = version.tags.get(FACTS, "")
+        try:
+            facts = CheckpointFacts.model_validate_json(self.store.read_bytes(stored))
+        except (NotFoundError, CorruptError):
+            facts, _ = self._fetch(version)
+        except ValidationError as error:
+            raise CorruptError(
+                f"`{stored}` does not describe a checkpoint: {describe(error)}",
+                hint=f"the tag rung.facts of `{version.name}/{version.version}` was changed: set it back",
+            ) from error
+        if facts.digest != digest:
+            raise _changed(f"{version.name}/{version.version}", expected=digest, found=facts.digest)
+        return facts
+
+    def _fetch(self, version: ModelVersion) -> tuple[CheckpointFacts, FileEntry]:
+        """Download a version, take its files into the store, and return what was found."""
+        uri = f"models:/{version.name}/{version.version}"
+        with storage_errors(self.store.ingest):
+            self.store.ingest.mkdir(parents=True, exist_ok=True)
+        with scratch_directory(self.store.ingest, name="download") as scratch:
+            download(self.uri, source=uri, out=scratch)
+            path = _locate(scratch, where=uri)
+            facts = read_checkpoint(path)
+            return facts, self._store_files(path, facts)
+
+    def _store_files(self, path: Path, facts: CheckpointFacts) -> FileEntry:
+        """Take a checkpoint's files and its facts into the store; returns the entry of `rung.json`."""
+        for file in facts.files:
+            if self.store.add_file(path / file.path).digest != file.digest:
+                raise CheckpointError(
+                    f"`{path / file.path}` changed while it was read",
+                    hint="add it again once nobody writes to it",
+                )
+        return self.store.add_bytes(canonical_json(facts)).at(FACTS_NAME)
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """One `add` at a time over this store; over a shared server the lowest version wins."""
+        with file_lock(self.store.root / "checkpoints.lock"):
+            yield
+
+
+def _take_up(client: Client, experiment: str, *, name: str, digest: str) -> str | None:
+    """The finished logged model that a killed `add` left without a version; unfinished ones are removed."""
+    where = f"tags.`{DIGEST}` = '{digest}'"
+    found = [
+        one for one in client.search_logged_models([experiment], filter_string=where) if one.name == name
+    ]
+    ready = [one.model_id for one in found if str(one.status) == "READY"]
+    for one in found:
+        if one.model_id not in ready and one.tags.get(_HOST) == platform.node():
+            client.delete_logged_model(one.model_id)
+    for run in client.search_runs([experiment], filter_string=f"{where} and attributes.status = 'RUNNING'"):
+        if run.data.tags.get(_HOST) == platform.node():
+            client.set_terminated(run.info.run_id, status="KILLED")
+    return ready[0] if ready else None
+
+
+def _log_model(
+    client: Client, experiment: str, *, name: str, tags: dict[str, str], files: Path, parent: str | None
+) -> str:
+    """Upload a logged model and finish it; its lineage is a run from the parent's to this one."""
+    marks = {**tags, _HOST: platform.node()}
+    run = None
+    if parent is not None and parent.startswith("models:/m-"):
+        from mlflow.entities import LoggedModelInput
+
+        run = client.create_run(experiment, run_name=f"add {name}", tags=marks).info.run_id
+        client.log_inputs(run, models=[LoggedModelInput(parent.removeprefix("models:/"))])
+    model = client.create_logged_model(
+        experiment, name=name, source_run_id=run, tags=marks, model_type="checkpoint"
+    ).model_id
+    client.log_model_artifacts(model, str(files))
+    client.finalize_logged_model(model, "READY")
+    if run is not None:
+        from mlflow.entities import LoggedModelOutput
+
+        client.log_outputs(run, [LoggedModelOutput(model, step=0)])
+        client.set_terminated(run, status="FINISHED")
+    return str(model)
+
+
+def _create_registered(client: Client, name: str) -> None:
+    try:
+        client.create_registered_model(name)
+    except Exception as error:
+        if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _locate(directory: Path, *, where: str) -> Path:
+    """The checkpoint in a downloaded version: at its top, or in the one folder with a config.json.
+
+    The `transformers` flavour of MLflow keeps the tokenizer apart from the model; its files are brought
+    together.
+    """
+    if (directory / "config.json").is_file():
+        return directory
+    found = sorted(path.parent for path in directory.rglob("config.json"))
+    if len(found) != 1:
+        what = f"{len(found)} folders with a config.json" if found else "no config.json"
+        raise CheckpointError(
+            f"`{where}` holds {what}", hint="register the files of one checkpoint as the version's artifacts"
+        )
+    tokenizer = directory / "components" / "tokenizer"
+    if tokenizer.is_dir() and found[0] == directory / "model":
+        for file in tokenizer.iterdir():
+            target = found[0] / file.name
+            if not target.exists():
+                file.rename(target)
+    return found[0]
+
+
+def _check_name(kind: str, name: str, *, pattern: re.Pattern[str]) -> None:
+    if not pattern.fullmatch(name):
+        raise ConfigurationError(
+            f"`{name}` cannot be a {kind}",
+            hint="use letters, digits, `-`, `_` (and `.` in names), at most 128",
+        )
+
+
+def _unknown(kind: str, name: str, *, known: Iterable[str], empty: str = "") -> NotFoundError:
+    error = UnknownNameError.of(kind, name, known=known)
+    nothing = error.hint.startswith("there is no") and empty
+    return NotFoundError(error.message, hint=empty if nothing else error.hint)
+
+
+def _changed(ref: str, *, expected: str, found: str) -> CorruptError:
+    return CorruptError(
+        f"the files of `{ref}` in MLflow have the digest {found}, not {expected} as at registration",
+        hint="somebody changed them: register them as a new version",
+    )

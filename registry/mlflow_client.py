@@ -1,0 +1,169 @@
+"""MLflow's own client, opened quietly: the only module that imports `mlflow`.
+
+MLflow keeps the tracking URI in a global and in the environment, and looks it up there even when a client has
+its own (`create_model_version`, downloads of `models:/…`), so both are set for as long as a client is open
+and put back afterwards. A SQLite database is made aside and renamed, because MLflow's migrations are not
+transactional: a process that is killed amid them would leave a database that no later one can open.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from registry.atomic import abandoned, directory_lock, remove_tree, scratch_directory, storage_errors
+from registry.errors import RegistryError, RungError, StorageFullError, ToolchainMissingError
+
+EXPERIMENT: Final = "rung"
+"""MLflow experiment that holds the logged models of checkpoints."""
+Client = Any
+"""`mlflow.MlflowClient`, which has no type information."""
+Module = Any
+"""The module `mlflow`, which has none either."""
+_SQLITE = "sqlite:///"
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # its default takes minutes to say that no server is there
+}
+
+
+@contextmanager
+def open_client(uri: str) -> Iterator[Client]:
+    """An `MlflowClient` for a URI, whose errors become Rung's.
+
+    Raises:
+        ToolchainMissingError: MLflow is not installed.
+        StorageFullError: No space left for its database or artifacts.
+        RegistryError: MLflow refused, or cannot be reached.
+    """
+    mlflow = _import_mlflow()
+    if uri.startswith(_SQLITE):
+        _prepare_sqlite(Path(uri.removeprefix(_SQLITE)))
+    with _errors(uri), _at(mlflow, uri), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow and what it imports warn of their own future on every call
+        yield mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def download(uri: str, *, source: str, out: Path) -> None:
+    """Download a `models:/…` URI's files into the directory `out`.
+
+    Raises:
+        RegistryError: There is no such thing, or it cannot be fetched.
+        StorageFullError: No space left.
+    """
+    mlflow = _import_mlflow()
+    with open_client(uri):
+        mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(out))
+
+
+def experiment_id(client: Client, uri: str) -> str:
+    """The experiment that holds checkpoints, made if it is not there."""
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is None:
+        location = _artifacts(uri)
+        try:
+            return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+        except Exception as error:
+            if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(EXPERIMENT)  # another process was quicker
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+def _import_mlflow() -> Module:
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import mlflow
+    except ImportError as error:
+        raise ToolchainMissingError("MLflow is not installed", hint="install `rung[build]`") from error
+    return mlflow
+
+
+@contextmanager
+def _at(mlflow: Module, uri: str) -> Iterator[None]:
+    names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+    before = {name: os.environ.get(name) for name in names}
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)
+        mlflow.set_registry_uri(None)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _errors(uri: str) -> Iterator[None]:
+    """Turn what MLflow raises into Rung's errors: its own, SQLAlchemy's, those of its HTTP client."""
+    try:
+        yield
+    except RungError:
+        raise
+    except Exception as error:  # MLflow's edge: its back ends each raise errors of their own
+        text = " ".join(str(error).split())[:300]
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if full or "disk is full" in text or "No space left" in text:
+            raise StorageFullError(
+                f"MLflow at `{uri}` cannot write: no space left",
+                hint="free space, then run the same command again",
+            ) from error
+        raise RegistryError(
+            f"MLflow at `{uri}` failed: {text or type(error).__name__}",
+            hint="check that the server (or database) is up and that you may write to it, then run again",
+        ) from error
+
+
+def _prepare_sqlite(path: Path) -> None:
+    """Make MLflow's database unless it is there; whole or not at all."""
+    if path.exists():
+        return
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with storage_errors(path), directory_lock(path.parent):
+        if path.exists():
+            return
+        for leftover in abandoned(path.parent, name=path.name):
+            remove_tree(leftover)
+    with scratch_directory(path.parent, name=path.name) as scratch:
+        draft = scratch / path.name
+        _make_database(f"{_SQLITE}{draft}", artifacts=_artifacts(f"{_SQLITE}{path}"))
+        with storage_errors(path), directory_lock(path.parent):
+            if not path.exists():
+                draft.rename(path)
+
+
+def _make_database(uri: str, *, artifacts: str | None) -> None:
+    with _errors(uri), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        store = SqlAlchemyStore(uri, artifacts)
+        store.engine.dispose()
+
+
+def _artifacts(uri: str) -> str | None:
+    """Where the files of a local registry lie; None: the server decides."""
+    if uri.startswith(_SQLITE):
+        path = Path(uri.removeprefix(_SQLITE))
+        return (path.parent / "mlflow-artifacts").absolute().as_uri()
+    return None
