@@ -8,6 +8,8 @@ RungError
 │   └── RequestError           400 (or 404, 405, 413)   the request itself is wrong
 ├── RefusedError
 │   └── UnavailableError       503   below the asked tier, or without evidence for the task
+├── RegistryError
+│   └── InterruptedFetchError  (pull) the source does not answer; asking again may help
 ├── SessionMovedError          409   the session was answered by another artifact or tier so far
 ├── OverloadedError            503   no room in the queue
 └── EngineStoppedError         503   shutting down, or broken
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from registry.errors import ConfigurationError, RefusedError, RungError
+from registry.errors import ConfigurationError, RefusedError, RegistryError, RungError
 
 Json = dict[str, Any]  # Any: whatever JSON can hold
 
@@ -61,6 +63,20 @@ class UnavailableError(RefusedError):
         super().__init__(message, hint=hint)
         self.retry_after_s = retry_after_s
         self.alternatives = alternatives
+
+
+class InterruptedFetchError(RegistryError):
+    """A source that does not answer, or has stopped in the midst of a file."""
+
+    code = "interrupted"
+
+    @classmethod
+    def of(cls, where: str, cause: object) -> InterruptedFetchError:
+        """The error of a fetch from `where`."""
+        return cls(
+            f"fetching `{where}` was interrupted: {cause}",
+            hint="check the network and the source, then run the same command: it goes on where it stopped",
+        )
 
 
 class SessionMovedError(RungError):

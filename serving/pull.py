@@ -1,0 +1,251 @@
+"""Pull: bring a release and its artifacts onto a node, verified, resumable and whole.
+
+    oci-layout, index.json, blobs/   a content store, itself a source for other nodes
+    releases/<name>/                 `release.json` and `release.sig`, verified before any blob is fetched
+    bundles/<hex>/                   one directory per artifact: `manifest.json` and exactly its files
+    partial/<hex>                    bytes of a blob that is not complete yet; the next pull goes on from them
+
+A blob joins the store when its digest is right; a bundle appears whole. Whatever is killed, filled or
+corrupted meanwhile, the same pull again ends in the same tree. Any number of pulls may run at once.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from compilers.runtime import Bundle
+from matrices.release import Release, ReleasedCell
+from matrices.snapshot import RELEASE_NAME, SIGNATURE_NAME, check_name, read_release
+from registry.artifact import MANIFEST_NAME, Manifest
+from registry.atomic import SUFFIX, remove_tree, storage_errors, temporary_directory
+from registry.checkpoint import FileEntry
+from registry.digest import canonical_json, short
+from registry.errors import (
+    CorruptError,
+    RefusedError,
+    RegistryError,
+    RungError,
+    StorageFullError,
+    UnknownNameError,
+)
+from registry.store import Store
+from serving.fetch import fetch_blob, is_sound
+from serving.load import read_bundle
+from serving.source import Source
+
+MAX_RELEASE_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the pull of one artifact has come."""
+
+    file: str
+    """Path in the bundle of the file that is being fetched."""
+    done_bytes: int
+    """Of all files together; bytes that were there already count."""
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """What a pull has brought."""
+
+    release: Release
+    release_directory: Path
+    bundles: tuple[Bundle, ...]
+
+
+Report = Callable[[Progress], None]
+
+
+def pull(
+    *,
+    blobs: Source,
+    release: Source,
+    public_key: Path,
+    out: Path,
+    artifacts: Sequence[str] | None = None,
+    report: Report | None = None,
+) -> Pulled:
+    """Bring a release and its artifacts into the node's directory `out`.
+
+    Args:
+        blobs: A tree with `blobs/sha256/`.
+        release: The release's own directory there.
+        public_key: PEM file of the key that is trusted.
+        out: Made if it is not there; may hold other releases.
+        artifacts: Digests or cell ids; None: every artifact of the release.
+        report: Called as bytes arrive.
+
+    Raises:
+        SignatureError: The release is not signed with the key, or was changed.
+        CorruptError: A blob is not what its digest says, even when fetched anew.
+        NotFoundError: The source lacks something.
+        UnknownNameError: The release has no such artifact.
+        InterruptedFetchError: The source does not answer; the same pull goes on where it stopped.
+        StorageFullError: No space left; what was fetched halfway is removed.
+        RefusedError: `out` holds another release of the same name.
+    """
+    got = pull_release(release, public_key=public_key, out=out)
+    cells = got.cells if artifacts is None else tuple(find_released(got, name) for name in artifacts)
+    bundles = tuple(pull_artifact(cell.manifest, blobs=blobs, out=out, report=report) for cell in cells)
+    return Pulled(release=got, release_directory=release_directory(out, got.name), bundles=bundles)
+
+
+def release_directory(out: Path, name: str) -> Path:
+    """Where a node's directory holds a release."""
+    return out / "releases" / check_name(name)
+
+
+def bundle_directory(out: Path, digest: str) -> Path:
+    """Where a node's directory holds a bundle."""
+    return out / "bundles" / digest.removeprefix("sha256:")
+
+
+def find_released(release: Release, name: str) -> ReleasedCell:
+    """The cell of a release with this artifact's digest or cell id.
+
+    Raises:
+        UnknownNameError: There is none.
+    """
+    for cell in release.cells:
+        if name in (cell.manifest.digest, cell.cell.id):
+            return cell
+    known = [one for cell in release.cells for one in (cell.cell.id, cell.manifest.digest)]
+    raise UnknownNameError.of("artifact", name, known=known, where=f"release `{release.name}`")
+
+
+def pull_release(source: Source, *, public_key: Path, out: Path) -> Release:
+    """Bring a release into the node's directory, once its signature is verified.
+
+    Raises:
+        SignatureError, SchemaError, NotFoundError, StorageFullError: See `pull`.
+        RefusedError: `out` holds another release of the same name.
+    """
+    files = {name: _read_small(source, name) for name in (RELEASE_NAME, SIGNATURE_NAME)}
+    with tempfile.TemporaryDirectory(prefix="rung-release-") as scratch:
+        _write_files(Path(scratch), files)
+        release = read_release(Path(scratch), public_key=public_key)
+    target = release_directory(out, release.name)
+    standing = _standing(target, public_key=public_key)
+    if standing is None:
+        _clear(target)
+        try:
+            with temporary_directory(target) as draft:
+                _write_files(draft, files)
+                draft.chmod(0o755)
+        except RegistryError:
+            if not (target / RELEASE_NAME).is_file():  # else another pull was quicker
+                raise
+        standing = read_release(target, public_key=public_key)
+    if standing.digest != release.digest:
+        raise RefusedError(
+            f"`{target}` holds another release `{release.name}` ({short(standing.digest)}) than the source "
+            f"({short(release.digest)})",
+            hint="releases are frozen: find out which one is meant, and remove the other",
+        )
+    return release
+
+
+def pull_artifact(manifest: Manifest, *, blobs: Source, out: Path, report: Report | None = None) -> Bundle:
+    """Bring one artifact into the node's directory; what is there and sound is not fetched again.
+
+    Raises:
+        CorruptError, NotFoundError, InterruptedFetchError, StorageFullError: See `pull`.
+    """
+    store = Store.create(out)
+    document = canonical_json(manifest)
+    missing = [file for file in manifest.files if not is_sound(store, file)]
+    _check_space(store, missing)
+    done = manifest.size_bytes - sum(file.size_bytes for file in missing)
+
+    for file in missing:
+        tell = partial(_report, report, file, before=done, total=manifest.size_bytes)
+        fetch_blob(blobs, file, store=store, received=tell)
+        done += file.size_bytes
+    store.put_artifact(manifest)
+    own = FileEntry(path=MANIFEST_NAME, digest=manifest.digest, size_bytes=len(document))
+    return _make_bundle(store, [*manifest.files, own], directory=bundle_directory(out, manifest.digest))
+
+
+def _report(report: Report | None, file: FileEntry, received_bytes: int, *, before: int, total: int) -> None:
+    if report is not None:
+        report(Progress(file=file.path, done_bytes=before + received_bytes, total_bytes=total))
+
+
+def _make_bundle(store: Store, files: list[FileEntry], *, directory: Path) -> Bundle:
+    """The bundle's directory, made of links into the store; a damaged one is made anew."""
+    for _ in range(3):
+        if directory.exists():
+            try:
+                return read_bundle(directory)
+            except RungError:
+                _clear(directory)
+        try:
+            store.materialise(files, out=directory)
+        except (StorageFullError, CorruptError):
+            raise
+        except RegistryError:
+            if not directory.exists():
+                raise
+            # Another pull was quicker: its bundle is read on the next turn.
+    return read_bundle(directory)
+
+
+def _standing(target: Path, *, public_key: Path) -> Release | None:
+    """The release that is there; None if there is none, or one that does not verify."""
+    try:
+        return read_release(target, public_key=public_key)
+    except RungError:
+        return None
+
+
+def _clear(directory: Path) -> None:
+    """Take a directory away under another name first, so that nobody sees half of it."""
+    if not directory.exists():
+        return
+    aside = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}{SUFFIX}")
+    with storage_errors(directory), suppress(FileNotFoundError):
+        directory.rename(aside)
+    remove_tree(aside)
+
+
+def _read_small(source: Source, name: str) -> bytes:
+    data = bytearray()
+    with source.open(name) as content:
+        for chunk in content.chunks:
+            data += chunk
+            if len(data) > MAX_RELEASE_BYTES:
+                raise CorruptError(
+                    f"`{name}` of the source has more than {MAX_RELEASE_BYTES} bytes",
+                    hint="this is no release: check `--from`",
+                )
+    return bytes(data)
+
+
+def _write_files(directory: Path, files: Mapping[str, bytes]) -> None:
+    with storage_errors(directory):
+        for name, data in files.items():
+            (directory / name).write_bytes(data)
+
+
+def _check_space(store: Store, missing: list[FileEntry]) -> None:
+    """Refuse at once what cannot fit, rather than after an hour."""
+    needed = sum(file.size_bytes for file in missing)
+    for file in missing:
+        with suppress(FileNotFoundError):
+            needed -= (store.root / "partial" / file.digest.removeprefix("sha256:")).stat().st_size
+    free = shutil.disk_usage(store.root).free
+    if needed > free:
+        raise StorageFullError(
+            f"`{store.root}` has {free} bytes free, {needed} are needed",
+            hint="free space there, then run the same command again",
+        )
