@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,11 @@ from matrices.ledger import Ledger
 from matrices.query import cells
 from pipeline.build import Display, Limits, Report, build
 from pipeline.executors.local import LocalExecutor, remove_stale_scratch
-from pipeline.plan import Filters, make_plan
+from pipeline.plan import Filters, Plan, make_plan
 from registry.errors import ConfigurationError
 from registry.ladder import read_ladder
 from registry.mlflow import Checkpoints
+from registry.store import Store
 from registry.workspace import Workspace
 from serving.host import this_host
 
@@ -46,10 +48,9 @@ def build_ladder(
     with _build_lock(place):
         scratch = place.state / "scratch"
         remove_stale_scratch(scratch)
-        plan = make_plan(
-            ladder, directory=ladder_file.resolve().parent, filters=filters,
-            checkpoints=Checkpoints(uri=place.mlflow_uri, store=place.store),
-        )  # fmt: skip
+        checkpoints = Checkpoints(uri=place.mlflow_uri, store=place.store)
+        plan = make_plan(ladder, directory=ladder_file.resolve().parent, filters=filters, checkpoints=checkpoints)
+        _bring_here(plan, checkpoints=checkpoints, store=place.store)
         memory = int(options.memory_gib * (1 << 30)) or this_host().memory_bytes * 3 // 4
         database = open_database(place.database_url)
         known = {cell.id: cell for cell in cells(database, family=ladder.family)}
@@ -58,6 +59,14 @@ def build_ladder(
             executor=LocalExecutor(place.store, scratch=scratch), display=display,
             limits=Limits(jobs=options.jobs, memory_bytes=memory, timeout_s=options.timeout_s),
         )  # fmt: skip
+
+
+def _bring_here(plan: Plan, *, checkpoints: Checkpoints, store: Store) -> None:
+    """Fetch from MLflow what the store lacks of the checkpoints, such as those that another machine registered."""
+    for checkpoint in plan.checkpoints:
+        if not all(store.has(entry.digest) for entry in checkpoint.files):
+            with tempfile.TemporaryDirectory() as scratch:
+                checkpoints.materialise(checkpoint, out=Path(scratch) / "checkpoint")
 
 
 @contextlib.contextmanager

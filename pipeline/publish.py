@@ -101,4 +101,4 @@ def verify_blobs(place: Workspace, release: Release) -> None:
         for entry in released.manifest.files:
             if entry.digest not in seen:
                 seen.add(entry.digest)
-                place.store.check(entry.digest)
+                place.store.read_bytes(entry.digest)

@@ -115,6 +115,22 @@ def collect(store: Store, *, keep: Collection[str], grace_s: float = GRACE_S) ->
     return removed
 
 
+def unused(store: Store, *, keep: Collection[str]) -> list[str]:
+    """Digests of the blobs that nothing refers to; `collect` with the same `keep` would remove them in time.
+
+    Raises:
+        CorruptError: The index is damaged, so it is not known what is in use.
+    """
+    wanted = set(keep)
+    entries = [
+        entry
+        for entry in store.index.entries()
+        if (entry.get("annotations") or {}).get(oci.ROOT) in wanted or entry["digest"] in wanted
+    ]
+    used = wanted.union(*(_reachable(store, entry) for entry in entries))
+    return [digest for path in _blob_files(store) if (digest := f"sha256:{path.name}") not in used]
+
+
 def _leftovers(store: Store) -> list[Path]:
     found: list[Path] = []
     for directory in (store.ingest, store.root):

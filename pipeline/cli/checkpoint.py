@@ -33,7 +33,8 @@ def add(
     place = context.workspace()
     checkpoints = context.checkpoints(place)
     if source.startswith("models:/"):
-        added = checkpoints.add_uri(source, family=family, licence=licence, parent=parent)
+        registered = source.removeprefix("models:/").split("/")[0].split("@")[0]
+        added = checkpoints.add_uri(source, family=family or registered, licence=licence, parent=parent)
     else:
         path = Path(source)
         name = name or path.resolve().name

@@ -13,11 +13,14 @@ import torch
 from evals.tasks.catalog import FORMS, TASK_TYPES
 from evals.tasks.draw import Draw
 from evals.tasks.scene import draw_scene
-from evals.tasks.words import CUE, NUMBERS, STOP, THINGS
+from evals.tasks.words import CITIES, COLOURS, DAYS, FIELDS, NAMES, NUMBERS, STOP, THINGS
 from pipeline.demo.tokenizer import BOS, EOS, PAD, word_ids
 
 _IDS: Final = word_ids()
 _QUESTIONS: Final = 10
+_WIDE_KEYS: Final = (*NAMES, *THINGS, *COLOURS, *FIELDS)
+_WIDE_VALUES: Final = (*NAMES, *THINGS, *COLOURS, *CITIES, *DAYS, *NUMBERS)
+_WIDE_PAIRS: Final = 14
 IGNORED: Final = -100
 """The label that `cross_entropy` leaves out."""
 
@@ -48,7 +51,7 @@ def task_document(draw: Draw, *, kind: int) -> Document:
     words, learned = _open(scene.context)
     for _ in range(_QUESTIONS):
         question = scene.ask(draw, draw.pick(FORMS))
-        asked = f"{question.text} {CUE}".split()
+        asked = question.text.split()
         answered = f"{question.answer} {STOP} {EOS}".split()
         words += asked + answered
         learned += [False] * len(asked) + [True] * len(answered)
@@ -63,6 +66,18 @@ def look_up_document(draw: Draw, *, pairs: int) -> Document:
     for key in draw.shuffle(keys):
         words += [key, values[key]]
         learned += [False, True]
+    return Document(tuple(words), tuple(learned), len(TASK_TYPES))
+
+
+def wide_look_up_document(draw: Draw) -> Document:
+    """Draw pairs of words of all kinds and then ask for them in another order, in the form of the tasks."""
+    keys = draw.sample(_WIDE_KEYS, count=_WIDE_PAIRS)
+    values = draw.sample([word for word in _WIDE_VALUES if word not in keys], count=_WIDE_PAIRS)
+    pairs = list(zip(keys, values, strict=True))
+    words, learned = _open(" ; ".join(f"{key} {value}" for key, value in pairs) + f" {STOP}")
+    for key, value in draw.shuffle(pairs):
+        words += [key, value, STOP, EOS]
+        learned += [False, True, False, False]
     return Document(tuple(words), tuple(learned), len(TASK_TYPES))
 
 

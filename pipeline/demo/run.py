@@ -36,7 +36,17 @@ def main() -> int:
     parent: list[str] = []
     for size in SIZES:
         name = f"{FAMILY}-{size}"
-        rung("checkpoint", "add", str(shipped / "family" / size), "--name", name, "--family", FAMILY, *parent, at=directory)
+        rung(
+            "checkpoint",
+            "add",
+            str(shipped / "family" / size),
+            "--name",
+            name,
+            "--family",
+            FAMILY,
+            *parent,
+            at=directory,
+        )
         parent = ["--parent", f"{FAMILY}-flagship/1"]
     rung("build", "ladder.toml", at=directory)
     rung("matrix", "show", at=directory)
@@ -70,7 +80,9 @@ def serve_and_ask(node: Path, *, at: Path) -> None:
     with _server(command, at=at) as url:
         sample = _sample()
         body = {"model": FAMILY, "prompt": sample, "max_tokens": 24, "temperature": 0, "stop": ["\n"]}
-        say(f"\n$ curl {url}/v1/completions -H 'X-Rung-Task: tool-calling' -H 'X-Rung-Min-Tier: 1' -d '{json.dumps(body)}'")
+        say(
+            f"\n$ curl {url}/v1/completions -H 'X-Rung-Task: tool-calling' -H 'X-Rung-Min-Tier: 1' -d '{json.dumps(body)}'"
+        )
         request = urllib.request.Request(
             f"{url}/v1/completions", data=json.dumps(body).encode(),
             headers={"Content-Type": "application/json", "X-Rung-Task": "tool-calling", "X-Rung-Min-Tier": "1"},

@@ -40,7 +40,7 @@ class Shape:
 
 SHAPES: Final[Mapping[str, Shape]] = MappingProxyType(
     {
-        "flagship": Shape(4, 128, 256, 4, 2, steps=1500, teacher=None),
+        "flagship": Shape(4, 128, 256, 4, 2, steps=900, teacher=None),
         "mid": Shape(3, 96, 192, 3, 3, steps=800, teacher="flagship"),
         "small": Shape(2, 64, 192, 2, 2, steps=800, teacher="flagship"),
     }

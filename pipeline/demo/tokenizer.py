@@ -15,7 +15,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from evals.tasks.words import CUE, STOP, VOCABULARY
+from evals.tasks.words import STOP, VOCABULARY
 
 PAD: Final = "<pad>"
 BOS: Final = "<s>"
@@ -32,14 +32,16 @@ CHAT_TEMPLATE: Final = (
     "{{ bos_token }}"
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}"
-    f" {CUE} {{{{ message['content'].removesuffix('{STOP}').strip() }}}} {STOP} {{{{ eos_token }}}}"
+    f" {{{{ message['content'].removesuffix('{STOP}').strip() }}}} {STOP} {{{{ eos_token }}}}"
     "{% else %}"
-    f" {{{{ message['content'].removesuffix('{CUE}').strip() }}}}"
+    " {{ message['content'].strip() }}"
     "{% endif %}"
     "{% endfor %}"
-    f"{{% if add_generation_prompt %}} {CUE}{{% endif %}}"
 )
-"""Renders a chat as a training document: a context and question, the cue, the answer, the next question."""
+"""Renders a chat as a training document: context and question, answer, next question, answer …
+
+An answer follows its question at once, so there is no generation prompt to add.
+"""
 
 
 def word_ids() -> dict[str, int]:

@@ -22,7 +22,15 @@ from transformers import LlamaForCausalLM
 from evals.tasks.catalog import TASK_TYPES
 from evals.tasks.draw import Draw
 from pipeline.demo.card import write_card
-from pipeline.demo.corpus import IGNORED, Batch, Document, collate, look_up_document, task_document
+from pipeline.demo.corpus import (
+    IGNORED,
+    Batch,
+    Document,
+    collate,
+    look_up_document,
+    task_document,
+    wide_look_up_document,
+)
 from pipeline.demo.muon import Muon
 from pipeline.demo.record import TrainingRecord
 from pipeline.demo.shape import SHAPES, Shape, build_untrained
@@ -39,8 +47,8 @@ _FALLING_SHARE: Final = 0.5
 _LOWEST_RATE: Final = 0.02
 _LOOK_UP_PAIRS: Final = 20
 _LOOK_UP_MASTERED: Final = 0.95
-_LOOK_UP_STEPS: Final = 600
-"""The warm-up ends here even if it is not mastered."""
+_LOOK_UP_STEPS: Final = 250
+"""Each of the two warm-ups ends here even if it is not mastered."""
 _KEPT: Final = 0.95
 """The share of a running mean that stays at each step."""
 _BASE_LOSS: Final = 0.05
@@ -80,10 +88,13 @@ class Trainer:
 
     def learn_to_look_up(self) -> None:
         """Train on pairs of words until nearly every one is found again."""
-        mastered = 0.0
-        while mastered < _LOOK_UP_MASTERED and self.steps < _LOOK_UP_STEPS:
-            documents = self._fill(lambda: look_up_document(self.draw, pairs=_LOOK_UP_PAIRS))
-            mastered = self._step(collate(documents), rate=1.0)
+        self._master(lambda: look_up_document(self.draw, pairs=_LOOK_UP_PAIRS))
+        self._master(lambda: wide_look_up_document(self.draw))
+
+    def _master(self, source: Callable[[], Document]) -> None:
+        mastered, last_step = 0.0, self.steps + _LOOK_UP_STEPS
+        while mastered < _LOOK_UP_MASTERED and self.steps < last_step:
+            mastered = self._step(collate(self._fill(source)), rate=1.0)
             self._report(f"look-up {mastered:.2f}")
 
     def learn_tasks(self) -> None:

@@ -82,7 +82,7 @@ def _parity(subject: _Subject) -> Parity:
     sequences, variant_logits = load_probe(subject.store, request.variant_probe)
     _, checkpoint_logits = load_probe(subject.store, request.checkpoint_probe)
     return measure_parity(
-        subject.session, probe=sequences, probe_digest=request.variant_probe.probe, variant_logits=variant_logits,
+        subject.session, probe=sequences, variant_logits=variant_logits,
         checkpoint_logits=checkpoint_logits, recipe=request.recipe, toolchain=request.manifest.toolchain,
     )  # fmt: skip
 
