@@ -9,6 +9,7 @@ backends guess differently.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -23,6 +24,8 @@ CONFIG_FILE = "tokenizer_config.json"
 _LEGACY_SPECIAL_FILE = "special_tokens_map.json"
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _REPLACEMENT = "�"
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
+"""How SentencePiece writes a byte that no token covers."""
 _CLEAN_UP = (
     *((f" {mark}", mark) for mark in (".", "?", "!", ",")),
     (" ' ", "'"),
@@ -139,8 +142,8 @@ class Tokenizer:
 
     def decode_batch(self, rows: Sequence[Sequence[int]], *, skip_special_tokens: bool = True) -> list[str]:
         """The text of each row of ids."""
-        texts: list[str] = self._backend.decode_batch(rows, skip_special_tokens=skip_special_tokens)
-        return [self._clean(text) for text in texts] if self._cleans_up else texts
+        # Not the backend's `decode_batch`: for rows of a few tokens its threads cost more than they save.
+        return [self.decode(row, skip_special_tokens=skip_special_tokens) for row in rows]
 
     def token_text(self, token_id: int) -> str:
         """The text of one id on its own, special tokens included; empty for an id outside the vocabulary."""
@@ -176,9 +179,12 @@ class Tokenizer:
         """A new stream of text for ids that come one by one."""
         return TextStream(self)
 
-    def is_pending(self, text: str) -> bool:
-        """Whether a later token may still change the end of this decoded text."""
-        return text.endswith(_REPLACEMENT) or (self._cleans_up and text.endswith(_CLEAN_UP_STARTS))
+    def is_pending(self, text: str, *, last: int) -> bool:
+        """Whether a token after `last` may still change the end of this decoded text."""
+        if text.endswith(_REPLACEMENT) or (self._cleans_up and text.endswith(_CLEAN_UP_STARTS)):
+            return True
+        # A run of byte tokens is decoded as a whole: one wrong byte turns all of it into replacement signs.
+        return _BYTE_TOKEN.fullmatch(self._backend.id_to_token(last) or "") is not None
 
     def _clean(self, text: str) -> str:
         for old, new in _CLEAN_UP:
@@ -205,14 +211,19 @@ class TextStream:
         """Ids whose text was given out."""
         self._given = ""
         """Text of `ids[start:read]`."""
+        self._window = ""
+        """Text of `ids[start:]`."""
 
     def push(self, token_id: int) -> str:
         """Append one id and return the text that is certain now, often empty or one word."""
         self._ids.append(token_id)
-        text = self._tokenizer.decode(self._ids[self._start :])
-        if len(text) <= len(self._given) or self._tokenizer.is_pending(text):
+        before, self._window = self._window, self._tokenizer.decode(self._ids[self._start :])
+        # An id without text, such as a special one, leaves open what was open before it.
+        if self._window == before or len(self._window) <= len(self._given):
             return ""
-        return self._give(text)
+        if self._tokenizer.is_pending(self._window, last=token_id):
+            return ""
+        return self._give(self._window)
 
     def flush(self) -> str:
         """The text that was held back; call it once, after the last id."""
@@ -222,7 +233,7 @@ class TextStream:
     def _give(self, text: str) -> str:
         piece = text[len(self._given) :]
         self._start, self._read = self._read, len(self._ids)
-        self._given = self._tokenizer.decode(self._ids[self._start : self._read])
+        self._given = self._window = self._tokenizer.decode(self._ids[self._start :])
         return piece
 
 
