@@ -11,7 +11,6 @@ from hashlib import blake2b
 from typing import Literal
 
 from evals.tasks.draw import Draw
-from evals.tasks.words import CUE
 
 Split = Literal["train", "test"]
 Form = Literal["choice", "generate"]
@@ -60,7 +59,7 @@ def draw_scene(source: SceneSource, draw: Draw, *, split: Split) -> Scene:
 
 def prompt_of(context: str, question: str) -> str:
     """Join a context and a question as every task and the chat template do."""
-    return f"{context} {question} {CUE}"
+    return f"{context} {question}"
 
 
 def distinct(answer: str, candidates: list[str], *, count: int) -> tuple[str, ...]:

@@ -48,17 +48,25 @@ ARGUMENTS: Final = {
     "at": NUMBERS,
 }
 """Each argument of a tool with the values it takes."""
-FIELDS: Final = {"name": NAMES, "city": CITIES, "colour": COLOURS, "item": THINGS, "day": DAYS}
+FIELDS: Final = {
+    "buyer": NAMES,
+    "seller": NAMES,
+    "city": CITIES,
+    "town": CITIES,
+    "item": THINGS,
+    "gift": THINGS,
+    "colour": COLOURS,
+    "day": DAYS,
+    "hour": NUMBERS,
+}
 """Each field of a record with its values."""
-CUE: Final = "=>"
-"""Ends every prompt: the answer follows."""
 STOP: Final = "."
 """Ends every answer."""
 GLUE: Final = (
-    *(CUE, STOP, ";", ":", "(", ")", "tools", "user", "please", "now", "can", "you", "i", "want"),
-    *("records", "field", "fields", "of", "and", "a", "the", "in", "bought", "sold", "was", "sent", "by"),
-    *("notes", "is", "where", "place", "hour", "under", "staff", "up", "down", "chain"),
-    *("lists", "list", "first", "last", "word", "reverse", "repeat", "times", "loud", "without", "say"),
+    *(STOP, ";", ":", "(", ")", "tools", "user", "please", "now", "can", "you", "i", "want"),
+    *("order", "field", "fields", "the", "a", "with", "and", "notes", "find", "all", "of"),
+    *("staff", "one", "two", "up", "chain", "lists", "list", "say", "first", "last", "reverse", "repeat"),
+    *("three", "times", "loud", "without"),
 )
 """Words that hold the sentences together."""
 

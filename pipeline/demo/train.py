@@ -63,12 +63,12 @@ class Trainer:
 
     network: LlamaForCausalLM
     shape: Shape
-    teacher: LlamaForCausalLM | None
     draw: Draw
     matrices: Muon = field(init=False)
     others: torch.optim.AdamW = field(init=False)
     losses: list[float] = field(init=False)
     """Running mean of the loss by task type."""
+    teacher: LlamaForCausalLM | None = None
     tokens: int = 0
     steps: int = 0
 
@@ -97,8 +97,9 @@ class Trainer:
             mastered = self._step(collate(self._fill(source)), rate=1.0)
             self._report(f"look-up {mastered:.2f}")
 
-    def learn_tasks(self) -> None:
-        """Train on the agent tasks, those with the higher loss more often."""
+    def learn_tasks(self, *, teacher: LlamaForCausalLM | None) -> None:
+        """Train on the agent tasks, those with the higher loss more often; from a teacher too if there is one."""
+        self.teacher = teacher
         for step in range(self.shape.steps):
             left = (self.shape.steps - step) / (self.shape.steps * _FALLING_SHARE)
             documents = self._fill(lambda: task_document(self.draw, kind=self._draw_kind()))
@@ -163,13 +164,13 @@ def train(name: str, *, out: Path) -> TrainingRecord:
     A distilled one needs its teacher's folder there.
     """
     shape = SHAPES[name]
-    teacher = None if shape.teacher is None else LlamaForCausalLM.from_pretrained(out / shape.teacher)
     started_s = time.process_time()
     network = build_untrained(shape, seed=SEED)
-    trainer = Trainer(network, shape, teacher, Draw(SEED + 1))
+    trainer = Trainer(network, shape, Draw(SEED + 1))
     trainer.learn_to_look_up()
     look_up_steps = trainer.steps
-    trainer.learn_tasks()
+    teacher = None if shape.teacher is None else LlamaForCausalLM.from_pretrained(out / shape.teacher)
+    trainer.learn_tasks(teacher=teacher)
     folder = out / name
     network.save_pretrained(folder)
     save_tokenizer(folder)

@@ -1,43 +1,33 @@
 """Draws extraction scenes.
 
-The context holds four records in prose, each after one of four patterns.
-A question names a person and fields.
+The context holds one order in prose with seven labelled fields in any order, some of the same kind.
+A question names one field, or two or three that the answer repeats with their labels.
 """
 
 from evals.tasks.draw import Draw
 from evals.tasks.scene import Form, Question, Scene, distinct
 from evals.tasks.words import FIELDS
 
-_RECORDS = 4
-_PATTERNS = (
-    "{name} in {city} bought a {colour} {item} on {day}",
-    "{name} of {city} on {day} sold the {colour} {item}",
-    "{name} was sent a {colour} {item} in {city} on {day}",
-    "{name} on {day} bought the {colour} {item} in {city}",
-)
-_ASKED = tuple(field for field in FIELDS if field != "name")
+_PRESENT = 7
+_LINKS = ("the", "a", "with", "and the", "and a", "with the")
 _WRONG = 3
 
 
 def draw_extraction(draw: Draw) -> Scene:
-    """Draw some records; each question asks for fields of one of them."""
-    columns = {field: draw.sample(values, count=_RECORDS) for field, values in FIELDS.items()}
-    records = [{field: columns[field][row] for field in FIELDS} for row in range(_RECORDS)]
-    prose = " . ".join(draw.pick(_PATTERNS).format(**record) for record in records)
+    """Draw an order; each question asks for some of its fields."""
+    record = {field: draw.pick(FIELDS[field]) for field in draw.sample(tuple(FIELDS), count=_PRESENT)}
+    prose = " ".join(f"{draw.pick(_LINKS)} {field} {value}" for field, value in record.items())
 
     def ask(draw: Draw, form: Form) -> Question:
-        record = draw.pick(records)
         if form == "generate":
-            fields = draw.sample(_ASKED, count=2 + draw.below(2))
-            return Question(
-                f"fields {' '.join(fields)} of {record['name']}", " ".join(record[field] for field in fields)
-            )
-        field = draw.pick(_ASKED)
-        others = draw.shuffle([value for value in columns[field] if value != record[field]])
+            fields = draw.sample(tuple(record), count=2 + draw.below(2))
+            answer = " ".join(f"{field} {record[field]}" for field in fields)
+            return Question(f"fields {' '.join(fields)} of order", answer)
+        field = draw.pick(tuple(record))
+        same_kind = [record[other] for other in record if FIELDS[other] is FIELDS[field]]
+        others = draw.sample(FIELDS[field], count=_WRONG + 1)
         return Question(
-            f"field {field} of {record['name']}",
-            record[field],
-            distinct(record[field], others, count=_WRONG),
+            f"field {field}", record[field], distinct(record[field], [*same_kind, *others], count=_WRONG)
         )
 
-    return Scene(f"records {prose} .", ask)
+    return Scene(f"order {prose} .", ask)

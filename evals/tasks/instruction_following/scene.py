@@ -17,16 +17,16 @@ _WRONG = 3
 
 Order = Callable[[list[str]], list[str]]
 ORDERS: Final[dict[str, Order]] = {
-    "say the {colour} list": lambda words: words,
-    "say the first word of the {colour} list": lambda words: words[:1],
-    "say the last word of the {colour} list": lambda words: words[-1:],
-    "reverse the {colour} list": lambda words: words[::-1],
-    "say loud the {colour} list": lambda words: [word.upper() for word in words],
-    "say the {colour} list without the first word": lambda words: words[1:],
-    "repeat two times the first word of the {colour} list": lambda words: words[:1] * 2,
-    "repeat three times the first word of the {colour} list": lambda words: words[:1] * 3,
-    "repeat two times the last word of the {colour} list": lambda words: words[-1:] * 2,
-    "repeat three times the last word of the {colour} list": lambda words: words[-1:] * 3,
+    "say list {colour}": lambda words: words,
+    "say first list {colour}": lambda words: words[:1],
+    "say last list {colour}": lambda words: words[-1:],
+    "reverse list {colour}": lambda words: words[::-1],
+    "say loud list {colour}": lambda words: [word.upper() for word in words],
+    "say without first list {colour}": lambda words: words[1:],
+    "repeat two times first list {colour}": lambda words: words[:1] * 2,
+    "repeat three times first list {colour}": lambda words: words[:1] * 3,
+    "repeat two times last list {colour}": lambda words: words[-1:] * 2,
+    "repeat three times last list {colour}": lambda words: words[-1:] * 3,
 }
 """Each order with what it does to a list."""
 
@@ -38,7 +38,7 @@ def draw_instruction_following(draw: Draw) -> Scene:
         colour: words[at * _LONGEST : at * _LONGEST + 3 + draw.below(2)]
         for at, colour in enumerate(draw.sample(COLOURS, count=_LISTS))
     }
-    stated = " ; ".join(f"{colour} : {' '.join(listed)}" for colour, listed in lists.items())
+    stated = " ; ".join(f"{colour} {' '.join(listed)}" for colour, listed in lists.items())
 
     def ask(draw: Draw, form: Form) -> Question:
         order = draw.pick(tuple(ORDERS))

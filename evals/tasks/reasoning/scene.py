@@ -1,6 +1,6 @@
 """Draws reasoning scenes.
 
-The context says who works under whom, in any order: four chains of three people.
+The context puts people before those they work for, in any order: four chains of three people.
 The generation walks a chain step by step. The choice asks for the end of one or two steps at once.
 Two are harder, as the step between has to be taken inside.
 """
@@ -20,19 +20,19 @@ def draw_reasoning(draw: Draw) -> Scene:
     people = draw.sample(NAMES, count=_CHAINS * _CHAIN_LENGTH)
     chains = [people[start : start + _CHAIN_LENGTH] for start in range(0, len(people), _CHAIN_LENGTH)]
     pairs = [(chain[place], chain[place + 1]) for chain in chains for place in range(_CHAIN_LENGTH - 1)]
-    stated = " ; ".join(f"{low} under {high}" for low, high in draw.shuffle(pairs))
+    stated = " ; ".join(f"{low} {high}" for low, high in draw.shuffle(pairs))
 
     def ask(draw: Draw, form: Form) -> Question:
         chain = draw.pick(chains)
         if form == "generate":
-            return Question(f"chain two up from {chain[0]}", " ".join(chain[1:]))
+            return Question(f"chain two up {chain[0]}", " ".join(chain[1:]))
         steps = 2 if draw.chance(_TWO_STEPS_SHARE) else 1
         start = draw.below(_CHAIN_LENGTH - steps)
         answer = chain[start + steps]
         near = [name for name in chain if name not in (answer, chain[start])]
         far = draw.sample([name for name in people if name not in chain], count=_WRONG)
         return Question(
-            f"{'two' if steps == 2 else 'one'} up from {chain[start]}",
+            f"{'two' if steps == 2 else 'one'} up {chain[start]}",
             answer,
             distinct(answer, [*near, *far], count=_WRONG),
         )

@@ -20,7 +20,7 @@ def draw_retrieval(draw: Draw) -> Scene:
     places = draw.sample(CITIES, count=_NOTES)
     hours = draw.sample(NUMBERS, count=_NOTES)
     notes = [
-        f"{colour} {thing} in {place} at {hour}"
+        f"{colour} {thing} {place} {hour}"
         for (colour, thing), place, hour in zip(keys, places, hours, strict=True)
     ]
 
@@ -28,15 +28,13 @@ def draw_retrieval(draw: Draw) -> Scene:
         at = draw.below(_NOTES)
         colour, thing = keys[at]
         if form == "generate":
-            return Question(f"place and hour of {colour} {thing}", f"{places[at]} {hours[at]}")
+            return Question(f"find all of {colour} {thing}", f"{places[at]} {hours[at]}")
         near = [
             place
             for key, place in zip(keys, places, strict=True)
             if key != keys[at] and (key[0] == colour or key[1] == thing)
         ]
         candidates = [*draw.shuffle(near)[:2], *draw.shuffle(places)]
-        return Question(
-            f"where is {colour} {thing}", places[at], distinct(places[at], candidates, count=_WRONG)
-        )
+        return Question(f"find {colour} {thing}", places[at], distinct(places[at], candidates, count=_WRONG))
 
     return Scene(f"notes {' ; '.join(notes)} .", ask)

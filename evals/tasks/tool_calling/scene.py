@@ -28,7 +28,7 @@ def draw_tool_calling(draw: Draw) -> Scene:
             extra = draw.other(tuple(ARGUMENTS), than=signature)
             said.append((extra, draw.pick(ARGUMENTS[extra])))
         wish = " ".join(f"{argument} {value}" for argument, value in draw.shuffle(said))
-        text = f"user : {draw.pick(_OPENINGS)} {draw.pick(TOOLS[tool])} {wish}"
+        text = f"user : {wish} {draw.pick(_OPENINGS)} {draw.pick(TOOLS[tool])}"
         answer = _call(tool, signature, values)
         if form == "generate":
             return Question(text, answer)

@@ -10,6 +10,7 @@ pytest.importorskip("transformers", reason="install `rung[build]`")
 
 from evals.tasks.catalog import TASK_TYPES
 from evals.tasks.draw import Draw
+from evals.tasks.scene import draw_scene
 from pipeline.demo.corpus import collate, task_document
 from pipeline.demo.tokenizer import build_tokenizer, word_ids
 
@@ -55,15 +56,12 @@ def test_training_reads_what_the_tokenizer_writes(document_ids: tuple[str, list[
 
 
 def test_a_chat_renders_as_a_training_document() -> None:
-    document = " ".join(task_document(Draw(3), kind=0).words)
-    context, *turns = document.split(" . </s>")
-    first_prompt, first_answer = context.split(" => ")
-    second_prompt, second_answer = turns[0].split(" => ")
+    scene = draw_scene(TASK_TYPES["retrieval"].source, Draw(3), split="train")
+    first, second = (scene.ask(Draw(seed), "generate") for seed in (1, 2))
     chat = [
-        {"role": "user", "content": first_prompt.removeprefix("<s> ")},
-        {"role": "assistant", "content": first_answer},
-        {"role": "user", "content": f"{second_prompt.strip()} =>"},
+        {"role": "user", "content": f"{scene.context} {first.text}"},
+        {"role": "assistant", "content": first.answer},
+        {"role": "user", "content": second.text},
     ]
     rendered = TOKENIZER.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    assert document.startswith(rendered)
-    assert document.removeprefix(rendered).strip().startswith(second_answer)
+    assert rendered == f"<s> {scene.context} {first.text} {first.answer} . </s> {second.text}"
