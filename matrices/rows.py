@@ -63,9 +63,10 @@ def stage_columns(record: StageRecord) -> Columns:
 
 def read_cell(row: Row[Any], *, evidence: Iterable[Evidence]) -> Cell:  # Any: a row's columns
     """The cell of a row."""
-    with_numbers = {name: row._mapping[name] for name in _CELL_COLUMNS}
+    stored = row._mapping
+    with_numbers = {name: stored[name] for name in _CELL_COLUMNS}
     try:
-        numbers = Payload.model_validate_json(row._mapping["payload"])
+        numbers = Payload.model_validate_json(stored["payload"])
     except ValidationError as error:
         raise _corrupt("cell", str(with_numbers["id"]), error) from error
     with_numbers |= {"parity": numbers.parity, "tasks": numbers.tasks, "evidence": tuple(evidence)}
@@ -74,8 +75,9 @@ def read_cell(row: Row[Any], *, evidence: Iterable[Evidence]) -> Cell:  # Any: a
 
 def read_evidence(row: Row[Any]) -> Evidence:  # Any: a row's columns
     """The step of evidence of a row."""
-    columns = {name: row._mapping[name] for name in _EVIDENCE_COLUMNS}
-    return _read(Evidence, columns, name=f"{row._mapping['seq']} of {row._mapping['cell_id']}")
+    stored = row._mapping
+    columns = {name: stored[name] for name in _EVIDENCE_COLUMNS}
+    return _read(Evidence, columns, name=f"{stored['seq']} of {stored['cell_id']}")
 
 
 def read_ruling(row: Row[Any]) -> Ruling:  # Any: a row's columns

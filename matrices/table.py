@@ -5,13 +5,14 @@ Pure. Rows are checkpoint × recipe, columns target × toolchain. `matrices/rend
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from matrices.cell import Cell, State
+from matrices.cell import LADDER, Cell, State
 from matrices.evidence import earned_tiers, missing_evidence
 from matrices.ruling import Ruling
 
@@ -22,6 +23,7 @@ MARKS: Final[Mapping[State, str]] = {
 NONE_EARNED: Final = "–"
 NOT_MEASURED: Final = "·"
 WAIVED: Final = "*"
+_COLOUR: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # ECMA-48 control sequences
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -81,7 +83,17 @@ def lay_out(
         rulings: Cell id → the latest ruling on its artifact.
         tasks: Task types to show besides those that were measured.
     """
-    placed = {(_row(cell), ColumnKey(cell.target, cell.toolchain)): cell for cell in cells}
+    listed = list(cells)
+    tiers: dict[str, int] = {}
+    for cell in listed:  # a checkpoint that moved within the ladder stands in one place all the same
+        tiers[cell.checkpoint] = min(cell.tier, tiers.get(cell.checkpoint, cell.tier))
+    placed = {
+        (
+            RowKey(tiers[cell.checkpoint], cell.checkpoint, cell.recipe),
+            ColumnKey(cell.target, cell.toolchain),
+        ): cell
+        for cell in listed
+    }
     measured = {result.task_type for cell in placed.values() for result in cell.tasks}
     return Grid(
         rows=tuple(sorted({row for row, _ in placed})),
@@ -108,7 +120,8 @@ def task_codes(tasks: Iterable[str]) -> dict[str, str]:
 def summary(cells: Iterable[Cell]) -> str:
     """How many cells are in which state."""
     states = Counter(cell.state for cell in cells)
-    counted = ", ".join(f"{states[state]} {state}" for state in reversed(tuple(MARKS)) if states[state])
+    off_ladder = tuple(state for state in MARKS if state not in LADDER)
+    counted = ", ".join(f"{states[s]} {s}" for s in (*reversed(LADDER), *off_ladder) if states[s])
     total = sum(states.values())
     return f"{total} cell{'' if total == 1 else 's'}" + (f": {counted}" if counted else "")
 
@@ -158,9 +171,6 @@ def size(size_bytes: int | None) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text without line breaks and control characters, which compilers print."""
-    return "".join(char for char in " ".join(text.split()) if not unicodedata.category(char).startswith("C"))
-
-
-def _row(cell: Cell) -> RowKey:
-    return RowKey(cell.tier, cell.checkpoint, cell.recipe)
+    """The text without line breaks, colours and control characters, which compilers print."""
+    plain = " ".join(_COLOUR.sub("", text).split())
+    return "".join(char for char in plain if not unicodedata.category(char).startswith("C"))
