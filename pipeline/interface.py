@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from matrices.db import open_database
+from matrices.db import Database, open_database
 from matrices.ledger import Ledger
 from matrices.query import cells
 from pipeline.build import Display, Limits, Report, build
 from pipeline.executors.local import LocalExecutor, remove_stale_scratch
+from pipeline.locks import alone, build_lock, writing
 from pipeline.plan import Filters, Plan, make_plan
-from registry.errors import ConfigurationError
+from pipeline.upkeep import drop_unused
 from registry.ladder import read_ladder
 from registry.mlflow import Checkpoints
 from registry.store import Store
 from registry.workspace import Workspace
 from serving.host import this_host
+
+
+SCRATCH = "scratch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +45,45 @@ def build_ladder(
         RegistryError: The store or the database cannot be used.
     """
     ladder = read_ladder(ladder_file)
-    with _build_lock(place):
-        scratch = place.state / "scratch"
-        remove_stale_scratch(scratch)
-        checkpoints = Checkpoints(uri=place.mlflow_uri, store=place.store)
-        plan = make_plan(ladder, directory=ladder_file.resolve().parent, filters=filters, checkpoints=checkpoints)
-        _bring_here(plan, checkpoints=checkpoints, store=place.store)
-        memory = int(options.memory_gib * (1 << 30)) or this_host().memory_bytes * 3 // 4
+    checkpoints = Checkpoints(uri=place.mlflow_uri, store=place.store)
+    with build_lock(place):
         database = open_database(place.database_url)
-        known = {cell.id: cell for cell in cells(database, family=ladder.family)}
-        return build(
-            plan, store=place.store, ledger=Ledger(database), known=known,
-            executor=LocalExecutor(place.store, scratch=scratch), display=display,
-            limits=Limits(jobs=options.jobs, memory_bytes=memory, timeout_s=options.timeout_s),
-        )  # fmt: skip
+        with writing(place):
+            plan = make_plan(ladder, directory=ladder_file.resolve().parent, filters=filters, checkpoints=checkpoints)
+            _bring_here(plan, checkpoints=checkpoints, store=place.store)
+            report = _run(place, plan, database=database, options=options, display=display)
+        if report.ran or report.failures or _unclean(place).exists():
+            tidy(place, database=database, checkpoints=checkpoints)
+    return report
+
+
+def tidy(place: Workspace, *, database: Database, checkpoints: Checkpoints) -> None:
+    """Remove what killed or failed work left behind; does nothing while somebody else adds to the store."""
+    with alone(place) as nobody_writes:
+        if nobody_writes:
+            remove_stale_scratch(place.state / SCRATCH)
+            drop_unused(place.store, database=database, checkpoints=checkpoints)
+            _unclean(place).unlink(missing_ok=True)
+
+
+def _run(place: Workspace, plan: Plan, *, database: Database, options: Options, display: Display) -> Report:
+    scratch = place.state / SCRATCH
+    remove_stale_scratch(scratch)
+    memory = int(options.memory_gib * (1 << 30)) or this_host().memory_bytes * 3 // 4
+    return build(
+        plan,
+        store=place.store,
+        ledger=Ledger(database),
+        known={cell.id: cell for cell in cells(database, family=plan.ladder.family)},
+        executor=LocalExecutor(place.store, scratch=scratch, mark=_unclean(place)),
+        display=display,
+        limits=Limits(jobs=options.jobs, memory_bytes=memory, timeout_s=options.timeout_s),
+    )
+
+
+def _unclean(place: Workspace) -> Path:
+    """A file that is there from the first piece of work of a build until what it left behind was removed."""
+    return place.state / "unclean"
 
 
 def _bring_here(plan: Plan, *, checkpoints: Checkpoints, store: Store) -> None:
@@ -68,19 +93,3 @@ def _bring_here(plan: Plan, *, checkpoints: Checkpoints, store: Store) -> None:
             with tempfile.TemporaryDirectory() as scratch:
                 checkpoints.materialise(checkpoint, out=Path(scratch) / "checkpoint")
 
-
-@contextlib.contextmanager
-def _build_lock(place: Workspace) -> Iterator[None]:
-    """One build at a time in a workspace; the lock dies with its process."""
-    path = place.state / "build.lock"
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigurationError(
-                f"another build is running in workspace `{place.root}`", hint="wait for it, or use another workspace"
-            ) from None
-        yield
-    finally:
-        os.close(handle)

@@ -27,6 +27,8 @@ CODE: Mapping[str, tuple[str, ...]] = {
     "evaluate": ("evals", "compilers.tokenizer"),
 }
 """Stage → the modules whose source its output depends on."""
+COMMON = ("pipeline.requests", "pipeline.stages")
+"""The form of outputs, and what workers do: part of every stage."""
 
 
 def stage_key(stage: str, /, **inputs: object) -> str:
@@ -78,7 +80,7 @@ def version(distribution: str) -> str:
 def code_digest(stage: str) -> str:
     """The digest of the source files that a stage's output depends on."""
     files: dict[str, str] = {}
-    for module in CODE.get(stage, ()):
+    for module in (*COMMON, *CODE.get(stage, ())):
         spec = importlib.util.find_spec(module)
         if spec is None or spec.origin is None:
             files[module] = digest_bytes(b"")

@@ -32,7 +32,7 @@ class ExportOutput(Value):
 class ProbeOutput(Value):
     """What torch says with a checkpoint's or a variant's weights on the probe."""
 
-    probe: Digest
+    tokens: Digest
     """Blob: JSON list of token sequences; depends on the calibration set and the vocabulary alone."""
     logits: Digest
     """Blob: float32 `.npy` of shape [positions, vocab], the probe's sequences one after the other."""

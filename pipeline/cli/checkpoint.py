@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from pipeline.cli import context, output
+from pipeline.locks import writing
 from registry.checkpoint import Checkpoint
 from registry.digest import short
 
@@ -32,13 +33,16 @@ def add(
     """Register a checkpoint. The same content again is the same version."""
     place = context.workspace()
     checkpoints = context.checkpoints(place)
-    if source.startswith("models:/"):
-        registered = source.removeprefix("models:/").split("/")[0].split("@")[0]
-        added = checkpoints.add_uri(source, family=family or registered, licence=licence, parent=parent)
-    else:
-        path = Path(source)
-        name = name or path.resolve().name
-        added = checkpoints.add(path, name=name, family=family or name, licence=licence, parent=parent, alias=alias)
+    with writing(place):
+        if source.startswith("models:/"):
+            registered = source.removeprefix("models:/").split("/")[0].split("@")[0]
+            added = checkpoints.add_uri(source, family=family or registered, licence=licence, parent=parent)
+        else:
+            path = Path(source)
+            name = name or path.resolve().name
+            added = checkpoints.add(
+                path, name=name, family=family or name, licence=licence, parent=parent, alias=alias
+            )
     if as_json:
         output.data(added)
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from pipeline.cli import context, output
+from pipeline.locks import alone
 from registry.errors import ConfigurationError, RegistryError, ToolchainMissingError
 from registry.target import missing_features, targets
 from registry.workspace import Workspace, find_workspace
@@ -52,8 +53,14 @@ def _machine() -> dict[str, object]:
 def _workspace(place: Workspace, *, repair: bool) -> list[dict[str, str]]:
     from pipeline.upkeep import inspect_workspace, repair_workspace
 
-    act = repair_workspace if repair else inspect_workspace
-    found = act(place, database=context.database(place), checkpoints=context.checkpoints(place))
+    database, checkpoints = context.database(place), context.checkpoints(place)
+    with alone(place) as nobody_writes:
+        if not nobody_writes:
+            raise ConfigurationError(
+                f"something is being written in workspace `{place.root}`", hint="ask again when it has finished"
+            )
+        act = repair_workspace if repair else inspect_workspace
+        found = act(place, database=database, checkpoints=checkpoints)
     return [{"kind": f.kind, "subject": f.subject, "detail": f.detail} for f in found]
 
 

@@ -12,12 +12,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 
-import click
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from pipeline.cli import output
-from registry.errors import ConfigurationError, RungError
+from registry.errors import ConfigurationError, RungError, UnknownNameError
 
 VERBS: Mapping[str, tuple[str, str]] = {
     "init": ("pipeline.cli.init", "Make a workspace: rung.toml, .rung/ and signing keys"),
@@ -39,28 +38,24 @@ VERBS: Mapping[str, tuple[str, str]] = {
 class LazyGroup(TyperGroup):
     """A group whose commands are imported when they are used."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: typer.Context) -> list[str]:
         """The verbs, in the order of the table."""
         return list(VERBS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of a verb; a stand-in with its help line while help is printed."""
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> TyperCommand | TyperGroup | None:
+        """The command of a verb; a stand-in with its help line while help is printed.
+
+        Raises:
+            UnknownNameError: No such verb.
+        """
         if cmd_name not in VERBS:
-            return None
+            raise UnknownNameError.of("command", cmd_name, known=VERBS)
         module, summary = VERBS[cmd_name]
-        if ctx.resilient_parsing or "--help" in sys.argv[1:2] or len(sys.argv) == 1:
-            return click.Command(cmd_name, help=summary)
+        if sys.argv[1:2] in ([], ["--help"]):
+            return TyperCommand(cmd_name, callback=None, help=summary)
         command = typer.main.get_command(importlib.import_module(module).app)
         command.name = cmd_name
         return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does, with "did you mean"."""
-        if args and args[0] not in VERBS and not args[0].startswith("-"):
-            raise _unknown_verb(args[0])
-        return super().resolve_command(ctx, args)
 
 
 app = typer.Typer(
@@ -68,14 +63,19 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def rung(
-    version: bool = typer.Option(False, "--version", help="Print the version and exit", is_eager=True),
-) -> None:
-    """Ship a ladder of a model across hardware that differs by law and by scarcity."""
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         output.line(f"rung {metadata.version('rung')}")
         raise typer.Exit
+
+
+@app.callback()
+def rung(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and exit", is_eager=True, callback=_print_version
+    ),
+) -> None:
+    """Ship a ladder of a model across hardware that differs by law and by scarcity."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -88,14 +88,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     if arguments is not None:
         sys.argv = ["rung", *arguments]
     try:
-        app(standalone_mode=False)
-    except click.exceptions.Exit as end:
-        return end.exit_code
-    except click.ClickException as error:
-        error.show(sys.stderr)
-        return ConfigurationError.exit_code
-    except click.Abort:
-        return 130
+        app(prog_name="rung")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else ConfigurationError.exit_code
     except RungError as error:
         output.error(error)
         return error.exit_code
@@ -105,14 +100,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader of our stdout has gone; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     return 0
-
-
-def _unknown_verb(name: str) -> RungError:
-    from registry.errors import UnknownNameError
-
-    return UnknownNameError.of("command", name, known=VERBS)
 
 
 if __name__ == "__main__":

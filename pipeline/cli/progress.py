@@ -68,8 +68,8 @@ class _Lines:
         self._count += 1
         if not ran and failure is None:
             return
-        seconds = time.monotonic() - self._since.get(name, time.monotonic())
         mark = "failed" if failure else "done"
+        took = f" ({time.monotonic() - self._since[name]:.1f} s)" if name in self._since else ""
         self._console.print(
-            f"[{self._count}/{self._total}] {mark} {name} ({seconds:.1f} s)", markup=False, highlight=False, soft_wrap=True
+            f"[{self._count}/{self._total}] {mark} {name}{took}", markup=False, highlight=False, soft_wrap=True
         )

@@ -22,7 +22,7 @@ from pathlib import Path
 FAMILY = "demo-agent"
 SIZES = ("flagship", "mid", "small")
 RELEASE = "demo-1"
-READY = "listening on "
+READY = "ready: "
 
 
 def main() -> int:
@@ -52,7 +52,7 @@ def main() -> int:
     rung("matrix", "show", at=directory)
     why = "cleared its bars in the demo"
     rung("approve", "--passing", "--family", FAMILY, "--by", "demo", "--reason", why, at=directory)
-    rung("release", "create", RELEASE, "--family", FAMILY, at=directory)
+    rung("release", "create", RELEASE, "ladder.toml", "--by", "demo", at=directory)
     rung("release", "verify", RELEASE, at=directory)
     rung("resolve", "--release", RELEASE, "--task", "tool-calling", "--min-tier", "1", at=directory)
     node = directory / "node"
@@ -81,10 +81,10 @@ def serve_and_ask(node: Path, *, at: Path) -> None:
         sample = _sample()
         body = {"model": FAMILY, "prompt": sample, "max_tokens": 24, "temperature": 0, "stop": ["\n"]}
         say(
-            f"\n$ curl {url}/v1/completions -H 'X-Rung-Task: tool-calling' -H 'X-Rung-Min-Tier: 1' -d '{json.dumps(body)}'"
+            f"\n$ curl {url}/completions -H 'X-Rung-Task: tool-calling' -H 'X-Rung-Min-Tier: 1' -d '{json.dumps(body)}'"
         )
         request = urllib.request.Request(
-            f"{url}/v1/completions", data=json.dumps(body).encode(),
+            f"{url}/completions", data=json.dumps(body).encode(),
             headers={"Content-Type": "application/json", "X-Rung-Task": "tool-calling", "X-Rung-Min-Tier": "1"},
         )  # fmt: skip
         with urllib.request.urlopen(request, timeout=60) as answer:
@@ -118,9 +118,9 @@ def _server(command: list[str], *, at: Path) -> Iterator[str]:
 
 def _sample() -> str:
     path = Path(str(resources.files("evals.tasks"))) / "tool_calling" / "generate.jsonl"
-    document = json.loads(path.read_text(encoding="utf-8").splitlines()[0])
-    prompt: str = document.get("prompt") or next(v for v in document.values() if isinstance(v, str))
-    return prompt
+    with path.open(encoding="utf-8") as lines:
+        document = json.loads(next(lines))
+    return f"{document['context']} {document['question']} =>"
 
 
 def quote(argument: str) -> str:

@@ -1,0 +1,58 @@
+"""Locks of a workspace; they die with their process.
+
+Whoever adds blobs before a row or a registry names them holds the writers' lock together with others; who removes what
+nothing names holds it alone. Builds besides exclude one another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+
+from registry.errors import ConfigurationError
+from registry.workspace import Workspace
+
+
+@contextlib.contextmanager
+def build_lock(place: Workspace) -> Iterator[None]:
+    """One build at a time.
+
+    Raises:
+        ConfigurationError: Another one is running.
+    """
+    with _locked(place, "build.lock", fcntl.LOCK_EX | fcntl.LOCK_NB) as taken:
+        if not taken:
+            raise ConfigurationError(
+                f"another build is running in workspace `{place.root}`", hint="wait for it, or use another workspace"
+            )
+        yield
+
+
+@contextlib.contextmanager
+def writing(place: Workspace) -> Iterator[None]:
+    """Blobs may be added; waits while unused ones are removed."""
+    with _locked(place, "writers.lock", fcntl.LOCK_SH):
+        yield
+
+
+@contextlib.contextmanager
+def alone(place: Workspace) -> Iterator[bool]:
+    """Whether nobody is adding blobs; then nobody can until the end."""
+    with _locked(place, "writers.lock", fcntl.LOCK_EX | fcntl.LOCK_NB) as taken:
+        yield taken
+
+
+@contextlib.contextmanager
+def _locked(place: Workspace, name: str, how: int) -> Iterator[bool]:
+    handle = os.open(place.state / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, how)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(handle)
