@@ -112,8 +112,7 @@ class _Emitter:
     def decoder(self) -> None:
         """All of it."""
         self._rope()
-        embedding = self._linears.plain(self._find("embed_tokens").input[0])
-        hidden = self.node("Gather", [embedding, "input_ids"], "embed_tokens", axis=0)
+        hidden = self._linears.gather(self._find("embed_tokens"), "input_ids")
         normed = self._norm(hidden, "layers.0.input_norm")
         for layer in range(self.facts.layers):
             at = f"layers.{layer}"

@@ -65,6 +65,14 @@ class Linears:
         """A float tensor of the file as float32."""
         return self._float([name])
 
+    def gather(self, node: onnx.NodeProto, index: str) -> str:
+        """Rows of a float matrix as float32; a float16 matrix stays as it is, and its rows are cast."""
+        name = str(node.input[0])
+        if self._tensor(name).dtype != "F16":
+            return self._graph.node("Gather", [self._reference([name]), index], node.name, axis=0)
+        rows = self._graph.node("Gather", [self._reference([name]), index], f"{node.name}.float16", axis=0)
+        return self._graph.node("Cast", [rows], node.name, to=TensorProto.FLOAT)
+
     def adjoin(self, nodes: Sequence[onnx.NodeProto]) -> bool:
         """Whether the weights of these products lie one after the other, in one form, biases too."""
         names = [self._name(node) for node in nodes]

@@ -98,7 +98,7 @@ def _waves(segments: Sequence[Segment]) -> Iterator[list[Piece]]:
 
 def _by_length(pieces: list[Piece]) -> list[list[Piece]]:
     """One group if its padding is bearable, else groups of similar length."""
-    if _bearable(pieces):
+    if _Extent.of(pieces).is_bearable:
         return [pieces]
     groups: dict[int, list[Piece]] = {}
     for piece in pieces:
@@ -108,27 +108,46 @@ def _by_length(pieces: list[Piece]) -> list[list[Piece]]:
 
 def _by_row(pieces: list[Piece], held: Sequence[int], positions: int) -> Iterator[Step]:
     """Runs of near rows that fit into the bounds of a step."""
-    run: list[Piece] = []
-    for piece in pieces:
-        if run and not _may_join(run, piece, held, positions):
+    extent = _Extent.of(pieces)
+    if extent.is_bearable and extent.tokens <= STEP_TOKENS and extent.fits(held, positions):
+        yield Step(tuple(pieces))
+        return
+    run = pieces[:1]
+    extent = _Extent.of(run)
+    for piece in pieces[1:]:
+        longer = extent.with_piece(piece)
+        if longer.is_bearable and longer.tokens <= STEP_TOKENS and longer.fits(held, positions):
+            run.append(piece)
+            extent = longer
+        else:
             yield Step(tuple(run))
-            run = []
-        run.append(piece)
-    if run:
-        yield Step(tuple(run))
+            run = [piece]
+            extent = _Extent.of(run)
+    yield Step(tuple(run))
 
 
-def _may_join(run: list[Piece], piece: Piece, held: Sequence[int], positions: int) -> bool:
-    longer = [*run, piece]
-    width = max(one.tokens for one in longer)
-    rows = range(run[0].row, piece.row + 1)
-    return (
-        sum(one.tokens for one in longer) <= STEP_TOKENS
-        and _bearable(longer)
-        and all(held[row] + width <= positions for row in rows)
-    )
+@dataclass(frozen=True, slots=True)
+class _Extent:
+    """What pieces that run together span."""
 
+    first: int
+    last: int
+    width: int
+    tokens: int
 
-def _bearable(pieces: Sequence[Piece]) -> bool:
-    places = (pieces[-1].row - pieces[0].row + 1) * max(piece.tokens for piece in pieces)
-    return places <= PADDING_FACTOR * sum(piece.tokens for piece in pieces) + PADDING_FREE
+    @classmethod
+    def of(cls, pieces: Sequence[Piece]) -> _Extent:
+        counts = [piece.tokens for piece in pieces]
+        return cls(pieces[0].row, pieces[-1].row, max(counts), sum(counts))
+
+    def with_piece(self, piece: Piece) -> _Extent:
+        return _Extent(self.first, piece.row, max(self.width, piece.tokens), self.tokens + piece.tokens)
+
+    @property
+    def is_bearable(self) -> bool:
+        places = (self.last - self.first + 1) * self.width
+        return places <= PADDING_FACTOR * self.tokens + PADDING_FREE
+
+    def fits(self, held: Sequence[int], positions: int) -> bool:
+        """Whether every row of the range, carried along ones too, has room for the padded width."""
+        return max(held[self.first : self.last + 1]) + self.width <= positions

@@ -28,6 +28,8 @@ Untyped: TypeAlias = Any
 PROVIDER = "CPUExecutionProvider"
 OLDEST = (1, 32)
 """First version whose attention kernel takes `query_seqlens` on the CPU."""
+EXACT_INT8 = frozenset({"avx_vnni", "avx512_vnni", "amx_int8"})
+"""Processor flags, one of which makes u8 × s8 products exact without the slower kernel."""
 KEPT_BINDINGS = 16
 """Row ranges of a cache whose bindings are kept for the next call."""
 
@@ -71,7 +73,7 @@ class OnnxRuntime:
         ort = _import()
         path = bundle.path / bundle.manifest.entry
         try:
-            session = ort.InferenceSession(str(path), _options(ort, threads), providers=[PROVIDER])
+            session = ort.InferenceSession(str(path), _options(ort, host, threads), providers=[PROVIDER])
         except Exception as error:  # onnxruntime raises a dozen unrelated classes
             raise LoadError(
                 f"`{path}` cannot be loaded by onnxruntime {ort.__version__}: {error}",
@@ -211,13 +213,15 @@ def _feeds(
     return feeds, counts
 
 
-def _options(ort: Untyped, threads: int) -> Untyped:
+def _options(ort: Untyped, host: Host, threads: int) -> Untyped:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # Exact u8 × s8 products on processors whose 16-bit accumulators would saturate (AVX2 without VNNI).
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if host.architecture == "x86_64" and not EXACT_INT8 & set(host.features):
+        # Without these instructions u8 × s8 products saturate in 16 bits; this takes the exact kernel
+        # instead.
+        options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 
 
