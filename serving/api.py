@@ -146,6 +146,7 @@ async def _answer(
     """Answer one request of either form."""
     started = time.perf_counter()
     terms = read_terms(request.headers, tasks=service.holding.tasks)
+    request.state.task = terms.task
     service.check_model(body.model)
     agreement = agree(service.holding, terms)
     request.state.agreement = agreement

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,7 +27,7 @@ class Edge:
     def __init__(self, app: ASGIApp, *, metrics: Metrics, holding: Holding, max_body_bytes: int) -> None:
         self._app = app
         self._metrics = metrics
-        self._headers: Mapping[str, str] = plain_headers(holding)
+        self._holding = holding
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,7 +44,8 @@ class Edge:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                for name, value in self._headers.items():
+                own = plain_headers(self._holding, task=scope["state"].get("task"))
+                for name, value in own.items():
                     headers.setdefault(name, value)
             await send(message)
 

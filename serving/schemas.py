@@ -7,11 +7,11 @@ https://platform.openai.com/docs/api-reference/completions and …/chat.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import from_json
 
 from registry.value import describe
 from serving.problems import RequestError
@@ -224,11 +224,10 @@ def parse_body(data: bytes, body: type[BodyT]) -> BodyT:
         RequestError: It is not JSON, or not such a request; `param` names the parameter.
     """
     try:
-        value = json.loads(data, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        value = from_json(data, allow_inf_nan=False)
+    except ValueError as error:
         raise RequestError(
-            f"the request's body is not JSON: {reason}", hint="send one JSON object, encoded as UTF-8"
+            f"the request's body is not JSON: {error}", hint="send one JSON object, encoded as UTF-8"
         ) from error
     try:
         return body.model_validate(value)
@@ -260,10 +259,6 @@ def _named(error: ValidationError) -> RequestError:
 
 def _wrong(param: str, what: str, hint: str) -> RequestError:
     return RequestError(f"parameter `{param}` {what}", hint=hint, param=param)
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"`{name}` is not a JSON number")
 
 
 def _brief(value: object) -> str:

@@ -129,11 +129,10 @@ def agree(holding: Holding, terms: Terms) -> Agreement:
     )
 
 
-def plain_headers(holding: Holding) -> Mapping[str, str]:
+def plain_headers(holding: Holding, *, task: str | None) -> Mapping[str, str]:
     """The headers of an answer that was agreed on with nobody, such as an error."""
-    return _headers(
-        holding, tier=holding.tier(holding.default_task), task=holding.default_task, disclosure=""
-    )
+    task = task or holding.default_task
+    return _headers(holding, tier=holding.tier(task), task=task, disclosure="")
 
 
 def _headers(holding: Holding, *, tier: int | None, task: str | None, disclosure: str) -> Mapping[str, str]:

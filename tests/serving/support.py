@@ -51,7 +51,7 @@ class TorchCache:
         if length == 0:
             self.held[row] = None
         elif length < self.length(row):
-            self.held[row].crop(length)
+            self.held[row].crop(length - self.length(row))  # negative: so many tokens less
 
     def copy(self, *, source, row, length):
         self.held[row] = copy.deepcopy(self.held[source])
