@@ -41,8 +41,12 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A connection that sees one consistent state; failures come out as Rung's errors."""
-        with translated(self.name), self.engine.connect() as connection, connection.begin():
-            yield connection
+        with translated(self.name), self.engine.connect() as plain:
+            connection = plain
+            if plain.dialect.name == "postgresql":  # whose default lets every statement see newer rows
+                connection = plain.execution_options(isolation_level="REPEATABLE READ")
+            with connection.begin():
+                yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:

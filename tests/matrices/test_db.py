@@ -241,3 +241,28 @@ def test_times_without_a_zone_are_refused_by_the_tables(database: Database):
                 finished_at=datetime(2026, 1, 1),
             )
         )  # fmt: skip
+
+
+def test_a_reader_sees_one_state_while_another_writes(url: str, new_cell):
+    one, two = open_database(url), open_database(url)
+    count = sa.text("SELECT count(*) FROM rung_cell")
+    with one.reading() as connection:
+        assert connection.execute(count).scalar_one() == 0
+        Ledger(two).put_cell(new_cell())
+        assert connection.execute(count).scalar_one() == 0
+    with one.reading() as connection:
+        assert connection.execute(count).scalar_one() == 1
+    one.close()
+    two.close()
+
+
+def test_a_writer_that_waits_too_long_is_told_why(tmp_path: Path, new_cell, monkeypatch):
+    monkeypatch.setattr("matrices.db.BUSY_SECONDS", 0.1)
+    url = f"sqlite:///{tmp_path / 'matrix.db'}"
+    one, two = open_database(url), open_database(url)
+    with one.writing(), pytest.raises(RegistryError, match="is locked") as caught:
+        Ledger(two).put_cell(new_cell())
+    assert "another process" in caught.value.hint
+    Ledger(two).put_cell(new_cell())
+    one.close()
+    two.close()
