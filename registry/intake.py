@@ -213,6 +213,16 @@ def _check_weights(path: Path, *, names: list[str]) -> dict[str, Tensor]:
     """All tensors of the weight files, once they have been found whole and finite."""
     files = weight_files(path)
     mapping = _weight_map(path / _SHARDS) if (path / _SHARDS).is_file() else None
+    for name in names:
+        if (
+            mapping is not None
+            and re.fullmatch(r"model-\d+-of-\d+\.safetensors", name)
+            and path / name not in files
+        ):
+            _refuse(
+                f"`{path / name}` is a shard that `{_SHARDS}` does not name",
+                hint="download both together again",
+            )
     tensors: dict[str, Tensor] = {}
     for file in files:
         if file.name not in names:

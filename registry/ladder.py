@@ -6,6 +6,7 @@ the base: top-level keys and tasks given here replace the base's.
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Any, Self
@@ -133,6 +134,10 @@ def _merged(path: Path, *, seen: tuple[Path, ...]) -> dict[str, Any]:  # Any: TO
         raise ConfigurationError(f"no ladder file at `{path}`", hint="check the path") from error
     except IsADirectoryError as error:
         raise ConfigurationError(f"`{path}` is a directory", hint="give the ladder file in it") from error
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot read ladder `{path}`: {error.strerror}", hint="check its permissions"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(
             f"ladder `{path}` is not TOML: {error}", hint="correct the line it names"
@@ -148,5 +153,36 @@ def _merged(path: Path, *, seen: tuple[Path, ...]) -> dict[str, Any]:  # Any: TO
         raise ConfigurationError(
             f"ladder `{path}`: extends must be a path, got {base_name!r}", hint="quote it"
         )
-    base = _merged((path.parent / base_name).resolve(), seen=(*seen, path))
-    return base | document | {"task": base.get("task", {}) | document.get("task", {})}
+    base_path = (path.parent / base_name).resolve()
+    base = _rebased(_merged(base_path, seen=(*seen, path)), origin=base_path.parent, here=path.parent)
+    tasks = [one.get("task", {}) for one in (base, document)]
+    if not all(isinstance(one, dict) for one in tasks):
+        raise ConfigurationError(
+            f"ladder `{path}`: task must be tables `[task.NAME]`, got {document.get('task')!r}",
+            hint="see `A first ladder of your own` in README.md for the form",
+        )
+    return base | document | {"task": tasks[0] | tasks[1]}
+
+
+def _rebased(
+    document: dict[str, Any],  # Any: TOML values before validation
+    *,
+    origin: Path,
+    here: Path,
+) -> dict[str, Any]:
+    """A base's document with its relative paths rewritten to start at the directory that extends it."""
+
+    def moved(value: object) -> object:
+        return os.path.relpath(origin / value, here) if isinstance(value, str) else value
+
+    changed = dict(document)
+    if "calibration" in changed:
+        changed["calibration"] = moved(changed["calibration"])
+    if isinstance(changed.get("task"), dict):
+        changed["task"] = {
+            name: {**task, "include": moved(task["include"])}
+            if isinstance(task, dict) and "include" in task
+            else task
+            for name, task in changed["task"].items()
+        }
+    return changed

@@ -14,7 +14,6 @@ https://github.com/in-toto/attestation/tree/main/spec/v1.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 import os
@@ -146,8 +145,8 @@ def _verified_statement(signature: Path, *, public_key: Path) -> dict[str, Any]:
         payload = base64.b64decode(envelope["payload"], validate=True)
         signatures = [base64.b64decode(one["sig"], validate=True) for one in envelope["signatures"]]
         payload_type = envelope["payloadType"]
-    except (KeyError, TypeError, AttributeError, binascii.Error) as error:
-        raise SignatureError(f"`{signature}` is not a signature by key: no {error}", hint=_RESIGN) from error
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise SignatureError(f"`{signature}` is not a signature by key: {error}", hint=_RESIGN) from error
     if hint and hint != _key_hint(key):
         raise SignatureError(
             f"`{signature}` was made with another key than `{public_key}`",
