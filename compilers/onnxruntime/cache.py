@@ -5,6 +5,9 @@ The graph reads and appends to these buffers in place; row and length bookkeepin
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from typing import Any
+
 import numpy as np
 
 from compilers.runtime import FloatArray
@@ -29,11 +32,13 @@ class OrtCache:
 
     Args:
         facts: Sizes of the model.
+        owner: The session that makes it, which alone may run it.
         rows: Number of rows.
         capacity: Tokens that one row can hold.
     """
 
-    def __init__(self, facts: ModelFacts, *, rows: int, capacity: int) -> None:
+    def __init__(self, facts: ModelFacts, *, owner: object, rows: int, capacity: int) -> None:
+        self.owner = owner
         self.rows = rows
         self.capacity = capacity
         self.positions = capacity + SPARE_POSITIONS
@@ -47,6 +52,8 @@ class OrtCache:
                 hint="ask for fewer rows or a smaller capacity",
             ) from error
         self.lengths = [0] * rows
+        self.bindings: OrderedDict[tuple[int, int], Any] = OrderedDict()  # Any: onnxruntime ships no types
+        """The session's bindings of ranges of rows; they live as long as the memory that they point into."""
 
     def length(self, row: int) -> int:
         """Tokens that a row holds."""

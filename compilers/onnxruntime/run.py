@@ -6,7 +6,6 @@ appended in place and never copied.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -95,7 +94,6 @@ class OrtSession:
         self.max_context = facts.max_context
         self._facts = facts
         self._session = session
-        self._bindings: OrderedDict[tuple[int, int, int], tuple[OrtCache, Untyped]] = OrderedDict()
 
     def new_cache(self, *, rows: int, capacity: int) -> OrtCache:
         """An empty cache.
@@ -104,7 +102,7 @@ class OrtSession:
             LoadError: More capacity than the checkpoint has positions, or no memory.
         """
         check_cache_size(rows=rows, capacity=capacity, max_context=self.max_context)
-        return OrtCache(self._facts, rows=rows, capacity=capacity)
+        return OrtCache(self._facts, owner=self, rows=rows, capacity=capacity)
 
     def forward(self, cache: Cache, segments: Sequence[Segment]) -> list[FloatArray]:
         """Append each segment to its row and return its logits, float32 [1 or tokens, vocab].
@@ -112,9 +110,10 @@ class OrtSession:
         Raises:
             LoadError: A segment that cannot be appended; nothing was appended.
         """
-        if not isinstance(cache, OrtCache):
+        if not isinstance(cache, OrtCache) or cache.owner is not self:
             raise LoadError(
-                f"a cache of type `{type(cache).__name__}`", hint="use the session's own `new_cache`"
+                f"a cache of type `{type(cache).__name__}` that this session did not make",
+                hint="use the session's own `new_cache`",
             )
         check_segments(cache, segments, vocab_size=self.vocab_size)
         found: list[list[FloatArray]] = [[] for _ in segments]
@@ -153,10 +152,10 @@ class OrtSession:
 
     def _binding(self, cache: OrtCache, step: Step) -> Untyped:
         """A binding with the cache's rows of this step bound; kept for steps on the same rows."""
-        key = (id(cache), step.first, step.last)
-        if key in self._bindings:
-            self._bindings.move_to_end(key)
-            return self._bindings[key][1]
+        key = (step.first, step.last)
+        if key in cache.bindings:
+            cache.bindings.move_to_end(key)
+            return cache.bindings[key]
         binding = self._session.io_binding()
         names = [f"{layer}.{part}" for layer in range(self._facts.layers) for part in ("key", "value")]
         for name, buffer in zip(names, cache.buffers, strict=True):
@@ -164,9 +163,9 @@ class OrtSession:
             place = ("cpu", 0, np.float32, list(rows.shape), rows.ctypes.data)
             binding.bind_input(f"past.{name}", *place)
             binding.bind_output(f"present.{name}", *place)
-        self._bindings[key] = (cache, binding)  # the cache too: its memory must outlive the binding
-        if len(self._bindings) > KEPT_BINDINGS:
-            self._bindings.popitem(last=False)
+        cache.bindings[key] = binding
+        if len(cache.bindings) > KEPT_BINDINGS:
+            cache.bindings.popitem(last=False)
         return binding
 
 
