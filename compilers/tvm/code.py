@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import tvm
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as tir
@@ -135,7 +134,7 @@ class Register:
     def __init__(self, lanes: int, dtype: str = "float32", *, value: Expr = 0) -> None:
         self.lanes = lanes
         self.dtype = dtype
-        self.memory = tir.alloc_buffer((lanes,), dtype, scope="local", layout=None)
+        self.memory = local(lanes, dtype)
         self.set(splat(value, lanes, dtype) if isinstance(value, int | float) else value)
 
     def get(self) -> Expr:
@@ -159,8 +158,13 @@ class Register:
 
 
 def local(size: int, dtype: str = "float32") -> Buffer:
-    """Scratch memory of at most 1 KiB, on the stack."""
-    return tir.alloc_buffer((size,), dtype, scope="local", layout=None)
+    """Scratch memory on the stack.
+
+    The annotation keeps TVM from taking it from its workspace pool, where LLVM cannot promote it to registers; the
+    pass `StorageRewrite` would lose it, so `lower.py` switches that off.
+    """
+    on_stack = {"disable_lower_builtin": True}
+    return tir.alloc_buffer((size,), dtype, scope="local", layout=None, annotations=on_stack)
 
 
 def largest(left: Expr, right: Expr) -> Expr:
@@ -193,6 +197,30 @@ def iota(start: Expr, lanes: int) -> Expr:
     return tirx.Ramp(start, 1, lanes)
 
 
+def magnitude(value: Expr) -> Expr:
+    """The absolute value."""
+    return tirx.abs(value)
+
+
+def nearest(value: Expr) -> Expr:
+    """Rounded to the nearest integer, ties to even."""
+    return tirx.nearbyint(value)
+
+
+def reinterpret(value: Expr, dtype: str, lanes: int = 1) -> Expr:
+    """The same bits as another type."""
+    return tirx.reinterpret(kind(dtype, lanes), value)
+
+
+def dot_pairs(sums: Expr, left: Expr, right: Expr, machine: Machine) -> Expr:
+    """sums + left · right, where each 32-bit lane of the sums belongs to a pair of 16-bit lanes."""
+    result = kind("int32", machine.lanes)
+    if machine.lanes == 16 and machine.has_vnni:
+        return tirx.call_llvm_pure_intrin(result, "llvm.x86.avx512.vpdpwssd.512", sums, left, right)
+    name = "llvm.x86.avx512.pmaddw.d.512" if machine.lanes == 16 else "llvm.x86.avx2.pmadd.wd"
+    return sums + tirx.call_llvm_pure_intrin(result, name, left, right)
+
+
 def exponential(value: Expr, lanes: int) -> Expr:
     """E to the power of each lane, within 2 ulp; arguments are clamped to [-87, 88].
 
@@ -218,11 +246,6 @@ def exponential(value: Expr, lanes: int) -> Expr:
 def ceil_to(value: int, multiple: int) -> int:
     """The next multiple."""
     return -(-value // multiple) * multiple
-
-
-def module(functions: dict[str, PrimFunc]) -> Any:  # Any: tvm.IRModule
-    """An IRModule of finished kernels."""
-    return tvm.IRModule(dict(functions))
 
 
 def root(value: Expr) -> Expr:

@@ -53,7 +53,7 @@ class FloatForm:
 
     def tile(self, machine: Machine) -> int:
         """Outputs per tile."""
-        return 2 * machine.lanes
+        return (4 if machine.registers > 16 else 2) * machine.lanes
 
     def packed(self, product: Product, machine: Machine) -> tuple[int, int, int]:
         """Shape of the packed matrix."""
@@ -107,11 +107,11 @@ def float_product(
 
         def run(t: Expr) -> None:
             if single:
-                block(t, 0, 1, 4)
+                block(t, 0, 1, 8 // vectors)
             else:
-                blocks(n, 12 if machine.registers > 16 else 6, lambda first, count: block(t, first, count, 1))
+                blocks(n, 6, lambda first, count: block(t, first, count, 1))
 
-        code.spread(shape[0], run, work=_work(kernel, product, single), grain=GRAIN)
+        code.spread(shape[0], run, work=work_of(kernel, product, single=single), grain=GRAIN)
 
 
 def blocks(n: Expr, size: int, body: Callable[[Expr, int], None]) -> None:
@@ -149,12 +149,13 @@ def finish(
         code.store(y, whole, token, at, lanes=lanes)
 
 
+def work_of(kernel: Kernel, product: Product, *, single: bool) -> Expr:
+    """Multiplications of a call, those of one token counted up to the grain."""
+    size = min(product.rows * product.columns, GRAIN)
+    return size if single else kernel.dimension("n") * size
+
+
 def _tree(parts: list[Expr]) -> Expr:
     while len(parts) > 1:
         parts = [a + b for a, b in zip(parts[::2], parts[1::2], strict=True)]
     return parts[0]
-
-
-def _work(kernel: Kernel, product: Product, single: bool) -> Expr:
-    size = min(product.rows * product.columns, GRAIN)
-    return size if single else kernel.dimension("n") * size

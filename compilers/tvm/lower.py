@@ -137,8 +137,10 @@ def _compile(module: Any, target: Target, path: Path) -> None:  # Any: tvm.IRMod
         ]
     )
     llvm = tvm.target.Target({"kind": "llvm", "mcpu": target.llvm_cpu, "mtriple": TRIPLE})
+    keep_locals = {"tirx.disable_storage_rewrite": True}  # see `code.local`
     try:
-        executable = relax.build(module, llvm, relax_pipeline=passes)
+        with tvm.transform.PassContext(opt_level=3, config=keep_locals):
+            executable = relax.build(module, llvm, relax_pipeline=passes)
         executable.export_library(str(path))
     except (RuntimeError, ValueError, TypeError, OSError) as error:  # what TVM raises, and its linker
         raise BuildError(

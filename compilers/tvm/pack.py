@@ -7,8 +7,7 @@ other in one matrix, and gate and up alternate by half tiles.
 from __future__ import annotations
 
 from compilers.tvm import code
-from compilers.tvm.code import Expr, Kernel, Machine, PrimFunc
-from compilers.tvm.linear import FloatForm
+from compilers.tvm.code import Expr, Kernel, PrimFunc
 
 ROWS_AT_ONCE = 16
 
@@ -23,26 +22,72 @@ def pack_vector(made: dict[str, PrimFunc], name: str, *, dtype: str) -> None:
             code.store(out, code.convert(source[r], "float32"), place(r), lanes=1)
 
 
-def pack_float(
-    made: dict[str, PrimFunc], name: str, *, dtype: str, form: FloatForm, machine: Machine
-) -> None:
-    """(source [rows, columns], out [tiles, columns, tile], offset, chunk, stride)."""
-    tile = form.tile(machine)
+def pack_float(made: dict[str, PrimFunc], name: str, *, dtype: str, tile: int, per_row: bool = False) -> None:
+    """(source [rows, columns], out [tiles, columns, tile], offset, chunk, stride); `per_row`: source [rows]."""
     with code.building(name, made) as kernel:
-        source = kernel.buffer("source", ("rows", "columns"), dtype, align=1)
-        out = kernel.buffer("out", ("tiles", "columns", tile), form.dtype)
+        rows, columns = kernel.dimension("rows"), 1 if per_row else kernel.dimension("columns")
+        source = kernel.buffer("source", (rows,) if per_row else (rows, columns), dtype, align=1)
+        out = kernel.buffer("out", ("tiles", columns, tile), dtype)
         place = _placement(kernel)
-        rows, columns = kernel.dimension("rows"), kernel.dimension("columns")
 
         def some(block: Expr) -> None:
             count = code.bind(code.least(ROWS_AT_ONCE, rows - block * ROWS_AT_ONCE))
             with code.serial(columns) as k, code.serial(count) as r:
                 row = code.bind(block * ROWS_AT_ONCE + r)
                 at = code.bind(place(row))
-                value = code.convert(source[row, k], form.dtype)
+                value = source[row] if per_row else source[row, k]
                 code.store(out, value, at // tile, k, at % tile, lanes=1)
 
         code.spread(code.up(rows, ROWS_AT_ONCE), some, work=rows * columns, grain=1 << 20)
+
+
+def pack_nibbles(made: dict[str, PrimFunc], name: str, *, tile: int) -> None:
+    """(source uint8 [rows, groups, bytes], out int32 [tiles, inputs / 8, tile], offset, chunk, stride).
+
+    A word holds eight inputs of one output: nibble j of its low half is input 2j, of its high half input 2j + 1.
+    """
+    with code.building(name, made) as kernel:
+        source = kernel.buffer("source", ("rows", "groups", "stored"), "uint8", align=1)
+        out = kernel.buffer("out", ("tiles", "words", tile), "int32")
+        place = _placement(kernel)
+        rows, stored = kernel.dimension("rows"), kernel.dimension("stored")
+
+        def row(r: Expr) -> None:
+            at = code.bind(place(r))
+            with code.serial(kernel.dimension("groups")) as g, code.serial(stored // 4) as s:
+                word: Expr = 0
+                for j in range(4):
+                    pair = code.convert(source[r, g, s * 4 + j], "int32")
+                    word = word | (pair & 15) << (4 * j) | (pair >> 4) << (4 * j + 16)
+                code.store(out, word, at // tile, g * (stored // 4) + s, at % tile, lanes=1)
+
+        code.spread(rows, row, work=rows * kernel.dimension("groups") * stored, grain=1 << 20)
+
+
+def pack_bytes(made: dict[str, PrimFunc], name: str, *, grouped: bool, tile: int) -> None:
+    """(source [rows, groups, size] uint8 with zero 128, or [rows, columns] int8, out int8, offset, chunk, stride).
+
+    `out` is [tiles, inputs / 2, 2 · tile]: the two inputs of a pair side by side for each output.
+    """
+    with code.building(name, made) as kernel:
+        shape = ("rows", "groups", "size") if grouped else ("rows", "size")
+        source = kernel.buffer("source", shape, "uint8" if grouped else "int8", align=1)
+        out = kernel.buffer("out", ("tiles", "pairs", 2 * tile), "int8")
+        place = _placement(kernel)
+        rows, size = kernel.dimension("rows"), kernel.dimension("size")
+        groups = kernel.dimension("groups") if grouped else 1
+
+        def row(r: Expr) -> None:
+            at = code.bind(place(r))
+            with code.serial(groups) as g, code.serial(size) as j:
+                if grouped:
+                    value = code.convert(code.convert(source[r, g, j], "int32") - 128, "int8")
+                else:
+                    value = source[r, j]
+                k = code.bind(g * size + j)
+                code.store(out, value, at // tile, k // 2, at % tile * 2 + k % 2, lanes=1)
+
+        code.spread(rows, row, work=rows * groups * size, grain=1 << 20)
 
 
 class _placement:  # noqa: N801  # reads as a function

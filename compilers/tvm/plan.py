@@ -17,6 +17,10 @@ CHUNK = 64
 """Positions that attention takes at once; a row's capacity is a multiple of it."""
 
 
+Dtype = Literal["float32", "float16", "int32", "int8"]
+"""Element types of parameters."""
+
+
 class Fill(Value):
     """One call of a pack function: part of a parameter, from tensors of the weights file."""
 
@@ -32,7 +36,7 @@ class Parameter(Value):
 
     name: str
     shape: tuple[int, ...]
-    dtype: Literal["float32", "float16", "int32", "int8", "uint8"]
+    dtype: Dtype
     fills: tuple[Fill, ...] = ()
     """Calls that write it; it starts as zeros."""
     alias: str | None = None

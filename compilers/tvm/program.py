@@ -7,24 +7,25 @@ allocated once per call and shared by all layers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm import relax, tirx
 
-from compilers.tvm import elementwise, pack
+from compilers.tvm import elementwise
 from compilers.tvm.attention import Shape, attention
-from compilers.tvm.code import Machine, PrimFunc, ceil_to
+from compilers.tvm.code import Machine, PrimFunc
 from compilers.tvm.elementwise import padded
-from compilers.tvm.linear import FloatForm, Mode, Product, float_product
-from compilers.tvm.network import Layer, Linear, Network, Norm
-from compilers.tvm.plan import BLOCK, Fill, Parameter, Plan, TensorForm
+from compilers.tvm.integer import IntegerForm, even, integer_product, quantize
+from compilers.tvm.linear import FloatForm, float_product
+from compilers.tvm.network import Layer, Network, Norm
+from compilers.tvm.parameters import Matrix, ParameterTable
+from compilers.tvm.plan import BLOCK, Plan, TensorForm
 
 Value = Any
 """A Relax expression; TVM ships no types."""
 EVERYTHING = 1 << 30
 """Window of a layer without one."""
-DTYPES = {"F32": "float32", "F16": "float16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,26 +37,17 @@ class Program:
 
 
 @dataclass(frozen=True, slots=True)
-class _Matrix:
-    """A packed matrix: one or more of the checkpoint's, and its parameters' names."""
-
-    product: Product
-    form: FloatForm
-    parameters: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class _Block:
     """The packed parameters of a layer."""
 
     layer: Layer
     input_norm: str
-    qkv: _Matrix
+    qkv: Matrix
     head_norms: tuple[str, ...]
-    o: _Matrix
+    o: Matrix
     post_norm: str
-    gate_up: _Matrix
-    down: _Matrix
+    gate_up: Matrix
+    down: Matrix
 
 
 def build_program(network: Network, *, tensors: Mapping[str, TensorForm], machine: Machine) -> Program:
@@ -63,124 +55,72 @@ def build_program(network: Network, *, tensors: Mapping[str, TensorForm], machin
     return _Builder(network, tensors, machine).build()
 
 
-@dataclass
 class _Builder:
-    network: Network
-    tensors: Mapping[str, TensorForm]
-    machine: Machine
-    kernels: dict[str, PrimFunc] = field(default_factory=dict)
-    parameters: dict[str, Parameter] = field(default_factory=dict)
+    """Lays the parameters out, and collects the kernels of both functions."""
+
+    def __init__(self, network: Network, tensors: Mapping[str, TensorForm], machine: Machine) -> None:
+        self.network = network
+        self.machine = machine
+        self.table = ParameterTable(tensors, machine)
+        self.kernels: dict[str, PrimFunc] = {}
 
     def build(self) -> Program:
-        net = self.network
+        """The program."""
+        net, table = self.network, self.table
         blocks = [self._block(f"layers.{index}", layer) for index, layer in enumerate(net.layers)]
-        self._vector("final_norm", net.final_norm.weight, size=padded(net.hidden))
-        head = net.lm_head
-        if f"{head.weight}.codes" not in self.tensors and "lm_head.weight.codes" in self.tensors:
-            head = Linear("lm_head.weight", head.bias, head.rows, head.columns)  # tied, but quantized apart
-        lm_head = self._matrix("lm_head", (head,), "plain", inputs=padded(net.hidden))
-        embed = self._embedding(head, lm_head)
-        self.parameters["rope"] = Parameter(
-            name="rope", shape=(len(net.inv_freq),), dtype="float32", values=net.inv_freq
-        )
+        table.vector("final_norm", net.final_norm.weight, size=padded(net.hidden))
+        lm_head, embed = self._ends()
+        table.constant("rope", net.inv_freq)
         builder = relax.BlockBuilder()
         for single in (True, False):
             _Function(self, builder, single=single).emit(blocks, embed, lm_head)
-        for name, kernel in self.kernels.items():
-            if name.startswith("pack_"):
-                builder.add_func(kernel, name)
+        for name, kernel in table.kernels.items():
+            builder.add_func(kernel, name)
         plan = Plan(
             layers=len(blocks),
             kv_heads=net.kv_heads,
             head_size=net.head_size,
             vocab_size=net.vocab_size,
-            tensors=dict(self.tensors),
-            parameters=tuple(self.parameters.values()),
+            tensors=dict(table.tensors),
+            parameters=tuple(table.parameters.values()),
         )
         return Program(builder.finalize(), plan)
 
     def _block(self, at: str, layer: Layer) -> _Block:
-        net, hidden = self.network, padded(self.network.hidden)
+        net, table, hidden = self.network, self.table, padded(self.network.hidden)
         norms = [(part, n) for part, n in (("q_norm", layer.q_norm), ("k_norm", layer.k_norm)) if n]
+        active = padded(layer.down.columns)
         return _Block(
             layer=layer,
-            input_norm=self._vector(f"{at}.input_norm", layer.input_norm.weight, size=hidden),
-            qkv=self._matrix(f"{at}.qkv", (layer.q, layer.k, layer.v), "plain", inputs=hidden),
+            input_norm=table.vector(f"{at}.input_norm", layer.input_norm.weight, size=hidden),
+            qkv=table.matrix(f"{at}.qkv", (layer.q, layer.k, layer.v), "plain", inputs=hidden),
             head_norms=tuple(
-                self._vector(f"{at}.{part}", norm.weight, size=net.head_size) for part, norm in norms
+                table.vector(f"{at}.{part}", norm.weight, size=net.head_size) for part, norm in norms
             ),
-            o=self._matrix(f"{at}.o", (layer.o,), "add", inputs=layer.o.columns, outputs=hidden),
-            post_norm=self._vector(f"{at}.post_norm", layer.post_norm.weight, size=hidden),
-            gate_up=self._matrix(f"{at}.gate_up", (layer.gate, layer.up), "gated", inputs=hidden),
-            down=self._matrix(
-                f"{at}.down", (layer.down,), "add", inputs=padded(layer.down.columns), outputs=hidden
-            ),
+            o=table.matrix(f"{at}.o", (layer.o,), "add", inputs=layer.o.columns, outputs=hidden),
+            post_norm=table.vector(f"{at}.post_norm", layer.post_norm.weight, size=hidden),
+            gate_up=table.matrix(f"{at}.gate_up", (layer.gate, layer.up), "gated", inputs=hidden),
+            down=table.matrix(f"{at}.down", (layer.down,), "add", inputs=active, outputs=hidden),
         )
 
-    def _embedding(self, head: Linear, lm_head: _Matrix) -> str:
-        net = self.network
-        table = self.tensors[net.embedding]
-        dtype, vocab = DTYPES[table.dtype], table.shape[0]
-        if head.weight == net.embedding:
+    def _ends(self) -> tuple[Matrix, str]:
+        """The output matrix and the embedding's parameter, which are one where they are tied."""
+        net, table, head = self.network, self.table, self.network.lm_head
+        tied = head.weight == net.embedding
+        if tied and table.is_stored("lm_head.weight"):  # tied in the checkpoint, but quantized apart
+            head, tied = replace(head, weight="lm_head.weight"), False
+        lm_head = table.matrix("lm_head", (head,), "plain", inputs=padded(net.hidden))
+        if tied and isinstance(lm_head.form, FloatForm):
             packed = lm_head.form.packed(lm_head.product, self.machine)
+            dtype = lm_head.form.dtype
             elementwise.embed_packed(self.kernels, "embed", packed=packed, hidden=net.hidden, dtype=dtype)
-            return lm_head.parameters[0]
-        elementwise.embed(self.kernels, "embed", vocab=vocab, hidden=net.hidden, dtype=dtype)
-        name = "embedding"
-        self.parameters[name] = Parameter(name=name, shape=table.shape, dtype=dtype, alias=net.embedding)
-        return name
-
-    def _vector(self, name: str, source: str, *, size: int) -> str:
-        fill = Fill(function=self._pack_vector(source), sources=(source,), integers=(0, 1, 1))
-        self.parameters[name] = Parameter(name=name, shape=(size,), dtype="float32", fills=(fill,))
-        return name
-
-    def _pack_vector(self, source: str) -> str:
-        dtype = DTYPES[self.tensors[source].dtype]
-        name = f"pack_vector_{dtype}"
-        if name not in self.kernels:
-            pack.pack_vector(self.kernels, name, dtype=dtype)
-        return name
-
-    def _matrix(
-        self, name: str, parts: tuple[Linear, ...], mode: Mode, *, inputs: int, outputs: int | None = None
-    ) -> _Matrix:
-        """Parameters of some of the checkpoint's matrices as one packed matrix."""
-        form = FloatForm(DTYPES[self.tensors[parts[0].weight].dtype])
-        tile = form.tile(self.machine)
-        if mode == "gated":
-            half = tile // 2
-            rows = 2 * ceil_to(parts[0].rows, half)
-            places = [(0, half, tile), (half, half, tile)]
-            width = padded(parts[0].rows)
-        else:
-            rows = sum(part.rows for part in parts)
-            starts = [sum(part.rows for part in parts[:i]) for i in range(len(parts))]
-            places = [(start, 1, 1) for start in starts]
-            width = outputs or padded(rows)
-        has_bias = any(part.bias for part in parts)
-        product = Product(rows, parts[0].columns, inputs, width, mode, has_bias)
-        shape = form.packed(product, self.machine)
-        fills = []
-        for part, place in zip(parts, places, strict=True):
-            function = f"pack_{form.name}"
-            if function not in self.kernels:
-                pack.pack_float(self.kernels, function, dtype=form.dtype, form=form, machine=self.machine)
-            fills.append(Fill(function=function, sources=(part.weight,), integers=place))
-        self.parameters[name] = Parameter(name=name, shape=shape, dtype=form.dtype, fills=tuple(fills))
-        names = (name,)
-        if has_bias:
-            fills = [
-                Fill(function=self._pack_vector(part.bias), sources=(part.bias,), integers=place)
-                for part, place in zip(parts, places, strict=True)
-                if part.bias
-            ]
-            bias = f"{name}.bias"
-            self.parameters[bias] = Parameter(
-                name=bias, shape=(shape[0] * tile,), dtype="float32", fills=tuple(fills)
-            )
-            names = (name, bias)
-        return _Matrix(product, form, names)
+            return lm_head, lm_head.weights[0]
+        name = table.alias("embedding", net.embedding)
+        table_of = table.parameters[name]
+        elementwise.embed(
+            self.kernels, "embed", vocab=table_of.shape[0], hidden=net.hidden, dtype=table_of.dtype
+        )
+        return lm_head, name
 
 
 class _Function:
@@ -195,8 +135,9 @@ class _Function:
         self.count = 1 if single else tirx.Var("n", "int64")
         self.wanted = 1 if single else tirx.Var("wanted", "int64")
         self.globals: dict[str, Value] = {}
+        self.rooms: dict[tuple[int, bool], list[Value]] = {}
 
-    def emit(self, blocks: list[_Block], embed: str, lm_head: _Matrix) -> None:
+    def emit(self, blocks: list[_Block], embed: str, lm_head: Matrix) -> None:
         """(ids, positions, rows, wanted, caches, parameters) → logits [wanted, padded vocabulary]."""
         net, builder = self.net, self.builder
         inputs = {
@@ -206,12 +147,12 @@ class _Function:
             )
         }  # fmt: skip
         caches = relax.Var("caches", relax.TupleType(self._cache_types(len(blocks))))
-        kinds = [relax.TensorType(p.shape, p.dtype) for p in self.owner.parameters.values()]
+        kinds = [relax.TensorType(p.shape, p.dtype) for p in self.owner.table.parameters.values()]
         parameters = relax.Var("parameters", relax.TupleType(kinds))
         with builder.function(self.name, [*inputs.values(), caches, parameters], pure=False):
             self.given = {
                 name: builder.emit(relax.TupleGetItem(parameters, index))
-                for index, name in enumerate(self.owner.parameters)
+                for index, name in enumerate(self.owner.table.parameters)
             }
             hidden = self._room(padded(net.hidden))
             self.normed = self._room(padded(net.hidden))
@@ -289,21 +230,52 @@ class _Function:
             attention(self.owner.kernels, "attention", shape=shape, machine=self.owner.machine)
         return "attention"
 
-    def _product(self, matrix: _Matrix, x: Value, y: Value) -> None:
-        name = matrix.product.name(f"{self.name}_{matrix.form.name}")
+    def _product(self, matrix: Matrix, x: Value, y: Value) -> None:
+        form, product = matrix.form, matrix.product
+        name = product.name(f"{self.name}_{form.name}")
+        if isinstance(form, FloatForm):
+            inputs = [x]
+            if name not in self.owner.kernels:
+                float_product(
+                    self.owner.kernels, name, product=product, form=form, machine=self.owner.machine,
+                    single=self.single,
+                )  # fmt: skip
+        else:
+            inputs = self._quantized(matrix, form, x)
+            if name not in self.owner.kernels:
+                integer_product(
+                    self.owner.kernels, name, product=product, form=form, machine=self.owner.machine,
+                    single=self.single,
+                )  # fmt: skip
+        bias = [self.given[matrix.bias]] if matrix.bias else []
+        self._call(name, *inputs, *(self.given[weight] for weight in matrix.weights), *bias, y)
+
+    def _quantized(self, matrix: Matrix, form: IntegerForm, x: Value) -> list[Value]:
+        """The input as integers, in memory that products of the same width share."""
+        columns, width = matrix.product.columns, matrix.product.input_width
+        is_head = matrix.weights[0] == "lm_head.codes"
+        count = self.wanted if is_head else self.count
+        key = (columns, is_head)
+        if key not in self.rooms:
+            groups = form.groups(columns)
+            self.rooms[key] = [
+                self._alloc((count, even(columns)), "int16"),
+                self._alloc((count, groups)),
+                self._alloc((count, groups), "int32"),
+            ]
+        name = f"quantize_{form.name}_{columns}_{width}"
         if name not in self.owner.kernels:
-            float_product(
-                self.owner.kernels, name, product=matrix.product, form=matrix.form,
-                machine=self.owner.machine, single=self.single,
-            )  # fmt: skip
-        weights, *bias = (self.given[parameter] for parameter in matrix.parameters)
-        self._call(name, x, weights, *bias, y)
+            quantize(
+                self.owner.kernels, name, columns=columns, width=width, form=form, machine=self.owner.machine
+            )
+        self._call(name, x, *self.rooms[key])
+        return self.rooms[key]
 
     def _room(self, width: int) -> Value:
         return self._alloc((self.count, width))
 
-    def _alloc(self, shape: tuple[Any, ...]) -> Value:  # Any: ints and symbolic extents
-        return self.builder.emit(relax.op.builtin.alloc_tensor(relax.ShapeExpr(shape), "float32", 0))
+    def _alloc(self, shape: tuple[Value, ...], dtype: str = "float32") -> Value:
+        return self.builder.emit(relax.op.builtin.alloc_tensor(relax.ShapeExpr(shape), dtype, 0))
 
     def _call(self, kernel: str, *arguments: Value) -> None:
         if kernel not in self.globals:
