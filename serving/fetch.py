@@ -1,7 +1,7 @@
 """Fetch: one blob from a source into the store, resumable and verified.
 
-Bytes gather in `partial/<hex>`, locked by the fetch that writes them. Only when the digest is right does the
-file join the store, by a rename. A killed fetch leaves its bytes for the next one; bytes that turn out wrong
+Bytes gather in `<partial>/<hex>`, locked by the fetch that writes them. Only when the digest is right does
+the file join the store, by a rename. A killed fetch leaves its bytes for the next one; bytes that turn out wrong
 are thrown away and fetched once more from the start.
 """
 
@@ -34,8 +34,15 @@ Received = Callable[[int], None]
 """Told how many bytes of the blob are here."""
 
 
-def fetch_blob(source: Source, file: FileEntry, *, store: Store, received: Received) -> None:
+def fetch_blob(source: Source, file: FileEntry, *, store: Store, partial: Path, received: Received) -> None:
     """Bring a blob into the store; nothing is fetched if it is there and sound.
+
+    Args:
+        source: A tree with `blobs/sha256/`.
+        file: The blob.
+        store: On the same file system as `partial`.
+        partial: Directory of blobs that are not complete.
+        received: Told the progress.
 
     Raises:
         NotFoundError: The source does not hold it.
@@ -43,9 +50,9 @@ def fetch_blob(source: Source, file: FileEntry, *, store: Store, received: Recei
         InterruptedFetchError: The source does not answer; what came stays for the next fetch.
         StorageFullError: No space left; what came is removed.
     """
-    path = store.root / "partial" / file.digest.removeprefix("sha256:")
+    path = partial / file.digest.removeprefix("sha256:")
     with storage_errors(path):
-        path.parent.mkdir(exist_ok=True)
+        partial.mkdir(parents=True, exist_ok=True)
     while not is_sound(store, file):
         with _locked(path) as stream:
             if stream is None:  # another fetch has finished or dropped it meanwhile

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from matrices.evidence import earned_tiers
@@ -11,6 +12,7 @@ from matrices.resolve import resolve
 from registry.artifact import Manifest
 from registry.digest import short
 from registry.target import Host
+from serving.host import installed_runtimes
 from serving.load import LoadedModel
 from serving.problems import Json
 
@@ -25,6 +27,8 @@ class Holding:
     host: Host
     release: Release | None = None
     cell: ReleasedCell | None = None
+    runtimes: Mapping[str, str] | None = None
+    """Installed runtime → version; None: not known."""
     region: str | None = None
     default_task: str | None = None
     """Task type of callers that name none."""
@@ -63,6 +67,7 @@ class Holding:
                 family=self.release.family, task=task or self.tasks, min_tier=min_tier, region=self.region
             ),
             self.host,
+            runtimes=self.runtimes,
         )
         own = None if self.cell is None else self.cell.cell.id
         found: list[Json] = [
@@ -88,6 +93,7 @@ def make_holding(
         host=model.host,
         release=model.release,
         cell=model.cell,
+        runtimes=installed_runtimes(),
         region=region,
         default_task=default_task,
     )

@@ -14,11 +14,13 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from registry.errors import ConfigurationError
+from compilers.runtime import RUNTIMES, find_runtime
+from registry.errors import ConfigurationError, ToolchainMissingError
 from registry.target import Host
 from registry.value import configuration_error
 
@@ -49,6 +51,15 @@ def this_host() -> Host:
         chip=chip_name(cpuinfo) or platform.processor() or "unknown",
         accelerators=_accelerators(),
     )
+
+
+def installed_runtimes() -> dict[str, str]:
+    """Runtime → version, of those that can be used here."""
+    found: dict[str, str] = {}
+    for name in RUNTIMES:
+        with suppress(ToolchainMissingError):
+            found[name] = find_runtime(name).version()
+    return found
 
 
 def read_host(path: Path) -> Host:

@@ -1,12 +1,13 @@
 """Pull: bring a release and its artifacts onto a node, verified, resumable and whole.
 
-    oci-layout, index.json, blobs/   a content store, itself a source for other nodes
+    store/                           a content store, in the form of an OCI image layout
     releases/<name>/                 `release.json` and `release.sig`, verified before any blob is fetched
     bundles/<hex>/                   one directory per artifact: `manifest.json` and exactly its files
     partial/<hex>                    bytes of a blob that is not complete yet; the next pull goes on from them
 
 A blob joins the store when its digest is right; a bundle appears whole. Whatever is killed, filled or
-corrupted meanwhile, the same pull again ends in the same tree. Any number of pulls may run at once.
+corrupted meanwhile, the same pull again ends in the same tree. Any number of pulls may run at once, and a
+node's directory is a source for other nodes.
 """
 
 from __future__ import annotations
@@ -161,15 +162,15 @@ def pull_artifact(manifest: Manifest, *, blobs: Source, out: Path, report: Repor
     Raises:
         CorruptError, NotFoundError, InterruptedFetchError, StorageFullError: See `pull`.
     """
-    store = Store.create(out)
+    store = Store.create(out / "store")
     document = canonical_json(manifest)
     missing = [file for file in manifest.files if not is_sound(store, file)]
-    _check_space(store, missing)
+    _check_space(out, missing)
     done = manifest.size_bytes - sum(file.size_bytes for file in missing)
 
     for file in missing:
         tell = partial(_report, report, file, before=done, total=manifest.size_bytes)
-        fetch_blob(blobs, file, store=store, received=tell)
+        fetch_blob(blobs, file, store=store, partial=_partial(out), received=tell)
         done += file.size_bytes
     store.put_artifact(manifest)
     own = FileEntry(path=MANIFEST_NAME, digest=manifest.digest, size_bytes=len(document))
@@ -179,6 +180,10 @@ def pull_artifact(manifest: Manifest, *, blobs: Source, out: Path, report: Repor
 def _report(report: Report | None, file: FileEntry, received_bytes: int, *, before: int, total: int) -> None:
     if report is not None:
         report(Progress(file=file.path, done_bytes=before + received_bytes, total_bytes=total))
+
+
+def _partial(out: Path) -> Path:
+    return out / "partial"
 
 
 def _make_bundle(store: Store, files: list[FileEntry], *, directory: Path) -> Bundle:
@@ -237,15 +242,15 @@ def _write_files(directory: Path, files: Mapping[str, bytes]) -> None:
             (directory / name).write_bytes(data)
 
 
-def _check_space(store: Store, missing: list[FileEntry]) -> None:
+def _check_space(out: Path, missing: list[FileEntry]) -> None:
     """Refuse at once what cannot fit, rather than after an hour."""
     needed = sum(file.size_bytes for file in missing)
     for file in missing:
         with suppress(FileNotFoundError):
-            needed -= (store.root / "partial" / file.digest.removeprefix("sha256:")).stat().st_size
-    free = shutil.disk_usage(store.root).free
+            needed -= (_partial(out) / file.digest.removeprefix("sha256:")).stat().st_size
+    free = shutil.disk_usage(out).free
     if needed > free:
         raise StorageFullError(
-            f"`{store.root}` has {free} bytes free, {needed} are needed",
+            f"`{out}` has {free} bytes free, {needed} are needed",
             hint="free space there, then run the same command again",
         )

@@ -280,6 +280,7 @@ def make_holding(*, region=None, default_task=None):
         host=make_host(),
         release=make_release(own, better, abroad),
         cell=own,
+        runtimes={"onnxruntime": "1.0"},
         region=region,
         default_task=default_task,
     )

@@ -40,7 +40,7 @@ BIG = 3 << 20
 def published(tmp_path):
     """A source with one release of two artifacts that share their weights."""
     root = tmp_path / "source"
-    store = Store.create(root)
+    store = Store.create(root / "store")
     weights = store.add_bytes(os.urandom(1 << 16) * (BIG >> 16))
     cells = []
     for recipe in ("fp32", "w4g32-gptq"):
@@ -61,7 +61,7 @@ class Published:
         self.manifest = release.cells[0].manifest
 
     def blob(self, digest=None):
-        return self.root / "blobs" / "sha256" / (digest or self.weights).removeprefix("sha256:")
+        return self.root / "store" / "blobs" / "sha256" / (digest or self.weights).removeprefix("sha256:")
 
     def damage(self, digest=None, *, data=None):
         path = self.blob(digest)
@@ -71,7 +71,7 @@ class Published:
     def pull(self, out, *, source=None, artifacts=None, report=None):
         source = source or DirectorySource(self.root)
         return pull(
-            blobs=source,
+            blobs=source.within("store"),
             release=source.within("releases/r1"),
             public_key=self.public_key,
             out=out,
@@ -171,7 +171,7 @@ def test_another_release_of_the_same_name_is_refused(published, tmp_path):
     write_release(changed, directory=tmp_path / "elsewhere" / "r1", private_key=tmp_path / "key")
     with pytest.raises(RefusedError, match="another release"):
         pull(
-            blobs=DirectorySource(published.root),
+            blobs=DirectorySource(published.root / "store"),
             release=DirectorySource(tmp_path / "elsewhere" / "r1"),
             public_key=published.public_key,
             out=tmp_path / "node",
@@ -349,7 +349,7 @@ if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 source = find_source({str(source)!r})
 try:
-    pull(blobs=source, release=source.within("releases/r1"), public_key=Path({str(published.public_key)!r}),
+    pull(blobs=source.within("store"), release=source.within("releases/r1"), public_key=Path({str(published.public_key)!r}),
          out=Path({str(node)!r}))
 except RungError as error:
     print(error, file=sys.stderr)
