@@ -170,12 +170,26 @@ def _folder_manager(include: Path, *, cache_dir: Path | None) -> Any:  # noqa: A
 
         def _load_full_config(self, entry: Any, overrides: Config | None = None) -> Config:  # noqa: ANN401
             config: Config = super()._load_full_config(entry, overrides)
+            _check_metrics(config)
             folder = include if entry.yaml_path is None else Path(entry.yaml_path).parent
             return _localised(config, folder=folder, cache_dir=cache_dir)
 
     manager = TaskManager(include_path=str(include), include_defaults=False)
     manager._factory = LocalFactory(meta=None)
     return manager
+
+
+def _check_metrics(config: Config) -> None:
+    """Refuse metrics that lm-eval lacks: it would look for them on the network and then leave them out."""
+    from lm_eval.api.registry import metric_registry
+
+    if config.get("process_results") is not None:
+        return
+    for metric in config.get("metric_list") or []:
+        name = metric.get("metric") if isinstance(metric, dict) else None
+        if isinstance(name, str) and name not in metric_registry and not metric.get("hf_evaluate"):
+            where = f"task `{config.get('task')}`"
+            raise UnknownNameError.of("lm-eval metric", name, known=metric_registry.keys(), where=where)
 
 
 def _localised(config: Config, *, folder: Path, cache_dir: Path | None) -> Config:
@@ -245,11 +259,16 @@ def _remember_templates() -> None:
 
 @contextmanager
 def _quiet_lm_eval() -> Iterator[None]:
-    """Without lm-eval's chatter; what matters is raised."""
+    """Without the chatter of lm-eval and `datasets`; what matters is raised."""
+    import datasets
+
     logger = logging.getLogger("lm_eval")
-    level = logger.level
+    level, had_bars = logger.level, datasets.are_progress_bars_disabled() is False
     logger.setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
     try:
         yield
     finally:
         logger.setLevel(level)
+        if had_bars:
+            datasets.enable_progress_bars()
