@@ -1,0 +1,85 @@
+"""The contract of an engine, and which engines there are.
+
+Each engine continues one sequence greedily. What the clock sees is the same for all: token ids in, the
+next token's id out, logits of the last position alone, the KV cache allocated beforehand.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, Protocol, cast, runtime_checkable
+
+from registry.errors import UnknownNameError
+from registry.value import Value
+
+EngineKind = Literal["torch", "onnxruntime", "onnxruntime-gqa", "onnxruntime-genai", "rung"]
+
+
+class EngineSpec(Value):
+    """An engine and what it runs."""
+
+    name: str
+    """As it stands in tables: `rung tvm w4g32-rtn (cpu-x86-64-v3)`."""
+    kind: EngineKind
+    path: Path
+    """Directory of the checkpoint, the graph or the bundle."""
+    weights: str
+    """Representation of the weights: a recipe's name, or `int4` for another project's own."""
+    exact: bool
+    """Whether its weights are the checkpoint's own in float32: then its output must be the reference's."""
+
+
+class Engine(Protocol):
+    """One loaded network with one sequence."""
+
+    def version(self) -> str:
+        """The library and its version."""
+        ...
+
+    def reset(self) -> None:
+        """Make an empty sequence; its cost is not measured."""
+        ...
+
+    def prefill(self, tokens: Sequence[int]) -> int:
+        """Read a prompt into the empty sequence; the most likely next token."""
+        ...
+
+    def decode(self) -> int:
+        """Append the token that was answered last; the most likely next one."""
+        ...
+
+
+@runtime_checkable
+class BatchEngine(Protocol):
+    """An engine that also continues several sequences together."""
+
+    def generate(self, prompts: Sequence[Sequence[int]], *, tokens: int) -> tuple[tuple[int, ...], ...]:
+        """Read all prompts, then `tokens` greedy tokens for each; the outputs."""
+        ...
+
+
+ENGINES: Mapping[EngineKind, str] = {
+    "torch": "benchmarks.engines.torch_eager:TorchEager",
+    "onnxruntime": "benchmarks.engines.plain_onnxruntime:PlainOnnxRuntime",
+    "onnxruntime-gqa": "benchmarks.engines.shared_onnxruntime:SharedOnnxRuntime",
+    "onnxruntime-genai": "benchmarks.engines.genai:Genai",
+    "rung": "benchmarks.engines.session:SessionEngine",
+}
+"""Kind → `module:class`, imported on first use, in the worker alone."""
+
+
+def make_engine(spec: EngineSpec, *, threads: int, capacity: int) -> Engine:
+    """The engine, loaded.
+
+    Args:
+        spec: What to load.
+        threads: Threads for the network's own work.
+        capacity: Tokens of the longest sequence.
+    """
+    if spec.kind not in ENGINES:
+        raise UnknownNameError.of("engine", spec.kind, known=ENGINES)
+    module, _, attribute = ENGINES[spec.kind].partition(":")
+    engine_class = getattr(importlib.import_module(module), attribute)
+    return cast("Engine", engine_class(spec.path, threads=threads, capacity=capacity))

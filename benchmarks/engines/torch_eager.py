@@ -1,0 +1,47 @@
+"""torch, eager, float32: transformers' own network with its `DynamicCache`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+
+class TorchEager:
+    """A transformers model."""
+
+    def __init__(self, path: Path, *, threads: int, capacity: int) -> None:
+        del capacity  # its cache grows
+        torch.set_num_threads(threads)
+        transformers.utils.logging.disable_progress_bar()
+        self._model = transformers.AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True
+        ).eval()
+        self._cache: Any = None  # transformers is untyped here
+        self._last = 0
+
+    def version(self) -> str:
+        """The library and its version."""
+        return f"torch {torch.__version__}, transformers {transformers.__version__}"
+
+    def reset(self) -> None:
+        """An empty cache."""
+        self._cache = transformers.DynamicCache(config=self._model.config)
+
+    def prefill(self, tokens: Sequence[int]) -> int:
+        """Read a prompt."""
+        return self._forward(tokens)
+
+    def decode(self) -> int:
+        """One more token."""
+        return self._forward([self._last])
+
+    def _forward(self, tokens: Sequence[int]) -> int:
+        ids = torch.tensor([list(tokens)], dtype=torch.long)
+        with torch.inference_mode():
+            out = self._model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+            self._last = int(out.logits[0, -1].argmax())
+        return self._last

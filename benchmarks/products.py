@@ -1,0 +1,113 @@
+"""What is built and measured: the artifacts, the steps that they need, the panels that they stand in."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmarks.build import StepRecord, step_directory
+from benchmarks.engines.interface import EngineKind, EngineSpec
+from benchmarks.rounds import Panel
+from benchmarks.steps import Export, Genai, Lower, Quantize, Step
+from registry.target import Host, Target, missing_features, targets
+
+BASE_TARGET = "cpu-x86-64-v3"
+FLOAT_PANEL, INT4_PANEL, OTHER_PANEL = "float32 weights", "4-bit weights", "other recipes"
+RECIPES: Mapping[str, tuple[str, ...]] = {
+    FLOAT_PANEL: ("fp32",),
+    INT4_PANEL: ("w4g32-rtn",),
+    OTHER_PANEL: ("fp16", "w8g32-rtn", "w8a8-dynamic"),
+}
+"""Panel → recipes. How codes are chosen does not change the speed, so `-rtn` stands for `-gptq` too."""
+
+PLAIN = "onnxruntime fp32, plain"
+TUNED = "onnxruntime fp32, GQA"
+GENAI = "onnxruntime-genai"
+TORCH = "torch fp32, eager"
+
+
+def best_target(host: Host) -> str:
+    """The CPU target with the most features that the host has all of."""
+    fitting: list[Target] = [
+        target
+        for target in targets().values()
+        if target.kind == "cpu" and not missing_features(host, target=target)
+    ]
+    return max(fitting, key=lambda target: len(target.features)).name if fitting else BASE_TARGET
+
+
+def artifacts(panel: str, *, host: Host) -> list[Lower]:
+    """Rung's artifacts of a panel: ONNX Runtime chooses kernels itself, TVM compiles per target."""
+    best = best_target(host)
+    compiled = (best,) if panel == OTHER_PANEL else tuple(dict.fromkeys((BASE_TARGET, best)))
+    found = []
+    for recipe in RECIPES[panel]:
+        found.append(Lower(toolchain="onnxruntime", recipe=recipe, target=BASE_TARGET))
+        found += [Lower(toolchain="tvm", recipe=recipe, target=target) for target in compiled]
+    return found
+
+
+def all_steps(host: Host) -> list[Step]:
+    """Everything to build, in order."""
+    return [
+        Export(),
+        *(Quantize(recipe=recipe) for recipes in RECIPES.values() for recipe in recipes),
+        *(step for panel in RECIPES for step in artifacts(panel, host=host)),
+        Genai(precision="fp32"),
+        Genai(precision="int4"),
+    ]
+
+
+def artifact_spec(step: Lower, path: Path) -> EngineSpec:
+    """The engine of an artifact, with its name in tables."""
+    name = f"rung {step.toolchain} {step.recipe}" + (f" ({step.target})" if step.toolchain == "tvm" else "")
+    return _spec(name, "rung", path, weights=step.recipe)
+
+
+def all_panels(
+    host: Host, *, checkpoint: Path, cache: Path, records: Mapping[str, StepRecord]
+) -> list[Panel]:
+    """The panels; an artifact that could not be built is left to the report of the steps."""
+    genai = {p: step_directory(cache, Genai(precision=p)) for p in ("fp32", "int4")}
+    plain = _spec(PLAIN, "onnxruntime", _plain_directory(cache))
+    alternatives = {
+        FLOAT_PANEL: [
+            plain,
+            _spec(TUNED, "onnxruntime-gqa", genai["fp32"]),
+            _spec(f"{GENAI} fp32", "onnxruntime-genai", genai["fp32"]),
+            _spec(TORCH, "torch", checkpoint),
+        ],
+        INT4_PANEL: [_spec(f"{GENAI} int4", "onnxruntime-genai", genai["int4"], weights="int4"), plain],
+        OTHER_PANEL: [plain],
+    }
+    return [
+        Panel(
+            name=name,
+            engines=(
+                *(spec for spec in alternatives[name] if spec.path.exists()),
+                *(
+                    artifact_spec(step, step_directory(cache, step))
+                    for step in artifacts(name, host=host)
+                    if records[step.name].error is None
+                ),
+            ),
+        )
+        for name in RECIPES
+    ]
+
+
+def _plain_directory(cache: Path) -> Path:
+    """The interchange graph with the float32 weights beside it, as hard links."""
+    plain = cache / "plain"
+    shutil.rmtree(plain, ignore_errors=True)
+    plain.mkdir()
+    for step in (Export(), Quantize(recipe="fp32")):
+        for file in step_directory(cache, step).glob("*"):
+            os.link(file, plain / file.name)
+    return plain
+
+
+def _spec(name: str, kind: EngineKind, path: Path, *, weights: str = "fp32") -> EngineSpec:
+    return EngineSpec(name=name, kind=kind, path=path, weights=weights, exact=weights == "fp32")

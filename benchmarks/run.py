@@ -1,0 +1,130 @@
+"""`python -m benchmarks.run`: build, measure, hold against the goals, write the report.
+
+Exit code 0: all was measured, and all engines with float32 weights gave the same output; 1: not so. A
+missed goal is a finding, not a failure: speed belongs to a machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.build import ROOT, StepRecord, build_all, step_directory
+from benchmarks.checkpoint import FULL, QUICK, BenchmarkShape, make_checkpoint, prompt_tokens
+from benchmarks.goals import judge_goals
+from benchmarks.machine import Watch, this_machine
+from benchmarks.overhead import Load, Served, measure_overhead
+from benchmarks.page import render, speed_table
+from benchmarks.products import BASE_TARGET, all_panels, all_steps, artifact_spec
+from benchmarks.report import Report
+from benchmarks.rounds import Measurement, Plan, agreement, measure_panel
+from benchmarks.steps import Lower
+from serving.host import this_host
+
+CACHE = Path(__file__).parent / ".cache"
+PAGE = Path(__file__).parent / "RESULTS.md"
+SERVED = Lower(toolchain="onnxruntime", recipe="w4g32-rtn", target=BASE_TARGET)
+"""The artifact behind the server: the fastest, so that the server's own time shows most."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run; the exit code."""
+    options = _parser().parse_args(arguments)
+    shape = QUICK if options.quick else FULL
+    threads = tuple(sorted({int(count) for count in options.threads.split(",")}))
+    report = measure(shape, cache=options.cache / shape.name, threads=threads, rounds=options.rounds)
+    page = render(report)
+    print(page)
+    out = options.out or options.cache / shape.name / "results.json"
+    out.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    print(f"numbers: {out}", file=sys.stderr)
+    if options.page is not None:
+        options.page.write_text(page, encoding="utf-8")
+        print(f"page: {options.page}", file=sys.stderr)
+    problems = problems_of(report)
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def measure(shape: BenchmarkShape, *, cache: Path, threads: Sequence[int], rounds: int) -> Report:
+    """Everything, for one shape."""
+    began, host = time.monotonic(), this_host()
+    cache.mkdir(parents=True, exist_ok=True)
+    checkpoint = cache.resolve() / "checkpoint"
+    facts = make_checkpoint(checkpoint, shape=shape)
+    records = build_all(all_steps(host), checkpoint=checkpoint, facts=facts, cache=cache.resolve())
+    panels = all_panels(host, checkpoint=checkpoint, cache=cache.resolve(), records=records)
+    plan = Plan(prompt=tuple(prompt_tokens(shape, count=128)), rounds=rounds)
+    watch = Watch.start()
+    measurements: list[Measurement] = []
+    for count in threads:
+        for panel in panels:
+            found = measure_panel(panel, plan, threads=count)
+            print(f"\n{panel.name}, {count} thread(s)\n{speed_table(found)}\n", file=sys.stderr)
+            measurements += found
+    load = Load(shape=shape, rounds=rounds)
+    served = _measure_server(load, cache=cache.resolve(), records=records)
+    quiet = watch.stop()
+    return Report(
+        machine=this_machine(),
+        quiet=quiet,
+        seconds=time.monotonic() - began,
+        checkpoint=facts,
+        plan=plan,
+        steps=tuple(records.values()),
+        measurements=tuple(measurements),
+        load=load,
+        served=served,
+        goals=tuple(judge_goals(measurements, host=host, threads=threads)),
+    )
+
+
+def problems_of(report: Report) -> list[str]:
+    """What makes a run's numbers incomplete or not comparable."""
+    problems = [f"{step.name}: {step.error}" for step in report.steps if step.error]
+    problems += [f"{m.engine}, {m.threads} thread(s): {m.error}" for m in report.measurements if m.error]
+    if report.served.error:
+        problems.append(f"server: {report.served.error}")
+    problems += [
+        f"server, {row.callers} caller(s), {row.mode}: other tokens than the bare session"
+        for row in report.served.rows
+        if not row.same_tokens
+    ]
+    exact = [m for m in report.measurements if m.exact and m.tokens]
+    for m in exact[1:]:
+        if (common := agreement(m.tokens, exact[0].tokens)) < len(exact[0].tokens):
+            problems.append(
+                f"{m.engine}, {m.threads} thread(s): agrees with {exact[0].engine} in the first {common} "
+                f"of {len(exact[0].tokens)} tokens only"
+            )
+    return problems
+
+
+def _measure_server(load: Load, *, cache: Path, records: dict[str, StepRecord]) -> Served:
+    record = records[SERVED.name]
+    if record.error is not None:
+        return Served(error=record.error)
+    return measure_overhead(artifact_spec(SERVED, step_directory(cache, SERVED)), load, threads=1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.run", description=(__doc__ or "").split("\n\n")[0]
+    )
+    parser.add_argument("--quick", action="store_true", help="4 layers instead of 24: for development")
+    parser.add_argument("--threads", default="1,2", help="numbers of threads, with commas (1,2)")
+    parser.add_argument("--rounds", type=int, default=5, help="counted rounds (5)")
+    parser.add_argument("--out", type=Path, help="where the numbers go, as JSON (beside the cache)")
+    parser.add_argument(
+        "--page", type=Path, help=f"where the page goes ({PAGE.relative_to(ROOT)} is the committed one)"
+    )
+    parser.add_argument("--cache", type=Path, default=CACHE, help="where checkpoint and artifacts are kept")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""A turn: what an engine is asked to do once per round, and what it took.
+
+These values travel between the benchmark and its workers as JSON lines.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, RootModel
+
+from benchmarks.engines.interface import BatchEngine, Engine, EngineSpec
+from registry.errors import EvaluationError
+from registry.value import Value
+
+
+class Load(Value):
+    """Load an engine."""
+
+    spec: EngineSpec
+    threads: int
+    capacity: int
+    """Tokens of the longest sequence."""
+
+
+class Loaded(Value):
+    """It is loaded."""
+
+    version: str
+    seconds: float
+    """From the start of the process, imports included."""
+
+
+class Ask(Value):
+    """Read the prompt, then decode."""
+
+    kind: Literal["sequence"] = "sequence"
+    prompt: tuple[int, ...]
+    steps: int
+
+
+class AskBatch(Value):
+    """Read prompts and continue all of them together, as a server with as many callers does."""
+
+    kind: Literal["batch"] = "batch"
+    prompts: tuple[tuple[int, ...], ...]
+    tokens: int
+    """To generate for each."""
+
+
+Question = RootModel[Annotated[Ask | AskBatch, Field(discriminator="kind")]]
+
+
+class Memory(Value):
+    """Memory of a process."""
+
+    resident_bytes: int
+    anonymous_bytes: int
+    """The part of it that is no file mapped into memory."""
+    peak_bytes: int
+    """Largest resident size since the process began."""
+
+
+class Turn(Value):
+    """What a turn took."""
+
+    prefill_s: float
+    decode_s: tuple[float, ...]
+    """Of each step."""
+    tokens: tuple[int, ...]
+    """The greedy output: one token from the prompt, one from each step."""
+    wall_s: float
+    cpu_s: float
+    """Processor time of all threads meanwhile."""
+    memory: Memory
+    """At the end."""
+
+
+class Batch(Value):
+    """What a batch took."""
+
+    wall_s: float
+    tokens: tuple[tuple[int, ...], ...]
+
+
+class Trouble(Value):
+    """What went wrong instead."""
+
+    error: str
+
+
+def take_turn(engine: Engine, ask: Ask) -> Turn:
+    """Do what is asked, by the clock."""
+    engine.reset()
+    cpu, began = time.process_time(), time.perf_counter()
+    tokens = [engine.prefill(ask.prompt)]
+    marks = [time.perf_counter()]
+    for _ in range(ask.steps):
+        tokens.append(engine.decode())
+        marks.append(time.perf_counter())
+    return Turn(
+        prefill_s=marks[0] - began,
+        decode_s=tuple(after - before for before, after in itertools.pairwise(marks)),
+        tokens=tuple(tokens),
+        wall_s=marks[-1] - began,
+        cpu_s=time.process_time() - cpu,
+        memory=process_memory(),
+    )
+
+
+def take_batch(engine: Engine, ask: AskBatch) -> Batch:
+    """Do what is asked, by the clock.
+
+    Raises:
+        EvaluationError: The engine has one sequence only.
+    """
+    if not isinstance(engine, BatchEngine):
+        raise EvaluationError(f"{engine.version()} takes one sequence", hint="ask a session of Rung")
+    began = time.perf_counter()
+    tokens = engine.generate(ask.prompts, tokens=ask.tokens)
+    return Batch(wall_s=time.perf_counter() - began, tokens=tokens)
+
+
+def process_memory(process: str | int = "self") -> Memory:
+    """Memory of a process, from Linux's `/proc` (proc_pid_status(5)); all zero where there is none."""
+    status = Path(f"/proc/{process}/status")
+    lines = status.read_text(encoding="ascii", errors="replace").splitlines() if status.exists() else []
+    kib = {
+        name: int(value.split()[0])
+        for name, _, value in (line.partition(":") for line in lines)
+        if " kB" in value
+    }
+    return Memory(
+        resident_bytes=1024 * kib.get("VmRSS", 0),
+        anonymous_bytes=1024 * kib.get("RssAnon", 0),
+        peak_bytes=1024 * kib.get("VmHWM", 0),
+    )
