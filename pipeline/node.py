@@ -64,9 +64,11 @@ def pull_to_node(
 
 def decide(release: Release, wanted: Wanted, host: Host, *, region: str | None = None) -> Decision:
     """What a host may serve of a release."""
+    pinned = find_released(release, wanted.artifacts[0]).manifest.digest if wanted.artifacts else None
     request = Request(
-        family=release.family, task=wanted.tasks or release.tasks, min_tier=wanted.min_tier or release.tiers, region=region
-    )
+        family=release.family, task=wanted.tasks or release.tasks, min_tier=wanted.min_tier or release.tiers,
+        artifact=pinned, region=region,
+    )  # fmt: skip
     return resolve(release, request, host, runtimes=installed_runtimes())
 
 

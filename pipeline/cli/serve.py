@@ -19,6 +19,7 @@ def serve(
     family: str | None = typer.Option(None, help="The family, where the workspace has several"),
     task: list[str] = typer.Option([], help="Task type that it has to serve; repeatable; default: all of the release"),
     min_tier: int | None = typer.Option(None, min=1, help="The lowest tier that will do; default: the ladder's last"),
+    artifact: str | None = typer.Option(None, help="Only this artifact will do: digest or cell id"),
     region: str | None = typer.Option(None, help="Where this node stands; named in every answer"),
     key: Path | None = typer.Option(None, help="The public key to trust; default: the one given at the pull"),
     address: str = typer.Option("127.0.0.1", help="Address to listen on"),
@@ -38,7 +39,7 @@ def serve(
 
     listening = open_socket(host=address, port=port)
     host = this_host()
-    wanted = Wanted(tasks=tuple(task), min_tier=min_tier)
+    wanted = Wanted(tasks=tuple(task), min_tier=min_tier, artifacts=(artifact,) if artifact else ())
     if node is None:
         from pipeline.publish import newest_release
 
@@ -48,10 +49,10 @@ def serve(
         pull_to_node(release, source=None, key=key, out=node, wanted=wanted, host=host, report=None)
     snapshot = read_node(node, release=release, key=key)
     decision = decide(snapshot, wanted, host, region=region)
-    artifact = accept(decision)
-    output.note(f"{decision.reason} (artifact {short(artifact)}, release {snapshot.name})")
+    chosen = accept(decision)
+    output.note(f"{decision.reason} (artifact {short(chosen)}, release {snapshot.name})")
     model = load_bundle(
-        bundle_of(node, artifact), host=host, release=snapshot, threads=threads, slots=slots, context=max_context
+        bundle_of(node, chosen), host=host, release=snapshot, threads=threads, slots=slots, context=max_context
     )  # fmt: skip
     holding = make_holding(model, region=region, default_task=task[0] if len(task) == 1 else None)
     answer(create_service(model, holding=holding), listening)

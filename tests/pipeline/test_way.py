@@ -1,0 +1,186 @@
+"""The whole way of a checkpoint through the real command line: build, rulings, release, node, damage, kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from registry.store import Store
+from tests.checkpoints import make_checkpoint
+from tests.pipeline.conftest import Place
+
+pytestmark = pytest.mark.slow
+
+ARCHITECTURES = {
+    "llama-untied-bias": ("LlamaForCausalLM", {"attention_bias": True, "mlp_bias": True, "hidden_size": 72, "head_dim": 18, "intermediate_size": 100}),
+    "qwen2-tied-window": ("Qwen2ForCausalLM", {"tie_word_embeddings": True, "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}),
+    "qwen3-heads": ("Qwen3ForCausalLM", {"head_dim": 40, "num_attention_heads": 6, "num_key_value_heads": 3, "vocab_size": 307}),
+    "mistral-full": ("MistralForCausalLM", {"num_key_value_heads": 4, "sliding_window": 12}),
+}  # fmt: skip
+
+
+def cells(place: Place) -> dict[str, dict[str, Any]]:
+    return {cell["id"]: cell for cell in json.loads(place.must("matrix", "show", "--json").out)["cells"]}
+
+
+def copy_of(built: Place, tmp_path: Path) -> Place:
+    root = tmp_path / "copy"
+    shutil.copytree(built.root, root, symlinks=True)
+    _move_mlflow(built.root, root)
+    return type(built)(root)
+
+
+def _move_mlflow(old: Path, new: Path) -> None:
+    """MLflow records absolute artifact locations; a copied workspace has others."""
+    for path in (new / ".rung").rglob("*.db"):
+        with sqlite3.connect(path) as connection:
+            tables = [row[0] for row in connection.execute("select name from sqlite_master where type = 'table'")]
+            for table in tables:
+                columns = [row[1] for row in connection.execute(f"pragma table_info('{table}')")]
+                for column in columns:
+                    if column in ("artifact_uri", "artifact_location", "source", "storage_location"):
+                        connection.execute(f"update \"{table}\" set {column} = replace({column}, ?, ?)", (str(old), str(new)))
+
+
+def test_every_architecture_reaches_an_evaluated_cell_on_both_toolchains(
+    place: Place, tmp_path: Path
+) -> None:
+    tiers, names = "", list(ARCHITECTURES)
+    for seed, name in enumerate(names):
+        architecture, config = ARCHITECTURES[name]
+        path = make_checkpoint(tmp_path / name, architecture=architecture, seed=seed, **config)
+        place.must("checkpoint", "add", str(path), "--name", name, "--family", "odd")
+        tiers += f'[[tier]]\ncheckpoint = "{name}"\nrecipes = ["fp32"]\n'
+    floors = ", ".join("0.0" for _ in names)
+    place.write_ladder(
+        f'family = "odd"\ntargets = ["cpu-x86-64-v3"]\n{tiers}'
+        f"[task.extraction]\nfloor = [{floors}]\nmargin_points = 50.0\nmax_samples = 20\n"
+    )
+    place.must("build", "ladder.toml")
+    found = cells(place)
+    assert len(found) == 2 * len(names)
+    for cell in found.values():
+        assert cell["state"] == "evaluated", cell["reason"]
+        assert cell["parity"]["max_abs"] <= 1e-4
+
+
+def test_a_second_build_finds_nothing_to_do(built: Place) -> None:
+    ran = built.must("build", "ladder.toml")
+    assert "nothing to build: 4 cells are up to date" in ran.err
+
+
+def test_doctor_finds_nothing_after_a_build(built: Place) -> None:
+    assert json.loads(built.must("doctor", "--json").out)["findings"] == []
+
+
+def test_a_release_reaches_a_node_that_answers(built: Place, tmp_path: Path) -> None:
+    place = copy_of(built, tmp_path)
+    place.must("approve", "--passing", "--family", "tiny", "--by", "me", "--reason", "it passed")
+    place.must("release", "create", "r1", "ladder.toml", "--by", "me")
+    place.must("release", "verify", "r1")
+    assert place.must("release", "create", "r1", "ladder.toml", "--by", "me").code == 0
+    decision = json.loads(place.must("resolve", "--task", "retrieval", "--min-tier", "1", "--json").out)
+    assert decision["outcome"] == "allow"
+    place.must("pull", "r1", "--out", "node", "--all")
+    assert len(list((place.root / "node" / "bundles").iterdir())) == len(json.loads(place.must("release", "list", "--json").out)[0]["cells"])
+    assert place.rung("resolve", "--task", "retrival", "--min-tier", "1").code == 8
+
+
+def test_a_tampered_release_or_blob_is_refused(built: Place, tmp_path: Path) -> None:
+    place = copy_of(built, tmp_path)
+    place.must("approve", "--passing", "--family", "tiny", "--by", "me", "--reason", "it passed")
+    place.must("release", "create", "r1", "ladder.toml", "--by", "me")
+    release = place.root / ".rung/releases/r1/release.json"
+    text = release.read_text()
+    release.chmod(0o644)
+    release.write_text(text.replace('"tier":1', '"tier":2').replace('"tier": 1', '"tier": 2'))
+    refused = place.rung("release", "verify", "r1")
+    assert refused.code == 8
+    assert "hint:" in refused.err
+    release.write_text(text)
+    place.must("release", "verify", "r1")
+    (release.parent / "release.sig").unlink()
+    assert place.rung("pull", "r1", "--out", "node").code == 8
+    assert not (place.root / "node" / "bundles").exists()
+
+
+def test_a_variant_with_perturbed_scales_cannot_be_approved_without_a_waiver(built: Place, tmp_path: Path) -> None:
+    place = copy_of(built, tmp_path)
+    _perturb_scales(place)
+    assert place.rung("build", "ladder.toml", "--recipe", "w4g32-rtn").code == 0
+    damaged = {name: cell for name, cell in cells(place).items() if "w4g32" in name}
+    assert len(damaged) == 2
+    for name, cell in damaged.items():
+        assert not cell["parity"]["within"], cell["parity"]
+        refused = place.rung("approve", name, "--by", "me", "--reason", "looks fine")
+        assert refused.code == 8
+        assert "parity" in refused.err
+        place.must("approve", name, "--by", "me", "--reason", "only for a test rig", "--waive", "known damage")
+        assert "known damage" in place.must("matrix", "explain", name).out
+
+
+def _perturb_scales(place: Place) -> None:
+    """Damage the stored weights of the int4 variant, as a faulty quantizer would, behind the probe's back."""
+    store = Store(place.root / ".rung/store")
+    with sqlite3.connect(place.root / ".rung/rung.db") as connection:
+        rows = connection.execute("select key, output from rung_stage where stage = 'quantize'").fetchall()
+        for key, text in rows:
+            output = json.loads(text)
+            if output["variant"]["recipe"]["name"] != "w4g32-rtn":
+                continue
+            with safe_open(store.path(output["variant"]["weights"]["digest"]), framework="numpy") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+            draw = np.random.default_rng(0)
+            for name in tensors:
+                if name.endswith(".scales"):
+                    noise = draw.normal(1.0, 0.05, tensors[name].shape)
+                    tensors[name] = (tensors[name] * noise).astype(np.float32)
+            damaged = place.root / "damaged.safetensors"
+            save_file(tensors, damaged)
+            blob = store.add_file(damaged)
+            output["variant"]["weights"] |= {"digest": blob.digest, "size_bytes": blob.size_bytes}
+            connection.execute("update rung_stage set output = ? where key = ?", (json.dumps(output), key))
+
+
+def test_a_build_killed_at_any_moment_goes_on_where_it_was(place: Place, checkpoint: Path) -> None:
+    place.must("checkpoint", "add", str(checkpoint), "--name", "tiny-a", "--family", "tiny")
+    place.write_ladder()
+    draw = random.Random(os.environ.get("RUNG_KILL_SEED", "5"))
+    done: set[str] = set()
+    for _ in range(4):
+        process = place.start("build", "ladder.toml")
+        time.sleep(draw.uniform(2.0, 9.0))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        now = _stages(place)
+        assert done <= now, "a finished stage was lost"
+        done = now
+    last = place.must("build", "ladder.toml")
+    assert _stages(place) >= done
+    assert "failed" not in last.err.replace("0 failed", "")
+    assert json.loads(place.must("doctor", "--json").out)["findings"] == []
+    assert "nothing to build" in place.must("build", "ladder.toml").err
+    assert {cell["state"] for cell in cells(place).values()} == {"evaluated"}
+
+
+def _stages(place: Place) -> set[str]:
+    path = place.root / ".rung/rung.db"
+    if not path.exists():
+        return set()
+    with sqlite3.connect(path) as connection:
+        try:
+            return {f"{row[0]} {row[1]}" for row in connection.execute("select key, finished_at from rung_stage")}
+        except sqlite3.OperationalError:
+            return set()
