@@ -1,8 +1,8 @@
 """Fetch: one blob from a source into the store, resumable and verified.
 
 Bytes gather in `<partial>/<hex>`, locked by the fetch that writes them. Only when the digest is right does
-the file join the store, by a rename. A killed fetch leaves its bytes for the next one; bytes that turn out wrong
-are thrown away and fetched once more from the start.
+the file join the store, by a rename. A killed fetch leaves its bytes for the next one; bytes that turn out
+wrong are thrown away and fetched once more from the start.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 import pytest
 
 from compilers.tokenizer import Tokenizer
-from tests.serving.support import TorchSession, make_checkpoint, running
+from tests.serving.support import TorchSession, make_bundle, make_checkpoint, running
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +33,9 @@ def client(server):
 
     with OpenAI(base_url=f"{server[0]}/v1", api_key="none", max_retries=0, timeout=60) as one:
         yield one
+
+
+@pytest.fixture(scope="session")
+def bundle(checkpoint, tmp_path_factory):
+    """The tiny checkpoint, lowered for onnxruntime."""
+    return make_bundle(checkpoint, tmp_path_factory.mktemp("artifact"))

@@ -12,7 +12,8 @@ from evals.verdict import Verdict
 from matrices.cell import Cell, Evidence, TaskResult
 from matrices.release import Approval, Release, ReleasedCell
 from registry.artifact import Manifest, ModelFacts
-from registry.digest import digest_bytes
+from registry.checkpoint import FileEntry
+from registry.digest import canonical_json, digest_bytes, digest_file
 from registry.target import Host
 from serving.api import create_service
 from serving.generate import Limits
@@ -322,7 +323,55 @@ def running(session, tokenizer, *, limits=None, holding=None, max_wait_s=2.0):
     try:
         yield addresses[0].url, service
     finally:
-        session.gate.set()
+        if isinstance(session, TorchSession):
+            session.gate.set()
         stop.set()
         thread.join(20)
         assert not thread.is_alive()
+
+
+def make_bundle(checkpoint, out, *, recipe="fp32", toolchain="onnxruntime"):
+    """A real artifact of a checkpoint, as the pipeline makes it, in a directory of its own."""
+    import json
+    import shutil
+
+    from compilers.export.architecture import model_facts, read_architecture
+    from compilers.export.graph import export_graph
+    from compilers.quantize.variant import quantize
+    from compilers.toolchain import Source, find_toolchain
+    from registry.recipe import parse_recipe
+    from registry.target import find_target
+
+    architecture = read_architecture(
+        json.loads((checkpoint / "config.json").read_text()), where="config.json"
+    )
+    facts = model_facts(architecture, add_bos=True)
+    graph, bundle = out / "graph", out / "bundle"
+    for directory in (graph, bundle):
+        directory.mkdir(parents=True)
+    quantize(checkpoint, parse_recipe(recipe), architecture=architecture, out=bundle)
+    source = Source(
+        recipe=parse_recipe(recipe),
+        facts=facts,
+        graph=export_graph(architecture, out=graph),
+        weights=bundle / "weights.safetensors",
+    )
+    lowered = find_toolchain(toolchain).lower(source, find_target("cpu-x86-64-v3"), out=bundle)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        if (checkpoint / name).is_file():
+            shutil.copy(checkpoint / name, bundle / name)
+    files = [
+        FileEntry(path=path.name, digest=digest_file(path), size_bytes=path.stat().st_size)
+        for path in sorted(bundle.iterdir())
+    ]
+    manifest = make_manifest(
+        files=files,
+        recipe=recipe,
+        format=toolchain,
+        toolchain=toolchain,
+        facts=facts,
+        entry=lowered.entry,
+        options=dict(lowered.options),
+    )
+    (bundle / "manifest.json").write_bytes(canonical_json(manifest))
+    return bundle

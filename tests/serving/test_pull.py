@@ -349,8 +349,10 @@ if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 source = find_source({str(source)!r})
 try:
-    pull(blobs=source.within("store"), release=source.within("releases/r1"), public_key=Path({str(published.public_key)!r}),
-         out=Path({str(node)!r}))
+    pull(
+        blobs=source.within("store"), release=source.within("releases/r1"), out=Path({str(node)!r}),
+        public_key=Path({str(published.public_key)!r}),
+    )
 except RungError as error:
     print(error, file=sys.stderr)
     sys.exit(error.exit_code)
