@@ -109,12 +109,12 @@ class TorchSession:
             raise CheckpointError(
                 f"`{config}` cannot be read: {error}", hint="take the checkpoint from its source again"
             ) from error
-        self._architecture = read_architecture(document, where=str(config))
+        self.architecture = read_architecture(document, where=str(config))
         self._model = load_model(checkpoint_dir)
         if weights is not None:
             _replace_weights(self._model, weights, where=str(checkpoint_dir))
-        self.vocab_size = self._architecture.vocab_size
-        self.max_context = self._architecture.max_context
+        self.vocab_size = self.architecture.vocab_size
+        self.max_context = self.architecture.max_context
 
     def new_cache(self, *, rows: int, capacity: int) -> TorchCache:
         """An empty cache.
@@ -123,7 +123,7 @@ class TorchSession:
             LoadError: More capacity than the checkpoint has positions.
         """
         check_cache_size(rows=rows, capacity=capacity, max_context=self.max_context)
-        return TorchCache(self._architecture, rows=rows, capacity=capacity)
+        return TorchCache(self.architecture, rows=rows, capacity=capacity)
 
     def forward(self, cache: Cache, segments: Sequence[Segment]) -> list[FloatArray]:
         """Append each segment to its row and return its logits, float32 [1 or tokens, vocab].
@@ -163,7 +163,7 @@ class TorchSession:
         state = DynamicCache()
         for layer, (keys, values) in enumerate(cache.layers):
             state.update(keys[rows, :, :past], values[rows, :, :past], layer)
-        masks = _masks(self._architecture, held=held, positions=positions, past=past)
+        masks = _masks(self.architecture, held=held, positions=positions, past=past)
         hidden = self._model.model(
             input_ids=tokens,
             position_ids=positions,

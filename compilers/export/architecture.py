@@ -21,6 +21,10 @@ from registry.value import Value
 
 Shape = tuple[int, ...]
 
+KINDS = ("full_attention", "sliding_attention")
+MAX_LAYERS = 10_000
+"""Sanity bound, so that a damaged number does not fill the memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Defaults:
@@ -310,12 +314,15 @@ def _read_head_size(keys: _Keys, known: _Defaults, *, hidden: int, heads: int) -
 
 def _read_windows(keys: _Keys, name: str, *, max_context: int) -> tuple[int | None, ...]:
     layers = keys.size("num_hidden_layers", 32)
+    if layers > MAX_LAYERS:
+        raise keys.wrong("num_hidden_layers", layers, f"is more than {MAX_LAYERS}")
     if name == "LlamaForCausalLM":
         return (None,) * layers
     if name == "MistralForCausalLM":
-        if keys.config.get("layer_types") and set(keys.config["layer_types"]) != {"sliding_attention"}:
+        kinds = keys.config.get("layer_types")
+        if kinds is not None and kinds != ["sliding_attention"] * layers:
             raise keys.wrong(
-                "layer_types", keys.config["layer_types"], "mixes kinds of attention, unlike Mistral's own"
+                "layer_types", kinds, "is not what Mistral's layers are, all `sliding_attention`"
             )
         return (_window(keys, max_context=max_context),) * layers
     slides = keys.flag("use_sliding_window", default=False)
