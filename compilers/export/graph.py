@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compilers.export.architecture import Architecture
 from compilers.weights import FILE_NAME, Layout, weights_layout
+from registry.atomic import write_atomically
 from registry.recipe import parse_recipe
 
 Attribute = int | float
@@ -35,7 +36,7 @@ def export_graph(architecture: Architecture, *, out: Path) -> Path:
     Its data is `weights.safetensors` beside it, which need not exist. Equal architectures give equal bytes.
     """
     path = out / FILE
-    path.write_bytes(build_graph(architecture).SerializeToString(deterministic=True))
+    write_atomically(path, build_graph(architecture).SerializeToString(deterministic=True))
     return path
 
 

@@ -29,6 +29,7 @@ from compilers.onnxruntime.emit import lower_graph
 from compilers.toolchain import Lowered, Source, Support, Supported, Unsupported
 from compilers.weights import read_layout
 from registry.artifact import ArtifactFormat, ModelFacts
+from registry.atomic import write_atomically
 from registry.errors import BuildError, ToolchainMissingError
 from registry.recipe import Recipe
 from registry.target import Target
@@ -84,5 +85,5 @@ class OnnxRuntimeToolchain:
         model = lower_graph(
             graph, layout=read_layout(source.weights), recipe=source.recipe, facts=source.facts
         )
-        (out / ENTRY).write_bytes(model.SerializeToString(deterministic=True))
+        write_atomically(out / ENTRY, model.SerializeToString(deterministic=True))
         return Lowered(entry=ENTRY, files=(ENTRY,), options={"kv_type": "float32"})

@@ -5,13 +5,10 @@ Writing keeps one tensor in memory. The file appears under its name only when it
 
 from __future__ import annotations
 
-import errno
-import os
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 import torch
@@ -20,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 
 from compilers.quantize.coded import Coded, Grid, grid_of
 from compilers.weights import Layout, Tensor
-from registry.errors import BuildError, CorruptError, StorageFullError
+from registry.atomic import flush, storage_errors, sweep, sync_directory, temporary_file
+from registry.errors import BuildError, CorruptError
 from registry.recipe import Recipe
 
 NUMPY_TYPES: Mapping[str, type[np.generic]] = {
@@ -34,7 +32,7 @@ NUMPY_TYPES: Mapping[str, type[np.generic]] = {
 class WeightsWriter:
     """Puts tensors at their places in a weights file; made by `write_weights`."""
 
-    def __init__(self, stream: BinaryIO, layout: Layout) -> None:
+    def __init__(self, stream: IO[bytes], layout: Layout) -> None:
         self._stream = stream
         self._layout = layout
         self._missing = set(layout.tensors)
@@ -74,25 +72,16 @@ def write_weights(path: Path, layout: Layout) -> Iterator[WeightsWriter]:
     Raises:
         StorageFullError: No space was left; nothing stays.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        with temporary.open("wb") as stream:
+    with storage_errors(path):
+        sweep(path.parent, name=path.name)
+        with temporary_file(path.parent, name=path.name) as (stream, temporary):
             stream.write(layout.header)
             writer = WeightsWriter(stream, layout)
             yield writer
             writer.finish()
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise StorageFullError(
-            f"no space left to write `{path}` ({layout.size_bytes} bytes)",
-            hint="free some space and build again",
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+            flush(stream)
+            temporary.replace(path)
+            sync_directory(path.parent)
 
 
 def pack(coded: Coded, grid: Grid) -> tuple[NDArray[np.generic], NDArray[np.generic]]:

@@ -220,7 +220,7 @@ def test_a_write_that_fails_leaves_nothing(own: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(own), str(out)], capture_output=True, text=True, check=True
     )
-    assert "Error" in done.stdout, done.stdout + done.stderr
+    assert done.stdout.startswith("StorageFullError"), done.stdout + done.stderr
     assert list(out.iterdir()) == []
 
 
