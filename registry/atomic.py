@@ -37,6 +37,8 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         StorageFullError: No space, quota or file size left; `path` is as it was.
         RegistryError: The directory cannot be written to.
     """
+    with storage_errors(path):
+        sweep(path.parent, name=path.name)
     with storage_errors(path), temporary_file(path.parent, name=path.name) as (stream, temporary):
         stream.write(data)
         os.fchmod(stream.fileno(), mode)
@@ -71,9 +73,7 @@ def temporary_directory(target: Path) -> Iterator[Path]:
     """
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with directory_lock(target.parent):
-            for leftover in abandoned(target.parent, name=target.name):
-                remove_tree(leftover)
+        sweep(target.parent, name=target.name)
         with scratch_directory(target.parent, name=target.name) as path:
             yield path
             sync_directory(path)
@@ -103,6 +103,13 @@ def scratch_directory(parent: Path, *, name: str) -> Iterator[Path]:
     finally:
         os.close(handle)
         remove_tree(outer)
+
+
+def sweep(directory: Path, *, name: str = "*") -> None:
+    """Remove what killed processes left in `directory`; writers do it first, so that no retry leaves any."""
+    with directory_lock(directory):
+        for leftover in abandoned(directory, name=name):
+            remove_tree(leftover)
 
 
 def abandoned(directory: Path, *, name: str = "*") -> list[Path]:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from registry.atomic import abandoned, directory_lock, remove_tree, scratch_directory, storage_errors
+from registry.atomic import directory_lock, scratch_directory, storage_errors, sweep
 from registry.errors import RegistryError, RungError, StorageFullError, ToolchainMissingError
 
 EXPERIMENT: Final = "rung"
@@ -139,11 +139,7 @@ def _prepare_sqlite(path: Path) -> None:
         return
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with storage_errors(path), directory_lock(path.parent):
-        if path.exists():
-            return
-        for leftover in abandoned(path.parent, name=path.name):
-            remove_tree(leftover)
+        sweep(path.parent, name=path.name)
     with scratch_directory(path.parent, name=path.name) as scratch:
         draft = scratch / path.name
         _make_database(f"{_SQLITE}{draft}", artifacts=_artifacts(f"{_SQLITE}{path}"))

@@ -23,11 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from registry.atomic import (
-    abandoned,
-    directory_lock,
     flush,
-    remove_tree,
     storage_errors,
+    sweep,
     sync_directory,
     temporary_file,
     write_atomically,
@@ -339,9 +337,7 @@ def _base64(data: bytes) -> str:
 def _write_new(path: Path, data: bytes) -> None:
     """Write a private file unless another process has made it meanwhile, whose file then stays."""
     with storage_errors(path):
-        with directory_lock(path.parent):
-            for leftover in abandoned(path.parent, name=path.name):
-                remove_tree(leftover)
+        sweep(path.parent, name=path.name)
         with temporary_file(path.parent, name=path.name) as (stream, draft):
             os.fchmod(stream.fileno(), 0o600)
             stream.write(data)

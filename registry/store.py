@@ -28,6 +28,7 @@ from registry.artifact import MANIFEST_NAME, Manifest
 from registry.atomic import (
     flush,
     storage_errors,
+    sweep,
     sync_directory,
     temporary_directory,
     temporary_file,
@@ -283,6 +284,7 @@ class Store:
         state, size = hashlib.sha256(), 0
         with storage_errors(self.root):
             self.ingest.mkdir(parents=True, exist_ok=True)
+            sweep(self.ingest)
             with temporary_file(self.ingest, name="blob") as (stream, temporary):
                 for chunk in chunks:
                     stream.write(chunk)

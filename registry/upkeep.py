@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from registry import oci
-from registry.atomic import abandoned, directory_lock, remove_tree, storage_errors
+from registry.atomic import abandoned, directory_lock, storage_errors, sweep
 from registry.digest import PATTERN, canonical_json, digest_file
 from registry.errors import CorruptError, NotFoundError
 from registry.store import Store
@@ -63,9 +63,7 @@ def repair(store: Store) -> list[Problem]:
     again.
     """
     problems = verify(store)
-    with storage_errors(store.root), directory_lock(store.ingest):
-        for path in abandoned(store.ingest) + abandoned(store.root):
-            remove_tree(path)
+    _sweep(store)
     for problem in problems:
         if problem.kind == "corrupt":
             path = store.blobs / problem.subject.removeprefix("sha256:")
@@ -109,9 +107,7 @@ def collect(store: Store, *, keep: Collection[str], grace_s: float = GRACE_S) ->
         if digest not in used and not _is_young(store, digest, youngest=youngest):
             path.unlink(missing_ok=True)
             removed.append(digest)
-    with storage_errors(store.root), directory_lock(store.ingest):
-        for path in abandoned(store.ingest):
-            remove_tree(path)
+    _sweep(store)
     return removed
 
 
@@ -129,6 +125,13 @@ def unused(store: Store, *, keep: Collection[str]) -> list[str]:
     ]
     used = wanted.union(*(_reachable(store, entry) for entry in entries))
     return [digest for path in _blob_files(store) if (digest := f"sha256:{path.name}") not in used]
+
+
+def _sweep(store: Store) -> None:
+    for directory in (store.ingest, store.root):
+        if directory.is_dir():
+            with storage_errors(directory):
+                sweep(directory)
 
 
 def _leftovers(store: Store) -> list[Path]:

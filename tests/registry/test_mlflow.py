@@ -212,7 +212,7 @@ def test_versions_of_others_are_taken_in_without_a_new_version(checkpoints, flag
     assert taken.parent == "flagship/1"
     assert checkpoints.add_uri("models:/theirs/1", family="demo") == taken
     assert checkpoints.find("theirs@prod") == taken
-    with pytest.raises(ConfigurationError, match="rung.family"):
+    with pytest.raises(ConfigurationError, match=r"rung\.family"):
         checkpoints.add_uri("models:/theirs/1", family="other")
     assert [one.version for one in open_catalog(checkpoints.uri).versions("theirs")] == [1]
 
@@ -346,7 +346,7 @@ def test_finding_a_checkpoint_does_not_import_mlflow(checkpoints, flagship):
 
 @pytest.mark.slow
 def test_a_real_server_over_http_gives_the_same(place, checkpoints, flagship, write, tmp_path):
-    """One server: artifacts through its proxy, all three catalogues on the same registry, deletions included."""
+    """One server: artifacts through its proxy; all three catalogues read the same, deletions included."""
     import socket
 
     with socket.socket() as probe:

@@ -200,7 +200,7 @@ def test_two_processes_write_at_once(store, make_manifest):
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.013, 0.041, 0.097])
-def test_a_killed_writer_leaves_nothing_that_verify_does_not_name_and_repair_not_remove(
+def test_what_a_killed_writer_leaves_is_named_by_verify_and_removed_by_the_next_writer(
     store, make_manifest, delay_s
 ):
     with start_writer(store, make_manifest(store), first=0, last=10**6) as process:
@@ -210,10 +210,19 @@ def test_a_killed_writer_leaves_nothing_that_verify_does_not_name_and_repair_not
     found = verify(store)
     assert {problem.kind for problem in found} <= {"leftover"}
     assert len(found) == len(leftovers(store))
-    repair(store)
+    store.put_artifact(make_manifest(store, data=b"the next writer"))
     assert verify(store) == []
     assert not leftovers(store)
     assert all(store.has_artifact(digest) for digest in store.artifacts())
+
+
+def test_repair_removes_what_a_killed_process_left(store):
+    (store.ingest / ".blob.0.partial").write_bytes(b"half")
+    (store.ingest / ".upload.0.partial/content").mkdir(parents=True)
+    (store.root / ".index.json.0.partial").write_bytes(b"{")
+    assert [problem.kind for problem in verify(store)] == ["leftover"] * 3
+    repair(store)
+    assert verify(store) == []
 
 
 def test_a_writer_that_is_at_work_is_no_leftover(store):
