@@ -6,6 +6,8 @@ The key of a step is the hash of the step, the checkpoint, the versions of the l
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import os
 import shutil
@@ -13,16 +15,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 
 from benchmarks.checkpoint import BenchmarkCheckpoint
+from benchmarks.child import ROOT, child_environment
 from benchmarks.steps import Export, Genai, Lower, Order, Outcome, Quantize, Step
 from registry.digest import Digest, digest_file, digest_tree, digest_value
+from registry.errors import ConfigurationError
 from registry.value import Value
 
-ROOT = Path(__file__).resolve().parents[1]
 RECORD = "record.json"
 LIBRARIES = ("onnx", "onnxruntime", "onnxruntime-genai", "apache-tvm", "torch", "transformers", "numpy")
 SHARED_SOURCES = ("compilers/export", "compilers/quantize", "compilers/weights.py", "benchmarks/steps.py")
@@ -64,6 +67,24 @@ def build_all(
     return records
 
 
+@contextlib.contextmanager
+def lock_cache(cache: Path) -> Iterator[None]:
+    """Hold a cache for one run.
+
+    Raises:
+        ConfigurationError: Another run holds it.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigurationError(
+                f"another benchmark runs with `{cache}`", hint="wait for its end, or give another `--cache`"
+            ) from error
+        yield
+
+
 def step_directory(cache: Path, step: Step) -> Path:
     """Where a step's files are."""
     return cache / step.name.replace(" ", "-")
@@ -73,7 +94,7 @@ def _build(
     step: Step, *, key: Digest, checkpoint: Path, facts: BenchmarkCheckpoint, cache: Path
 ) -> StepRecord:
     out = step_directory(cache, step)
-    scratch = cache / f".{out.name}.{os.getpid()}"
+    scratch = cache / f".{out.name}.scratch"  # one run at a time holds the cache: see `lock_cache`
     shutil.rmtree(out, ignore_errors=True)
     shutil.rmtree(scratch, ignore_errors=True)
     made = scratch / "out"
@@ -114,7 +135,7 @@ def _run(order: Order, scratch: Path) -> Outcome:
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.steps", str(place)],
             cwd=ROOT,
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            env=child_environment(),
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=stream,

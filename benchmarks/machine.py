@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.build import ROOT, library_versions
+from benchmarks.build import library_versions
+from benchmarks.child import ROOT
 from registry.value import Value
 from serving.host import this_host
 

@@ -23,9 +23,10 @@ from typing import IO, Literal
 from urllib.parse import urlsplit
 
 from benchmarks.checkpoint import BenchmarkShape, prompt_tokens
+from benchmarks.child import ROOT, child_environment
 from benchmarks.engines.interface import EngineSpec
 from benchmarks.turn import AskBatch, Memory, process_memory
-from benchmarks.worker import ROOT, TIME_LIMIT_S, Worker
+from benchmarks.worker import TIME_LIMIT_S, Worker
 from registry.errors import EvaluationError
 from registry.value import Value
 
@@ -189,7 +190,9 @@ def _server(spec: EngineSpec, *, threads: int, slots: int, context: int) -> Iter
             str(spec.path),
             *map(str, (threads, slots, context)),
         ]
-        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=child_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
         try:
             url = urlsplit(_wait_ready(process, log))
             host, port = str(url.hostname), int(url.port or 0)

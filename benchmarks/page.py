@@ -53,7 +53,7 @@ Measured on {machine.date:%Y-%m-%d} on **{machine.chip}**, {machine.cores} cores
 `{machine.commit}`. Other processors give other ratios.
 
 The checkpoint has random weights in the shape of Qwen2: {millions:.0f} M parameters, hidden
- {shape.hidden_size}, {shape.layers} layers, {shape.heads} heads, {shape.kv_heads} KV heads, ffn
+{shape.hidden_size}, {shape.layers} layers, {shape.heads} heads, {shape.kv_heads} KV heads, ffn
 {shape.intermediate_size}, vocabulary {shape.vocab_size}.
 
 While it ran, other processes used {report.quiet.other_share:.0%} of the cores' time and the hypervisor took
@@ -65,8 +65,8 @@ def _how(report: Report) -> str:
     return f"""Each number is time relative to the first row of its table in the same round:
 **below 1 is faster**. Prefill reads {len(plan.prompt)} tokens and gives the logits of the last one; decode is
 the median of {plan.steps} steps at context {len(plan.prompt)}. Medians of {plan.rounds} rounds after
-a warm-up, engines in turn, each in a process of its own, one at work at a time; in brackets the range over rounds.
-Cores: processor time over time."""
+a warm-up, engines in turn, each in a process of its own, one at work at a time; in brackets the range over
+rounds. Cores: processor time over time."""
 
 
 def _speed(report: Report) -> list[str]:
@@ -157,8 +157,9 @@ def _server(report: Report) -> list[str]:
     first = served.rows[0]
     return [
         f"`{first.engine}` behind the server of `rung serve` ({first.threads} thread), the bare session\n"
-        f"beside it: prompts of {load.prompt_tokens} tokens, {load.tokens} generated for each caller, medians of\n"
-        f"{load.rounds} rounds in turn. Milliseconds per generated token over all callers, prompts included.",
+        f"beside it: prompts of {load.prompt_tokens} tokens, {load.tokens} generated for each caller,\n"
+        f"medians of {load.rounds} rounds. Milliseconds per generated token over all callers, prompts\n"
+        "included.",
         table(["callers", "overhead", "share", "served", "bare", "same tokens"], rows),
     ]
 

@@ -71,7 +71,7 @@ def all_panels(
 ) -> list[Panel]:
     """The panels; an artifact that could not be built is left to the report of the steps."""
     genai = {p: step_directory(cache, Genai(precision=p)) for p in ("fp32", "int4")}
-    plain = _spec(PLAIN, "onnxruntime", _plain_directory(cache))
+    plain = _spec(PLAIN, "onnxruntime", plain_directory(cache))
     alternatives = {
         FLOAT_PANEL: [
             plain,
@@ -98,7 +98,7 @@ def all_panels(
     ]
 
 
-def _plain_directory(cache: Path) -> Path:
+def plain_directory(cache: Path) -> Path:
     """The interchange graph with the float32 weights beside it, as hard links."""
     plain = cache / "plain"
     shutil.rmtree(plain, ignore_errors=True)

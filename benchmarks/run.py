@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.build import ROOT, StepRecord, build_all, step_directory
+from benchmarks.build import StepRecord, build_all, lock_cache, step_directory
 from benchmarks.checkpoint import FULL, QUICK, BenchmarkShape, make_checkpoint, prompt_tokens
 from benchmarks.goals import judge_goals
 from benchmarks.machine import Watch, this_machine
@@ -22,10 +22,10 @@ from benchmarks.products import BASE_TARGET, all_panels, all_steps, artifact_spe
 from benchmarks.report import Report
 from benchmarks.rounds import Measurement, Plan, agreement, measure_panel
 from benchmarks.steps import Lower
+from registry.errors import RungError
 from serving.host import this_host
 
 CACHE = Path(__file__).parent / ".cache"
-PAGE = Path(__file__).parent / "RESULTS.md"
 SERVED = Lower(toolchain="onnxruntime", recipe="w4g32-rtn", target=BASE_TARGET)
 """The artifact behind the server: the fastest, so that the server's own time shows most."""
 
@@ -34,11 +34,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run; the exit code."""
     options = _parser().parse_args(arguments)
     shape = QUICK if options.quick else FULL
-    threads = tuple(sorted({int(count) for count in options.threads.split(",")}))
-    report = measure(shape, cache=options.cache / shape.name, threads=threads, rounds=options.rounds)
+    cache = (options.cache / shape.name).resolve()
+    try:
+        with lock_cache(cache):
+            report = measure(shape, cache=cache, threads=options.threads, rounds=options.rounds)
+    except RungError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     page = render(report)
     print(page)
-    out = options.out or options.cache / shape.name / "results.json"
+    out = options.out or cache / "results.json"
     out.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     print(f"numbers: {out}", file=sys.stderr)
     if options.page is not None:
@@ -53,11 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(shape: BenchmarkShape, *, cache: Path, threads: Sequence[int], rounds: int) -> Report:
     """Everything, for one shape."""
     began, host = time.monotonic(), this_host()
-    cache.mkdir(parents=True, exist_ok=True)
-    checkpoint = cache.resolve() / "checkpoint"
+    checkpoint = cache / "checkpoint"
     facts = make_checkpoint(checkpoint, shape=shape)
-    records = build_all(all_steps(host), checkpoint=checkpoint, facts=facts, cache=cache.resolve())
-    panels = all_panels(host, checkpoint=checkpoint, cache=cache.resolve(), records=records)
+    records = build_all(all_steps(host), checkpoint=checkpoint, facts=facts, cache=cache)
+    panels = all_panels(host, checkpoint=checkpoint, cache=cache, records=records)
     plan = Plan(prompt=tuple(prompt_tokens(shape, count=128)), rounds=rounds)
     watch = Watch.start()
     measurements: list[Measurement] = []
@@ -67,7 +71,7 @@ def measure(shape: BenchmarkShape, *, cache: Path, threads: Sequence[int], round
             print(f"\n{panel.name}, {count} thread(s)\n{speed_table(found)}\n", file=sys.stderr)
             measurements += found
     load = Load(shape=shape, rounds=rounds)
-    served = _measure_server(load, cache=cache.resolve(), records=records)
+    served = _measure_server(load, cache=cache, records=records)
     quiet = watch.stop()
     return Report(
         machine=this_machine(),
@@ -116,14 +120,26 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.run", description=(__doc__ or "").split("\n\n")[0]
     )
     parser.add_argument("--quick", action="store_true", help="4 layers instead of 24: for development")
-    parser.add_argument("--threads", default="1,2", help="numbers of threads, with commas (1,2)")
-    parser.add_argument("--rounds", type=int, default=5, help="counted rounds (5)")
+    parser.add_argument(
+        "--threads", type=_counts, default=(1, 2), help="numbers of threads, with commas (1,2)"
+    )
+    parser.add_argument("--rounds", type=_count, default=5, help="counted rounds (5)")
     parser.add_argument("--out", type=Path, help="where the numbers go, as JSON (beside the cache)")
     parser.add_argument(
-        "--page", type=Path, help=f"where the page goes ({PAGE.relative_to(ROOT)} is the committed one)"
+        "--page", type=Path, help="where the page goes; `benchmarks/RESULTS.md` is the committed one"
     )
     parser.add_argument("--cache", type=Path, default=CACHE, help="where checkpoint and artifacts are kept")
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a number from 1 on")
+    return int(text)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(sorted({_count(part) for part in text.split(",")}))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from benchmarks.child import die_with_parent
 from serving.api import create_service
 from serving.holding import make_holding
 from serving.host import this_host
@@ -17,6 +18,7 @@ from serving.server import open_socket, serve
 
 def main(arguments: list[str]) -> None:
     """Serve the bundle in a directory: `DIRECTORY THREADS SLOTS CONTEXT`."""
+    die_with_parent()
     path, (threads, slots, context) = Path(arguments[0]), (int(number) for number in arguments[1:4])
     listening = open_socket(host="127.0.0.1", port=0)
     model = load_bundle(path, host=this_host(), files="trust", threads=threads, slots=slots, context=context)

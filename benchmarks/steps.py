@@ -16,6 +16,7 @@ from typing import Annotated, Literal, assert_never
 
 from pydantic import Field
 
+from benchmarks.child import die_with_parent
 from registry.artifact import MANIFEST_NAME, Manifest, ModelFacts
 from registry.checkpoint import FileEntry
 from registry.digest import Digest, digest_file, digest_value
@@ -123,6 +124,7 @@ def run_order(order: Order) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the order in the file that is named, and write its outcome."""
+    die_with_parent()
     order = Order.read_json(Path(arguments[0]))
     error: str | None = None
     try:

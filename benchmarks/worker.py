@@ -14,10 +14,10 @@ import sys
 import tempfile
 import time
 from io import RawIOBase
-from pathlib import Path
 from types import TracebackType
 from typing import IO, Self, TypeVar
 
+from benchmarks.child import ROOT, child_environment, die_with_parent
 from benchmarks.engines.interface import Engine, EngineSpec, make_engine
 from benchmarks.turn import (
     Ask,
@@ -34,7 +34,6 @@ from benchmarks.turn import (
 from registry.errors import EvaluationError
 from registry.value import Value
 
-ROOT = Path(__file__).resolve().parents[1]
 TIME_LIMIT_S = 600.0
 """For one answer."""
 _BORN = time.monotonic()
@@ -57,7 +56,7 @@ class Worker:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker", str(child_end)],
             cwd=ROOT,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+            env=child_environment(),
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=self._log,
@@ -70,6 +69,11 @@ class Worker:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def process_id(self) -> int:
+        """Of the worker's process."""
+        return self._process.pid
 
     def turn(self, ask: Ask) -> Turn:
         """One turn.
@@ -145,6 +149,7 @@ class Worker:
 
 def main(arguments: list[str]) -> int:
     """The child's end: answer each line of standard input on the file descriptor that is named."""
+    die_with_parent()
     with os.fdopen(int(arguments[0]), "wb", buffering=0) as out:
         load = Load.model_validate_json(sys.stdin.readline())
         try:
