@@ -68,11 +68,11 @@ def decode_greedily(
                 place = waiting.pop()
                 active.append(_Row(place, prompts[place]))
             segments = [Segment(row, active[row].prompt.tokens) for row in range(started, len(active))]
-            _append(active[started:], rows.session.forward(cache, segments))
+            _append(active[started:], rows.forward(cache, segments))
             finished += _retire(cache, active, results, tokenizer=tokenizer, since=started)
         elif active:
             segments = [Segment(row, (state.tokens[-1],)) for row, state in enumerate(active)]
-            _append(active, rows.session.forward(cache, segments))
+            _append(active, rows.forward(cache, segments))
             finished += _retire(cache, active, results, tokenizer=tokenizer, since=0)
         if progress is not None and finished:
             progress(finished)

@@ -18,6 +18,8 @@ from registry.errors import EvaluationError
 
 _LOGITS_BYTES = 128 << 20
 """Bound on the logits of one forward; longer continuations run in pieces."""
+_MOST_TAILS = 8
+"""Continuations that run one after the other on one row; more of them take a further row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +82,11 @@ def score_continuations(
         progress: Called with the number of continuations scored since the last call.
 
     Raises:
-        EvaluationError: A continuation is empty or longer than the context window, or has no context.
+        EvaluationError: A continuation is empty, longer than the context window, outside the vocabulary, or
+            has no context.
     """
-    groups = _grouped(continuations, window=rows.session.max_context)
+    session = rows.session
+    groups = _grouped(continuations, window=session.max_context, vocabulary=session.vocab_size)
     results: dict[int, Likelihood] = {}
     size = rows.batch_size
     for start in range(0, len(groups), size):
@@ -93,9 +97,10 @@ def score_continuations(
     return [results[place] for place in range(len(continuations))]
 
 
-def _grouped(continuations: Sequence[Continuation], *, window: int) -> list[_Group]:
+def _grouped(continuations: Sequence[Continuation], *, window: int, vocabulary: int) -> list[_Group]:
     """Continuations by their visible context, the longest context first: neighbours need little padding."""
     groups: dict[tuple[int, ...], _Group] = {}
+    every: list[_Group] = []
     for place, continuation in enumerate(continuations):
         count = len(continuation.tokens)
         if not count or not continuation.context:
@@ -108,10 +113,19 @@ def _grouped(continuations: Sequence[Continuation], *, window: int) -> list[_Gro
                 f"choice {place} has {count} tokens, the context window {window}",
                 hint="take shorter choices, or a checkpoint with a longer context",
             )
+        if max(continuation.tokens) >= vocabulary:
+            raise EvaluationError(
+                f"choice {place} holds token {max(continuation.tokens)}, the vocabulary ends at {vocabulary}",
+                hint="tokenizer and weights do not belong together; check the checkpoint's files",
+            )
         seen = (*continuation.context, *continuation.tokens)[-(window + 1) : -1]
         cut = len(seen) - count + 1
-        groups.setdefault(seen[:cut], _Group(seen[:cut])).add(seen[cut:], place=place)
-    return sorted(groups.values(), key=lambda group: (-len(group.prefix), group.prefix))
+        group = groups.get(seen[:cut])
+        if group is None or len(group.tails) >= _MOST_TAILS:
+            group = groups[seen[:cut]] = _Group(seen[:cut])
+            every.append(group)
+        group.add(seen[cut:], place=place)
+    return sorted(every, key=lambda group: (-len(group.prefix), group.prefix))
 
 
 def _score_groups(
@@ -121,8 +135,7 @@ def _score_groups(
     groups = sorted(groups, key=lambda group: -len(group.tails))
     longest = max(len(group.prefix) + max((len(tail) for tail in group.tails), default=0) for group in groups)
     cache = rows.empty(capacity=longest)
-    session = rows.session
-    firsts = session.forward(cache, [Segment(row, group.prefix) for row, group in enumerate(groups)])
+    firsts = rows.forward(cache, [Segment(row, group.prefix) for row, group in enumerate(groups)])
     sums = [_log_normaliser(first)[0] for first in firsts]
     best = [int(first[0].argmax()) for first in firsts]
 
@@ -156,7 +169,7 @@ def _score_tails(
     for start in range(0, longest, piece):
         running = [(row, tail) for row, tail in active if start < len(tail.tokens)]
         segments = [Segment(row, tail.tokens[start : start + piece], logits="all") for row, tail in running]
-        for (_, tail), logits in zip(running, rows.session.forward(cache, segments), strict=True):
+        for (_, tail), logits in zip(running, rows.forward(cache, segments), strict=True):
             sums, best = _log_normaliser(logits), logits.argmax(axis=1)
             steps = np.arange(len(logits))
             for place in tail.places:

@@ -49,6 +49,14 @@ def byte_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def flagship_checkpoint() -> Path:
+    """The demo family's best checkpoint: trained on the shipped tasks."""
+    import pipeline.demo
+
+    return Path(pipeline.demo.__file__).parent / "family" / "flagship"
+
+
+@pytest.fixture(scope="session")
 def word_session(word_checkpoint: Path) -> RecomputingSession:
     return RecomputingSession.of(word_checkpoint)
 

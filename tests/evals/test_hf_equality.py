@@ -51,13 +51,13 @@ def stock_tasks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str,
         return found
 
 
-@pytest.fixture(scope="module", params=["word", "byte"])
+@pytest.fixture(scope="module", params=["flagship", "byte"])
 def models(request: pytest.FixtureRequest) -> tuple[Any, TorchSession, Tokenizer]:
     """lm-eval's hf model, a session, and a tokenizer of one checkpoint."""
     from lm_eval.models.huggingface import HFLM
 
     checkpoint: Path = request.getfixturevalue(f"{request.param}_checkpoint")
-    add_bos = request.param == "word"
+    add_bos = request.param == "flagship"
     hf = HFLM(pretrained=str(checkpoint), device="cpu", dtype="float32", batch_size=8, add_bos_token=add_bos)
     return hf, TorchSession(checkpoint), Tokenizer.from_directory(checkpoint, add_bos=add_bos)
 

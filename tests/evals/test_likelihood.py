@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import evals.rows
 from evals import likelihood
 from evals.likelihood import Continuation, Likelihood, score_continuations
 from evals.rows import Rows
@@ -112,6 +114,39 @@ def test_logits_of_long_continuations_come_in_pieces(
     byte_model_calls.calls.clear()
     same(score_continuations(Rows(byte_model_calls, batch_size=3), continuations), expected)
     assert max(byte_model_calls.calls) <= 3 * 8
+
+
+def test_many_continuations_of_one_context_share_rows_in_parallel(
+    byte_model_calls: RecomputingSession,
+) -> None:
+    continuations = [Continuation([5, 6], [token, token + 1, 9]) for token in range(10, 30)]
+    found = score_continuations(Rows(byte_model_calls, batch_size=4), continuations)
+    assert byte_model_calls.calls == [6, *[6] * 4, *[4] * 4]  # 8 + 8 + 4 continuations of 2 tokens on 3 rows
+    same(found, [plainly(byte_model_calls, one) for one in continuations])
+
+
+def test_long_prompts_run_a_few_at_a_time(
+    byte_model_calls: RecomputingSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    continuations = [Continuation(list(range(3, 3 + size)), [9]) for size in (40, 39, 12, 11, 10, 3)]
+    expected = [plainly(byte_model_calls, one) for one in continuations]
+    monkeypatch.setattr(evals.rows, "_CALL_TOKENS", 45)
+    byte_model_calls.calls.clear()
+    same(score_continuations(Rows(byte_model_calls, batch_size=6), continuations), expected)
+    assert byte_model_calls.calls == [40, 39, 12 + 11 + 10, 3]
+
+
+def test_logits_that_are_not_numbers_are_refused(byte_session: RecomputingSession) -> None:
+    damaged = RecomputingSession(copy.deepcopy(byte_session.model))
+    with torch.no_grad():
+        damaged.model.lm_head.weight[7] = float("nan")
+    with pytest.raises(EvaluationError, match="logits that are not finite"):
+        score_continuations(Rows(damaged, batch_size=1), [Continuation([5], [6])])
+
+
+def test_a_token_outside_the_vocabulary_is_refused(byte_session: RecomputingSession) -> None:
+    with pytest.raises(EvaluationError, match="choice 0 holds token 300, the vocabulary ends at 300"):
+        score_continuations(Rows(byte_session, batch_size=1), [Continuation([5], [300])])
 
 
 def test_large_logits_do_not_overflow() -> None:
