@@ -1,4 +1,4 @@
-"""Digests of task types without lm-eval: what their results depend on, cheaply enough to ask before every build.
+"""Digests of task types without lm-eval: what their results depend on, quick enough for every build.
 
 `evals/loading.py` digests what was loaded; this digests the files and names that it is loaded from.
 """

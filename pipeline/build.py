@@ -1,7 +1,7 @@
 """`rung build`: brings every cell of a ladder up to date, and nothing else.
 
-Makes the nodes, runs the graph, records each stage's output the moment it is reported, and composes the cells. What
-has a record whose bytes are still in the store is not done again.
+Makes the nodes, runs the graph, records each stage's output the moment it is reported, and composes the
+cells. What has a record whose bytes are still in the store is not done again.
 """
 
 from __future__ import annotations
@@ -69,9 +69,15 @@ class Report:
 
 
 def build(
-    plan: Plan, *, store: Store, ledger: Ledger, executor: Executor, display: Display, limits: Limits,
+    plan: Plan,
+    *,
+    store: Store,
+    ledger: Ledger,
+    executor: Executor,
+    display: Display,
+    limits: Limits,
     known: Mapping[str, Cell],
-) -> Report:  # fmt: skip
+) -> Report:
     """Bring every cell of the plan up to date.
 
     Args:
@@ -104,7 +110,9 @@ def build(
 
         return settle
 
-    nodes = make_nodes(plan, progress, records=records, store=store, timeout_s=limits.timeout_s, settled=settled)
+    nodes = make_nodes(
+        plan, progress, records=records, store=store, timeout_s=limits.timeout_s, settled=settled
+    )
     display.total(len(nodes))
     run_graph(nodes, executor=executor, observer=watcher, jobs=limits.jobs, memory_bytes=limits.memory_bytes)
     return Report(
@@ -129,10 +137,14 @@ class _Watcher:
                 now, seconds = datetime.now(UTC), float(event["seconds"])
                 self._ledger.put_stage(
                     StageRecord(
-                        key=event["key"], stage=event["stage"], output=event["output"], seconds=seconds,
-                        started_at=now - timedelta(seconds=seconds), finished_at=now,
+                        key=event["key"],
+                        stage=event["stage"],
+                        output=event["output"],
+                        seconds=seconds,
+                        started_at=now - timedelta(seconds=seconds),
+                        finished_at=now,
                         peak_memory_bytes=event["peak_memory_bytes"],
-                    )  # fmt: skip
+                    )
                 )
             case "progress":
                 self._display.progress(node.name, event["text"])

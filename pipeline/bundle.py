@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from compilers.toolchain import find_toolchain
 from pipeline import keys
 from pipeline.plan import PlannedCell
 from pipeline.requests import LowerOutput
-from compilers.toolchain import find_toolchain
 from registry.artifact import Manifest, ModelFacts
 from registry.variant import Variant
 
@@ -21,7 +21,7 @@ SHIPPED = (
 )
 """Files of a checkpoint that go into every bundle, where they exist."""
 
-KV_ELEMENT_BYTES = 4   # runtimes hold the KV cache in float32
+KV_ELEMENT_BYTES = 4  # runtimes hold the KV cache in float32
 
 
 def make_manifest(
@@ -34,7 +34,10 @@ def make_manifest(
     files = sorted([*lowered.files, *shipped, variant.weights], key=lambda entry: entry.path)
     return Manifest(
         build_key=keys.build_key(
-            checkpoint=checkpoint.digest, recipe=planned.recipe, lower=lower_key, weights=variant.weights.digest
+            checkpoint=checkpoint.digest,
+            recipe=planned.recipe,
+            lower=lower_key,
+            weights=variant.weights.digest,
         ),
         format=toolchain.produces,
         toolchain=planned.toolchain,

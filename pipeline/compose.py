@@ -1,4 +1,4 @@
-"""From the records of a build to a cell: state, evidence, numbers and reasons, all taken from what was recorded."""
+"""From the records of a build to a cell: state, evidence, numbers and reasons, all as recorded."""
 
 from __future__ import annotations
 
@@ -31,20 +31,30 @@ def compose_cell(
 def _declared(progress: CellProgress, at: datetime) -> Cell:
     planned = progress.planned
     return Cell(
-        id=planned.id, family=planned.checkpoint.family, checkpoint=planned.checkpoint.ref,
-        checkpoint_digest=planned.checkpoint.digest, tier=planned.tier, recipe=planned.recipe.name,
-        target=planned.target.name, toolchain=planned.toolchain, state="declared", updated_at=at,
+        id=planned.id,
+        family=planned.checkpoint.family,
+        checkpoint=planned.checkpoint.ref,
+        checkpoint_digest=planned.checkpoint.digest,
+        tier=planned.tier,
+        recipe=planned.recipe.name,
+        target=planned.target.name,
+        toolchain=planned.toolchain,
+        state="declared",
+        updated_at=at,
         evidence=(Evidence(state="declared", digest=None, at=at),),
-    )  # fmt: skip
+    )
 
 
 def _failed(cell: Cell, failure: Failure, at: datetime) -> Cell:
     evidence = Evidence(state="failed", digest=cell.artifact, at=at, detail=failure.message)
     return cell.model_copy(
         update={
-            "state": "failed", "reason": f"{failure.message} ({failure.hint})", "log": failure.log or cell.log,
-            "evidence": (*cell.evidence, evidence), "updated_at": at,
-        }  # fmt: skip
+            "state": "failed",
+            "reason": f"{failure.message} ({failure.hint})",
+            "log": failure.log or cell.log,
+            "evidence": (*cell.evidence, evidence),
+            "updated_at": at,
+        }
     )
 
 
@@ -53,7 +63,9 @@ def _grown(progress: CellProgress, records: Records, at: datetime) -> Cell:
     if (no := progress.unsupported) is not None:
         evidence = Evidence(state="unsupported", digest=None, at=at, detail=f"{no.kind}: {no.reason}")
         reason = f"{no.kind}: {no.reason}"
-        return cell.model_copy(update={"state": "unsupported", "reason": reason, "evidence": (*cell.evidence, evidence)})
+        return cell.model_copy(
+            update={"state": "unsupported", "reason": reason, "evidence": (*cell.evidence, evidence)}
+        )
     if progress.manifest is None or progress.lowered is None:
         return cell
     cell = _built(cell, progress)
@@ -71,10 +83,13 @@ def _built(cell: Cell, progress: CellProgress) -> Cell:
     evidence = Evidence(state="built", digest=manifest.digest, at=lowered.finished_at, detail=detail)
     return cell.model_copy(
         update={
-            "state": "built", "build_key": manifest.build_key, "artifact": manifest.digest,
-            "size_bytes": manifest.size_bytes, "log": LowerOutput.model_validate(lowered.output).log,
+            "state": "built",
+            "build_key": manifest.build_key,
+            "artifact": manifest.digest,
+            "size_bytes": manifest.size_bytes,
+            "log": LowerOutput.model_validate(lowered.output).log,
             "evidence": (*cell.evidence, evidence),
-        }  # fmt: skip
+        }
     )
 
 
@@ -86,16 +101,23 @@ def _verified(cell: Cell, progress: CellProgress, records: Records) -> Cell:
     steps: tuple[State, ...] = ("loads", "close") if output.parity.within else ("loads",)
     evidence = tuple(
         Evidence(
-            state=state, digest=cell.artifact, runtime=_runtime(progress), runtime_version=output.runtime_version,
-            chip=output.chip, at=record.finished_at, detail=output.parity.reason if state == "close" else "",
-        )  # fmt: skip
+            state=state,
+            digest=cell.artifact,
+            runtime=_runtime(progress),
+            runtime_version=output.runtime_version,
+            chip=output.chip,
+            at=record.finished_at,
+            detail=output.parity.reason if state == "close" else "",
+        )
         for state in steps
     )
     return cell.model_copy(
         update={
-            "state": steps[-1], "parity": output.parity, "evidence": (*cell.evidence, *evidence),
+            "state": steps[-1],
+            "parity": output.parity,
+            "evidence": (*cell.evidence, *evidence),
             "reason": "" if output.parity.within else output.parity.reason,
-        }  # fmt: skip
+        }
     )
 
 
@@ -109,19 +131,27 @@ def _evaluated(cell: Cell, progress: CellProgress, records: Records) -> Cell:
         output = EvaluateOutput.model_validate(record.output)
         results.append(output.result)
         earned = f"tier {output.result.tier}" if output.result.tier else "no tier"
-        detail = f"{output.result.task_type} {output.result.accuracy:.3f} on {output.result.samples}: {earned}"
+        detail = (
+            f"{output.result.task_type} {output.result.accuracy:.3f} on {output.result.samples}: {earned}"
+        )
         evidence.append(
             Evidence(
-                state="evaluated", digest=cell.artifact, runtime=_runtime(progress),
-                runtime_version=output.runtime_version, chip=output.chip, at=record.finished_at, detail=detail,
-            )  # fmt: skip
+                state="evaluated",
+                digest=cell.artifact,
+                runtime=_runtime(progress),
+                runtime_version=output.runtime_version,
+                chip=output.chip,
+                at=record.finished_at,
+                detail=detail,
+            )
         )
     complete = len(results) == len(progress.evaluate_keys) and cell.state == "close"
     return cell.model_copy(
         update={
-            "state": "evaluated" if complete else cell.state, "tasks": tuple(results),
+            "state": "evaluated" if complete else cell.state,
+            "tasks": tuple(results),
             "evidence": (*cell.evidence, *evidence),
-        }  # fmt: skip
+        }
     )
 
 

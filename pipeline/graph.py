@@ -1,8 +1,8 @@
 """The build graph: nodes that need other nodes, run as their inputs become known.
 
-A node is prepared only when all that it needs is done, because its key depends on their outputs. Preparing finds that
-its stages are recorded already (nothing to run), or returns the work to run. Work is admitted within a memory budget,
-largest first; one failed node blocks only those that need it.
+A node is prepared only when all that it needs is done, because its key depends on their outputs. Preparing
+finds that its stages are recorded already (nothing to run), or returns the work to run. Work is admitted
+within a memory budget, largest first; one failed node blocks only those that need it.
 """
 
 from __future__ import annotations

@@ -20,7 +20,6 @@ from registry.store import Store
 from registry.workspace import Workspace
 from serving.host import this_host
 
-
 SCRATCH = "scratch"
 
 
@@ -49,7 +48,9 @@ def build_ladder(
     with build_lock(place):
         database = open_database(place.database_url)
         with writing(place):
-            plan = make_plan(ladder, directory=ladder_file.resolve().parent, filters=filters, checkpoints=checkpoints)
+            plan = make_plan(
+                ladder, directory=ladder_file.resolve().parent, filters=filters, checkpoints=checkpoints
+            )
             _bring_here(plan, checkpoints=checkpoints, store=place.store)
             report = _run(place, plan, database=database, options=options, display=display)
         if report.ran or report.failures or _unclean(place).exists():
@@ -87,9 +88,8 @@ def _unclean(place: Workspace) -> Path:
 
 
 def _bring_here(plan: Plan, *, checkpoints: Checkpoints, store: Store) -> None:
-    """Fetch from MLflow what the store lacks of the checkpoints, such as those that another machine registered."""
+    """Fetch from MLflow what the store lacks of checkpoints, such as those that others registered."""
     for checkpoint in plan.checkpoints:
         if not all(store.has(entry.digest) for entry in checkpoint.files):
             with tempfile.TemporaryDirectory() as scratch:
                 checkpoints.materialise(checkpoint, out=Path(scratch) / "checkpoint")
-

@@ -1,7 +1,7 @@
 """Build keys: the one rule that resume, cache and staleness come from. Same key, same result.
 
-A key is the digest of everything that a stage's output depends on: its inputs' digests, the options, the versions of
-the libraries that do the work, and the digest of this project's own code for the stage.
+A key is the digest of everything that a stage's output depends on: its inputs' digests, the options, the
+versions of the libraries that do the work, and the digest of this project's own code for the stage.
 """
 
 from __future__ import annotations
@@ -45,16 +45,21 @@ def export_key(checkpoint: Checkpoint) -> str:
 def quantize_key(checkpoint: Checkpoint, recipe: Recipe, *, graph: str, calibration: str | None) -> str:
     """The key of a quantization. The calibration set also gives the probe, so it counts for every recipe."""
     return stage_key(
-        "quantize", checkpoint=checkpoint.digest, recipe=recipe, graph=graph, calibration=calibration,
-        torch=version("torch"), transformers=version("transformers"),
-    )  # fmt: skip
+        "quantize",
+        checkpoint=checkpoint.digest,
+        recipe=recipe,
+        graph=graph,
+        calibration=calibration,
+        torch=version("torch"),
+        transformers=version("transformers"),
+    )
 
 
 def lower_key(*, graph: str, layout: str, target: str, toolchain: str, toolchain_version: str) -> str:
     """The key of a lowering: no weights, so that a new version of a checkpoint re-uses the code."""
     return stage_key(
         f"lower-{toolchain}", graph=graph, layout=layout, target=target, version=toolchain_version
-    )  # fmt: skip
+    )
 
 
 def build_key(*, checkpoint: str, recipe: Recipe, lower: str, weights: str) -> str:
@@ -72,7 +77,8 @@ def version(distribution: str) -> str:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError as error:
         raise ToolchainMissingError(
-            f"`{distribution}` is not installed", hint="install the build machine's part: `pip install 'rung[build,eval]'`"
+            f"`{distribution}` is not installed",
+            hint="install the build machine's part: `pip install 'rung[build,eval]'`",
         ) from error
 
 
@@ -86,7 +92,10 @@ def code_digest(stage: str) -> str:
             files[module] = digest_bytes(b"")
         elif spec.submodule_search_locations:
             root = Path(spec.origin).parent
-            files |= {f"{module}/{p.relative_to(root).as_posix()}": digest_file(p) for p in sorted(root.rglob("*.py"))}
+            files |= {
+                f"{module}/{p.relative_to(root).as_posix()}": digest_file(p)
+                for p in sorted(root.rglob("*.py"))
+            }
         else:
             files[module] = digest_file(Path(spec.origin))
     return digest_tree(files)

@@ -1,7 +1,7 @@
 """Locks of a workspace; they die with their process.
 
-Whoever adds blobs before a row or a registry names them holds the writers' lock together with others; who removes what
-nothing names holds it alone. Builds besides exclude one another.
+Whoever adds blobs before a row or a registry names them holds the writers' lock together with others; who
+removes what nothing names holds it alone. Builds besides exclude one another.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def build_lock(place: Workspace) -> Iterator[None]:
     with _locked(place, "build.lock", fcntl.LOCK_EX | fcntl.LOCK_NB) as taken:
         if not taken:
             raise ConfigurationError(
-                f"another build is running in workspace `{place.root}`", hint="wait for it, or use another workspace"
+                f"another build is running in workspace `{place.root}`",
+                hint="wait for it, or use another workspace",
             )
         yield
 

@@ -1,6 +1,7 @@
 """A node's directory: filled by a pull from a workspace or a mirror, decided from, and loaded from.
 
-It holds `releases/NAME/`, `bundles/DIGEST/`, a store with the bytes, and `trusted.pem`, the key given at the pull.
+It holds `releases/NAME/`, `bundles/DIGEST/`, a store with the bytes, and `trusted.pem`, the key given at
+the pull.
 """
 
 from __future__ import annotations
@@ -8,11 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from matrices.cell import cell_id
 from matrices.release import Release
 from matrices.request import Request
 from matrices.resolve import Decision, resolve
 from matrices.snapshot import read_release
 from pipeline.installed import installed_runtimes
+from registry.artifact import Manifest
 from registry.atomic import write_atomically
 from registry.errors import ConfigurationError, NotFoundError, RefusedError
 from registry.target import Host
@@ -37,7 +40,14 @@ class Wanted:
 
 
 def pull_to_node(
-    name: str, *, source: str | None, key: Path | None, out: Path, wanted: Wanted, host: Host, report: Report | None
+    name: str,
+    *,
+    source: str | None,
+    key: Path | None,
+    out: Path,
+    wanted: Wanted,
+    host: Host,
+    report: Report | None,
 ) -> Pulled:
     """Pull a release, and of its artifacts what is wanted.
 
@@ -50,7 +60,9 @@ def pull_to_node(
     base = source if source is not None else str(_own(place).state)
     trusted = key if key is not None else _own(place).public_key
     if not trusted.is_file():
-        raise ConfigurationError(f"no public key at `{trusted}`", hint="give the release manager's with `--key`")
+        raise ConfigurationError(
+            f"no public key at `{trusted}`", hint="give the release manager's with `--key`"
+        )
     mirror = find_source(base)
     release_source, blobs = mirror.within(f"releases/{name}"), mirror.within("store")
     release = pull_release(release_source, public_key=trusted, out=out)
@@ -66,9 +78,12 @@ def decide(release: Release, wanted: Wanted, host: Host, *, region: str | None =
     """What a host may serve of a release."""
     pinned = find_released(release, wanted.artifacts[0]).manifest.digest if wanted.artifacts else None
     request = Request(
-        family=release.family, task=wanted.tasks or release.tasks, min_tier=wanted.min_tier or release.tiers,
-        artifact=pinned, region=region,
-    )  # fmt: skip
+        family=release.family,
+        task=wanted.tasks or release.tasks,
+        min_tier=wanted.min_tier or release.tiers,
+        artifact=pinned,
+        region=region,
+    )
     return resolve(release, request, host, runtimes=installed_runtimes())
 
 
@@ -98,7 +113,9 @@ def read_node(directory: Path, *, release: str | None, key: Path | None) -> Rele
     parent = directory / "releases"
     known = sorted(path.name for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
     if not known:
-        raise NotFoundError(f"no release in `{directory}`", hint=f"`rung pull RELEASE --out {directory}` brings one")
+        raise NotFoundError(
+            f"no release in `{directory}`", hint=f"`rung pull RELEASE --out {directory}` brings one"
+        )
     if release is None and len(known) > 1:
         raise ConfigurationError(f"`{directory}` holds {', '.join(known)}", hint="name one with `--release`")
     name = release or known[0]
@@ -106,7 +123,9 @@ def read_node(directory: Path, *, release: str | None, key: Path | None) -> Rele
         raise NotFoundError(f"no release `{name}` in `{directory}`", hint=f"it holds {', '.join(known)}")
     trusted = key or directory / TRUSTED
     if not trusted.is_file():
-        raise ConfigurationError(f"no public key at `{trusted}`", hint="give the release manager's with `--key`")
+        raise ConfigurationError(
+            f"no public key at `{trusted}`", hint="give the release manager's with `--key`"
+        )
     return read_release(parent / name, public_key=trusted)
 
 
@@ -118,8 +137,20 @@ def bundle_of(directory: Path, artifact: str) -> Path:
     """
     path = bundle_directory(directory, artifact)
     if not path.is_dir():
-        raise NotFoundError(f"artifact `{artifact}` is not in `{directory}`", hint="pull it: `rung pull … --artifact`")
+        raise NotFoundError(
+            f"artifact `{artifact}` is not in `{directory}`", hint="pull it: `rung pull … --artifact`"
+        )
     return path
+
+
+def name_of(manifest: Manifest) -> str:
+    """The id of the cell that an artifact is of."""
+    return cell_id(
+        checkpoint=manifest.checkpoint,
+        recipe=manifest.recipe,
+        target=manifest.target,
+        toolchain=manifest.toolchain,
+    )
 
 
 def _choose(release: Release, wanted: Wanted, host: Host) -> list[str] | None:

@@ -1,9 +1,10 @@
-"""The nodes of a build: for each stage, its key, whether a record answers it, and the request to run otherwise.
+"""The nodes of a build: each stage's key, whether a record answers it, and the request to run otherwise.
 
     export checkpoint ──┬── quantize checkpoint × recipe ── lower code ── examine cell
                         └── reference checkpoint ─────────────────────────┘
 
-Lowered code is keyed without weights: cells whose graph, layout, target and toolchain agree share one lowering.
+Lowered code is keyed without weights: cells whose graph, layout, target and toolchain agree share one
+lowering.
 """
 
 from __future__ import annotations
@@ -71,7 +72,13 @@ Settled = Callable[[CellProgress], Callable[[Failure | None], None]]
 
 
 def make_nodes(
-    plan: Plan, cells: Sequence[CellProgress], *, records: Records, store: Store, timeout_s: float, settled: Settled
+    plan: Plan,
+    cells: Sequence[CellProgress],
+    *,
+    records: Records,
+    store: Store,
+    timeout_s: float,
+    settled: Settled,
 ) -> list[Node]:
     """All nodes that a plan's cells need."""
     return _Nodes(plan, records, store, timeout_s).all(cells, settled)
@@ -141,26 +148,39 @@ class _Nodes:
             if has_probe and not missing:
                 return None
             request = ReferenceRequest(
-                probe_key=None if has_probe else probe_key, checkpoint=checkpoint,
-                facts=self.exported(checkpoint).facts, calibration=self.plan.calibration,
-                ladder_directory=self.plan.directory, evaluation=self.plan.ladder.evaluation, tasks=missing,
-            )  # fmt: skip
+                probe_key=None if has_probe else probe_key,
+                checkpoint=checkpoint,
+                facts=self.exported(checkpoint).facts,
+                calibration=self.plan.calibration,
+                ladder_directory=self.plan.directory,
+                evaluation=self.plan.ladder.evaluation,
+                tasks=missing,
+            )
             return self.work(name, request, checkpoint)
 
         return Node(name, (f"export {checkpoint.ref}",), prepare, _nothing)
 
     def probe_key(self, checkpoint: Checkpoint) -> str:
         return keys.stage_key(
-            "quantize", what="probe", checkpoint=checkpoint.digest, calibration=self.calibration,
-            torch=keys.version("torch"), transformers=keys.version("transformers"),
-        )  # fmt: skip
+            "quantize",
+            what="probe",
+            checkpoint=checkpoint.digest,
+            calibration=self.calibration,
+            torch=keys.version("torch"),
+            transformers=keys.version("transformers"),
+        )
 
     def reference_key(self, checkpoint: Checkpoint, task_type: str) -> str:
         return keys.stage_key(
-            "reference", checkpoint=checkpoint.digest, tasks=self.tasks[task_type],
-            evaluation=self.plan.ladder.evaluation, max_samples=self.plan.ladder.task[task_type].max_samples,
-            torch=keys.version("torch"), transformers=keys.version("transformers"), chip=self.host.chip,
-        )  # fmt: skip
+            "reference",
+            checkpoint=checkpoint.digest,
+            tasks=self.tasks[task_type],
+            evaluation=self.plan.ladder.evaluation,
+            max_samples=self.plan.ladder.task[task_type].max_samples,
+            torch=keys.version("torch"),
+            transformers=keys.version("transformers"),
+            chip=self.host.chip,
+        )
 
     # Quantize
 
@@ -173,7 +193,11 @@ class _Nodes:
             if self.records.record(key) is not None:
                 return None
             request = QuantizeRequest(
-                key=key, checkpoint=checkpoint, recipe=recipe, export=export, calibration=self.plan.calibration
+                key=key,
+                checkpoint=checkpoint,
+                recipe=recipe,
+                export=export,
+                calibration=self.plan.calibration,
             )
             return self.work(name, request, checkpoint)
 
@@ -204,9 +228,12 @@ class _Nodes:
             if self.records.record(key) is not None:
                 return None
             request = LowerRequest(
-                key=key, variant=cell.variant.variant, facts=export.facts, target=planned.target.name,
+                key=key,
+                variant=cell.variant.variant,
+                facts=export.facts,
+                target=planned.target.name,
                 toolchain=planned.toolchain,
-            )  # fmt: skip
+            )
             return self.work(name, request, planned.checkpoint)
 
         needs = [f"quantize {planned.checkpoint.ref}:{planned.recipe.name}"]
@@ -223,10 +250,12 @@ class _Nodes:
 
     def lower_key(self, planned: PlannedCell) -> str:
         return keys.lower_key(
-            graph=self.exported(planned.checkpoint).graph.digest, layout=planned.recipe.layout,
-            target=planned.target.name, toolchain=planned.toolchain,
+            graph=self.exported(planned.checkpoint).graph.digest,
+            layout=planned.recipe.layout,
+            target=planned.target.name,
+            toolchain=planned.toolchain,
             toolchain_version=find_toolchain(planned.toolchain).version(),
-        )  # fmt: skip
+        )
 
     # Examine
 
@@ -253,9 +282,12 @@ class _Nodes:
     def manifest(self, cell: CellProgress) -> Manifest:
         planned, variant, lowered = cell.planned, _present(cell.variant).variant, _present(cell.lowered)
         manifest = make_manifest(
-            planned, variant=variant, facts=self.exported(planned.checkpoint).facts,
-            lowered=LowerOutput.model_validate(lowered.output), lower_key=lowered.key,
-        )  # fmt: skip
+            planned,
+            variant=variant,
+            facts=self.exported(planned.checkpoint).facts,
+            lowered=LowerOutput.model_validate(lowered.output),
+            lower_key=lowered.key,
+        )
         self.store.put_artifact(manifest)
         return manifest
 
@@ -265,7 +297,11 @@ class _Nodes:
         variant = _present(cell.variant)
         runtime = {"version": find_runtime(manifest.format).version(), "chip": self.host.chip}
         cell.verify_key = keys.stage_key(
-            "verify", artifact=manifest.digest, variant=variant.probe, checkpoint=checkpoint_probe, runtime=runtime
+            "verify",
+            artifact=manifest.digest,
+            variant=variant.probe,
+            checkpoint=checkpoint_probe,
+            runtime=runtime,
         )
         tasks = []
         for task_type, entry in self.plan.ladder.task.items():
@@ -275,10 +311,15 @@ class _Nodes:
                 for c in self.plan.checkpoints
             )
             key = keys.stage_key(
-                "evaluate", artifact=manifest.digest, tasks=self.tasks[task_type], bars=list(bars),
-                references=references, evaluation=self.plan.ladder.evaluation, max_samples=entry.max_samples,
+                "evaluate",
+                artifact=manifest.digest,
+                tasks=self.tasks[task_type],
+                bars=list(bars),
+                references=references,
+                evaluation=self.plan.ladder.evaluation,
+                max_samples=entry.max_samples,
                 runtime=runtime,
-            )  # fmt: skip
+            )
             cell.evaluate_keys[task_type] = key
             if self.records.record(key) is None:
                 tasks.append(
@@ -286,9 +327,14 @@ class _Nodes:
                 )
         return ExamineRequest(
             verify_key=None if self.records.record(cell.verify_key) is not None else cell.verify_key,
-            manifest=manifest, recipe=planned.recipe, variant_probe=variant.probe, checkpoint_probe=checkpoint_probe,
-            ladder_directory=self.plan.directory, evaluation=self.plan.ladder.evaluation, tasks=tuple(tasks),
-        )  # fmt: skip
+            manifest=manifest,
+            recipe=planned.recipe,
+            variant_probe=variant.probe,
+            checkpoint_probe=checkpoint_probe,
+            ladder_directory=self.plan.directory,
+            evaluation=self.plan.ladder.evaluation,
+            tasks=tuple(tasks),
+        )
 
 
 def _nothing(failure: Failure | None) -> None:

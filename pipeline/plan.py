@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,10 @@ class PlannedCell:
     def id(self) -> str:
         """The cell's id."""
         return cell_id(
-            checkpoint=self.checkpoint.ref, recipe=self.recipe.name, target=self.target.name, toolchain=self.toolchain
+            checkpoint=self.checkpoint.ref,
+            recipe=self.recipe.name,
+            target=self.target.name,
+            toolchain=self.toolchain,
         )
 
 
@@ -83,7 +87,8 @@ def make_plan(ladder: Ladder, *, directory: Path, checkpoints: Checkpoints, filt
     for checkpoint in pinned:
         if checkpoint.family != ladder.family:
             raise ConfigurationError(
-                f"checkpoint `{checkpoint.ref}` is of family `{checkpoint.family}`, the ladder of `{ladder.family}`",
+                f"checkpoint `{checkpoint.ref}` is of family `{checkpoint.family}`, "
+                f"the ladder of `{ladder.family}`",
                 hint=f"register it with `rung checkpoint add … --family {ladder.family}`",
             )
     plan = Plan(ladder, directory, pinned, tuple(_cells(ladder, pinned, filters)))
@@ -95,12 +100,11 @@ def _cells(ladder: Ladder, pinned: tuple[Checkpoint, ...], filters: Filters) -> 
     for tier, (entry, checkpoint) in enumerate(zip(ladder.tier, pinned, strict=True), start=1):
         if filters.checkpoints and checkpoint.name not in filters.checkpoints:
             continue
-        for recipe in ladder.recipes(entry):
-            for target in ladder.parsed_targets():
-                for toolchain in ladder.toolchains:
-                    if _taken(recipe.name, filters.recipes) and _taken(target.name, filters.targets):
-                        if _taken(toolchain, filters.toolchains):
-                            yield PlannedCell(checkpoint, tier, recipe, target, toolchain)
+        recipes = [recipe for recipe in ladder.recipes(entry) if _taken(recipe.name, filters.recipes)]
+        targets = [target for target in ladder.parsed_targets() if _taken(target.name, filters.targets)]
+        toolchains = [name for name in ladder.toolchains if _taken(name, filters.toolchains)]
+        for recipe, target, toolchain in itertools.product(recipes, targets, toolchains):
+            yield PlannedCell(checkpoint, tier, recipe, target, toolchain)
 
 
 def _taken(name: str, allowed: tuple[str, ...]) -> bool:
@@ -110,7 +114,9 @@ def _taken(name: str, allowed: tuple[str, ...]) -> bool:
 def _check_filters(ladder: Ladder, filters: Filters) -> None:
     for toolchain in ladder.toolchains:
         if toolchain not in TOOLCHAINS:
-            raise UnknownNameError.of("toolchain", toolchain, known=TOOLCHAINS, where="toolchains of the ladder")
+            raise UnknownNameError.of(
+                "toolchain", toolchain, known=TOOLCHAINS, where="toolchains of the ladder"
+            )
     known = {
         "target": (filters.targets, set(ladder.targets)),
         "recipe": (filters.recipes, {name for entry in ladder.tier for name in entry.recipes}),
@@ -128,10 +134,12 @@ def _check_calibration(plan: Plan) -> None:
     if plan.calibration is None and needing is not None:
         raise ConfigurationError(
             f"recipe `{needing.recipe.name}` needs a calibration set and the ladder names none",
-            hint="add `calibration = \"texts.jsonl\"`: one JSON object with a field `text` per line",
+            hint='add `calibration = "texts.jsonl"`: one JSON object with a field `text` per line',
         )
     if plan.calibration is not None and not plan.calibration.is_file():
-        raise ConfigurationError(f"no calibration set at `{plan.calibration}`", hint="check the ladder's `calibration`")
+        raise ConfigurationError(
+            f"no calibration set at `{plan.calibration}`", hint="check the ladder's `calibration`"
+        )
 
 
 def _name(ref: str) -> str:

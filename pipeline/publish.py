@@ -19,7 +19,13 @@ DIRECTORY = "releases"
 
 
 def publish(
-    place: Workspace, ladder_file: Path, *, name: str, created_by: str, database: Database, checkpoints: Checkpoints
+    place: Workspace,
+    ladder_file: Path,
+    *,
+    name: str,
+    created_by: str,
+    database: Database,
+    checkpoints: Checkpoints,
 ) -> tuple[Release, Path]:
     """Freeze and sign a ladder's approved cells; the release and its directory.
 
@@ -29,15 +35,23 @@ def publish(
         RefusedError: No cell is approved, or the name is taken by other content.
     """
     ladder = read_ladder(ladder_file)
-    plan = make_plan(ladder, directory=ladder_file.resolve().parent, checkpoints=checkpoints, filters=Filters())
+    plan = make_plan(
+        ladder, directory=ladder_file.resolve().parent, checkpoints=checkpoints, filters=Filters()
+    )
     wanted = {cell.id for cell in plan.cells}
     standing = next((r for r in query.releases(database, family=ladder.family) if r.name == name), None)
     made = create_release(
         [cell for cell in query.cells(database, family=ladder.family) if cell.id in wanted],
-        name=name, family=ladder.family, created_by=created_by, ladder_digest=ladder.digest,
-        tiers=len(ladder.tier), tasks=ladder.task, approvals=query.approvals(database, family=ladder.family),
-        manifest_of=place.store.find_artifact, created_at=standing.created_at if standing else None,
-    )  # fmt: skip
+        name=name,
+        family=ladder.family,
+        created_by=created_by,
+        ladder_digest=ladder.digest,
+        tiers=len(ladder.tier),
+        tasks=ladder.task,
+        approvals=query.approvals(database, family=ladder.family),
+        manifest_of=place.store.find_artifact,
+        created_at=standing.created_at if standing else None,
+    )
     made = Ledger(database).put_release(made)
     return made, write_release(made, directory=directory_of(place, name), private_key=place.private_key)
 
@@ -81,11 +95,14 @@ def newest_release(place: Workspace, *, family: str | None) -> str:
     found = query.releases(open_database(place.database_url), family=family)
     if not found:
         raise NotFoundError(
-            "no release yet" + (f" of `{family}`" if family else ""), hint="`rung release create NAME LADDER --by WHO`"
+            "no release yet" + (f" of `{family}`" if family else ""),
+            hint="`rung release create NAME LADDER --by WHO`",
         )
     families = sorted({each.family for each in found})
     if len(families) > 1:
-        raise ConfigurationError(f"releases of several families: {', '.join(families)}", hint="name one with `--family`")
+        raise ConfigurationError(
+            f"releases of several families: {', '.join(families)}", hint="name one with `--family`"
+        )
     return found[-1].name
 
 

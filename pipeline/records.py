@@ -13,8 +13,8 @@ from registry.value import Value
 V = TypeVar("V", bound=Value)
 
 BLOB_FIELDS = frozenset({"tokens", "logits", "log", "scorecard"})
-"""Fields whose digest is that of a blob; so is the `digest` of every file entry. Other digests name a checkpoint, an
-artifact or a set of tasks."""
+"""Fields whose digest is that of a blob; so is the `digest` of every file entry. Other digests name a
+checkpoint, an artifact or a set of tasks."""
 
 
 class Records:

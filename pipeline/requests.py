@@ -50,7 +50,7 @@ class LowerOutput(Value):
 
     entry: str
     files: tuple[FileEntry, ...]
-    options: dict[str, str | int | float | bool] = {}
+    options: dict[str, str | int | float | bool] = Field(default_factory=dict)
     log: Digest
     """Blob with what the compiler printed."""
 
@@ -151,7 +151,8 @@ class ExamineRequest(Value):
 
 
 Request = Annotated[
-    ExportRequest | QuantizeRequest | LowerRequest | ReferenceRequest | ExamineRequest, Field(discriminator="kind")
+    ExportRequest | QuantizeRequest | LowerRequest | ReferenceRequest | ExamineRequest,
+    Field(discriminator="kind"),
 ]
 REQUEST: TypeAdapter[Request] = TypeAdapter(Request)
 

@@ -31,7 +31,8 @@ def inspect_workspace(place: Workspace, *, database: Database, checkpoints: Chec
     found = [Finding(p.kind, p.subject, p.detail) for p in verify(store)]
     found += [Finding("database", place.database_url, text) for text in database.problems()]
     found += [
-        Finding("scratch", str(path), "left behind by a build that is gone") for path in stale_scratch(_scratch(place))
+        Finding("scratch", str(path), "left behind by a build that is gone")
+        for path in stale_scratch(_scratch(place))
     ]
     wanted = references(database, checkpoints=checkpoints)
     found += [
@@ -39,7 +40,9 @@ def inspect_workspace(place: Workspace, *, database: Database, checkpoints: Chec
         for digest in unused(store, keep=wanted)
     ]
     found += [
-        Finding("record", record.key, f"the {record.stage} stage's output is gone; the next build runs it again")
+        Finding(
+            "record", record.key, f"the {record.stage} stage's output is gone; the next build runs it again"
+        )
         for record in query.stages(database)
         if not all(store.has(digest) for digest in blobs_of(record.output))
     ]

@@ -1,7 +1,8 @@
 """The worker process: does one request in isolation and reports what it did as JSON lines.
 
-Compilers crash, hang and leak; a process of its own turns that into a failed cell with a log. The worker writes only
-into the store (atomically, by digest) and its scratch directory; the parent alone writes the database.
+Compilers crash, hang and leak; a process of its own turns that into a failed cell with a log. The worker
+writes only into the store (atomically, by digest) and its scratch directory; the parent alone writes the
+database.
 
 Usage: `python -m pipeline.worker ORDER.json EVENT_FD`. Standard output and error are the log.
 """
@@ -31,7 +32,7 @@ from pipeline.requests import (
 )
 from registry.errors import RungError
 
-PR_SET_PDEATHSIG = 1   # prctl(2)
+PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class Reporter:
@@ -43,9 +44,13 @@ class Reporter:
     def output(self, key: str, value: BaseModel, *, stage: str, seconds: float) -> None:
         """A stage is finished; its output may be recorded."""
         self._send(
-            event="output", key=key, stage=stage, seconds=seconds, output=value.model_dump(mode="json"),
+            event="output",
+            key=key,
+            stage=stage,
+            seconds=seconds,
+            output=value.model_dump(mode="json"),
             peak_memory_bytes=peak_memory_bytes(),
-        )  # fmt: skip
+        )
 
     def progress(self, text: str) -> None:
         """What is being done now, for people."""
@@ -65,7 +70,9 @@ class Reporter:
 
 def peak_memory_bytes() -> int:
     """Largest resident memory so far of this process or one of its children."""
-    peak_kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    peak_kib = max(
+        resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
     return peak_kib * 1024
 
 

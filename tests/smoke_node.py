@@ -1,7 +1,7 @@
-"""The smoke of a serving node: run against an installed wheel, in an environment without the build machine's part.
+"""The smoke of a serving node: against an installed wheel, without the build machine's part.
 
-Usage: `python tests/smoke_node.py --demo DIR --wheel FILE`, with the environment's own Python. DIR is what `make demo`
-made; its release is pulled to a new directory, resolved, loaded and asked over HTTP.
+Usage: `python tests/smoke_node.py --demo DIR --wheel FILE`, with the environment's own Python. DIR is what
+`make demo` made; its release is pulled to a new directory, resolved, loaded and asked over HTTP.
 """
 
 from __future__ import annotations
@@ -34,10 +34,23 @@ def main() -> int:
     demo = arguments.demo.resolve()
     with tempfile.TemporaryDirectory() as scratch:
         node = Path(scratch) / "node"
-        rung("pull", "demo-1", "--from", str(demo / ".rung"), "--key", str(demo / ".rung/keys/public.pem"),
-             "--task", TASK, "--min-tier", "1", "--out", str(node), at=Path(scratch))  # fmt: skip
+        rung(
+            "pull",
+            "demo-1",
+            "--from",
+            str(demo / ".rung"),
+            "--key",
+            str(demo / ".rung/keys/public.pem"),
+            "--task",
+            TASK,
+            "--min-tier",
+            "1",
+            "--out",
+            str(node),
+            at=Path(scratch),
+        )
         ask(node, at=Path(scratch))
-    print("1 passed, 0 failed")
+    print("1 passed, 0 failed")  # noqa: T201  # the closing line that a runner reads
     return 0
 
 
@@ -46,19 +59,32 @@ def rung(*arguments: str, at: Path) -> None:
 
 
 def ask(node: Path, *, at: Path) -> None:
-    command = [str(Path(sys.executable).with_name("rung")), "serve", "--node", str(node), "--task", TASK,
-               "--min-tier", "1", "--port", "0"]  # fmt: skip
+    command = [
+        str(Path(sys.executable).with_name("rung")),
+        "serve",
+        "--node",
+        str(node),
+        "--task",
+        TASK,
+        "--min-tier",
+        "1",
+        "--port",
+        "0",
+    ]
     process = subprocess.Popen(command, cwd=at, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
-        url = next((line.split("ready: ", 1)[1].strip() for line in process.stderr if "ready: " in line), None)
+        url = next(
+            (line.split("ready: ", 1)[1].strip() for line in process.stderr if "ready: " in line), None
+        )
         if url is None:
             sys.exit("the server did not start")
         body = {"model": "demo-agent", "prompt": "user : please", "max_tokens": 4, "temperature": 0}
         request = urllib.request.Request(
-            f"{url}/completions", data=json.dumps(body).encode(),
+            f"{url}/completions",
+            data=json.dumps(body).encode(),
             headers={"Content-Type": "application/json", "X-Rung-Min-Tier": "1", "X-Rung-Task": TASK},
-        )  # fmt: skip
+        )
         with urllib.request.urlopen(request, timeout=60) as answer:
             assert answer.headers["X-Rung-Tier"] == "1", dict(answer.headers)
             assert answer.headers["X-Rung-Artifact"].startswith("sha256:")

@@ -15,10 +15,14 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def approve(
-    cell: list[str] = typer.Argument(None, metavar="[CELL]...", help="Ids, unambiguous parts (`mid:w4:tvm`) or patterns"),
+    cell: list[str] = typer.Argument(
+        None, metavar="[CELL]...", help="Ids, unambiguous parts (`mid:w4:tvm`) or patterns"
+    ),
     by: str = typer.Option(..., "--by", help="Who approves"),
     reason: str = typer.Option(..., "--reason", help="Why"),
-    waive: str | None = typer.Option(None, "--waive", help="Approve with evidence missing: why that is accepted; recorded"),
+    waive: str | None = typer.Option(
+        None, "--waive", help="Approve with evidence missing: why that is accepted; recorded"
+    ),
     passing: bool = typer.Option(False, "--passing", help="All cells whose evidence suffices, of --family"),
     family: str | None = typer.Option(None, help="With --passing: the family"),
     as_json: bool = typer.Option(False, "--json", help="Print the approvals as JSON"),
@@ -33,7 +37,9 @@ def approve(
         tasks = {result.task_type for each in everything for result in each.tasks}
         chosen = [c for c in everything if c.state == "evaluated" and not missing_evidence(c, tasks=tasks)]
         if not chosen and not any(c.state == "approved" for c in everything):
-            raise NotFoundError("no cell's evidence suffices", hint="`rung matrix explain CELL` says what is missing")
+            raise NotFoundError(
+                "no cell's evidence suffices", hint="`rung matrix explain CELL` says what is missing"
+            )
     else:
         chosen = select_cells(database, cell)
     ledger = context.ledger(place)

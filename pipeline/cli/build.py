@@ -21,7 +21,9 @@ def build(
     toolchain: list[str] = typer.Option([], help="Only this toolchain; repeatable"),
     checkpoint: list[str] = typer.Option([], help="Only this checkpoint; repeatable"),
     jobs: int = typer.Option(os.cpu_count() or 1, min=1, help="Worker processes at the same time"),
-    memory: float = typer.Option(0.0, min=0.0, help="Memory for all workers, GiB; 0: three quarters of this machine's"),
+    memory: float = typer.Option(
+        0.0, min=0.0, help="Memory for all workers, GiB; 0: three quarters of this machine's"
+    ),
     timeout: float = typer.Option(3600.0, min=1.0, help="Time limit of each piece of work, seconds"),
     as_json: bool = typer.Option(False, "--json", help="Print the cells as JSON"),
 ) -> None:
@@ -43,4 +45,3 @@ def build(
         output.note(f"failed: {cell}: {failure.message}\n  hint: {failure.hint}")
     if report.failures:
         raise typer.Exit(max(failure.exit_code for failure in report.failures.values()))
-

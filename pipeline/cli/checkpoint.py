@@ -22,7 +22,10 @@ def checkpoint() -> None:
 
 @app.command()
 def add(
-    source: str = typer.Argument(metavar="PATH|models:/NAME/VERSION", help="A local directory in the Hugging Face layout, or a registered version"),
+    source: str = typer.Argument(
+        metavar="PATH|models:/NAME/VERSION",
+        help="A local directory in the Hugging Face layout, or a registered version",
+    ),
     name: str | None = typer.Option(None, help="Registered model name; default: the directory's name"),
     family: str | None = typer.Option(None, help="The line it belongs to; default: its name"),
     licence: str | None = typer.Option(None, help="SPDX identifier; default: what its model card says"),
@@ -46,7 +49,9 @@ def add(
     if as_json:
         output.data(added)
     else:
-        output.line(f"{added.ref}  {short(added.digest)}  {added.architecture}  {added.parameters:,} parameters")
+        output.line(
+            f"{added.ref}  {short(added.digest)}  {added.architecture}  {added.parameters:,} parameters"
+        )
 
 
 @app.command("list")
@@ -70,6 +75,11 @@ def show(ref: str = typer.Argument(metavar="NAME[/VERSION|@ALIAS]")) -> None:
 
 def _row(each: Checkpoint) -> tuple[str, ...]:
     return (
-        each.ref, each.family, each.architecture, f"{each.parameters:,}", each.licence,
-        "yes" if each.add_bos else "no", short(each.digest),
-    )  # fmt: skip
+        each.ref,
+        each.family,
+        each.architecture,
+        f"{each.parameters:,}",
+        each.licence,
+        "yes" if each.add_bos else "no",
+        short(each.digest),
+    )

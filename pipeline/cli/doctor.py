@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
 
 from pipeline.cli import context, output
@@ -15,10 +17,12 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def doctor(
-    repair: bool = typer.Option(False, "--repair", help="Mend what can be mended; what is lost is built again"),
+    repair: bool = typer.Option(
+        False, "--repair", help="Mend what can be mended; what is lost is built again"
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON"),
 ) -> None:
-    """Say what this machine can build and run; check the workspace's store and database (exit 3 if broken)."""
+    """Say what this machine can build and run; check the workspace's store and database (exit 3: broken)."""
     machine = _machine()
     try:
         place = find_workspace()
@@ -33,20 +37,25 @@ def doctor(
         raise typer.Exit(RegistryError.exit_code)
 
 
-def _machine() -> dict[str, object]:
+def _machine() -> dict[str, Any]:  # Any: JSON
     from pipeline.installed import installed_toolchains
     from serving.host import this_host
 
     host = this_host()
     toolchains = {
-        name: {"missing": each.message, "hint": each.hint} if isinstance(each, ToolchainMissingError) else each
+        name: {"missing": each.message, "hint": each.hint}
+        if isinstance(each, ToolchainMissingError)
+        else each
         for name, each in installed_toolchains().items()
     }
     lacking = {name: missing_features(host, target=target) for name, target in targets().items()}
     return {
         "host": host.model_dump(mode="json"),
         "toolchains": toolchains,
-        "targets": {name: "runs here" if not lack else f"lacks {', '.join(lack[:4])}" for name, lack in lacking.items()},
+        "targets": {
+            name: "runs here" if not lack else f"lacks {', '.join(lack[:4])}"
+            for name, lack in lacking.items()
+        },
     }
 
 
@@ -57,20 +66,26 @@ def _workspace(place: Workspace, *, repair: bool) -> list[dict[str, str]]:
     with alone(place) as nobody_writes:
         if not nobody_writes:
             raise ConfigurationError(
-                f"something is being written in workspace `{place.root}`", hint="ask again when it has finished"
+                f"something is being written in workspace `{place.root}`",
+                hint="ask again when it has finished",
             )
         act = repair_workspace if repair else inspect_workspace
         found = act(place, database=database, checkpoints=checkpoints)
     return [{"kind": f.kind, "subject": f.subject, "detail": f.detail} for f in found]
 
 
-def _print(machine: dict[str, object], place: Workspace | None, found: list[dict[str, str]], *, repair: bool) -> None:
+def _print(
+    machine: dict[str, Any], place: Workspace | None, found: list[dict[str, str]], *, repair: bool
+) -> None:
     from serving.host import this_host
 
     host = this_host()
-    output.line(f"host        {host.chip}, {host.architecture}, {host.cores} cores, {host.memory_bytes / 2**30:.1f} GiB")
+    output.line(
+        f"host        {host.chip}, {host.architecture}, {host.cores} cores, "
+        f"{host.memory_bytes / 2**30:.1f} GiB"
+    )
     for kind in ("toolchains", "targets"):
-        for name, said in sorted(dict(machine[kind]).items()):  # type: ignore[call-overload]  # a dict by construction
+        for name, said in sorted(machine[kind].items()):
             text = f"missing: {said['missing']} ({said['hint']})" if isinstance(said, dict) else said
             output.line(f"{kind[:-1]:<11} {name:<24} {text}")
     if place is None:
@@ -78,7 +93,9 @@ def _print(machine: dict[str, object], place: Workspace | None, found: list[dict
         return
     output.line(f"workspace   {place.root}")
     for each in found:
-        output.line(f"{'mended' if repair else 'problem':<11} {each['kind']}: {each['subject']}: {each['detail']}")
+        output.line(
+            f"{'mended' if repair else 'problem':<11} {each['kind']}: {each['subject']}: {each['detail']}"
+        )
     if not found:
         output.line("            store and database are sound: no orphan, nothing half-written")
     elif not repair:

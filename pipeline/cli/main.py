@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
+from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -30,19 +31,25 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "resolve": ("pipeline.cli.resolve", "Say which artifact a host may serve, and why not a better one"),
     "pull": ("pipeline.cli.pull", "Pull a release's artifacts to a node, verified"),
     "serve": ("pipeline.cli.serve", "Serve the best artifact over an OpenAI-compatible API"),
-    "doctor": ("pipeline.cli.doctor", "Say what this machine can build and run, and what is missing or broken"),
+    "doctor": (
+        "pipeline.cli.doctor",
+        "Say what this machine can build and run, and what is missing or broken",
+    ),
 }
 """Verb → (module with `app`, one line of help), in the order of a checkpoint's way."""
+
+
+Untyped = Any  # typer's copies of click's Context and Command are private
 
 
 class LazyGroup(TyperGroup):
     """A group whose commands are imported when they are used."""
 
-    def list_commands(self, ctx: typer.Context) -> list[str]:
+    def list_commands(self, ctx: Untyped) -> list[str]:
         """The verbs, in the order of the table."""
         return list(VERBS)
 
-    def get_command(self, ctx: typer.Context, cmd_name: str) -> TyperCommand | TyperGroup | None:
+    def get_command(self, ctx: Untyped, cmd_name: str) -> Untyped:
         """The command of a verb; a stand-in with its help line while help is printed.
 
         Raises:
@@ -59,7 +66,11 @@ class LazyGroup(TyperGroup):
 
 
 app = typer.Typer(
-    cls=LazyGroup, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+    cls=LazyGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
 )
 
 

@@ -42,7 +42,13 @@ def show(
     """Show the matrix: rows are checkpoints and recipes, columns targets and toolchains."""
     database = context.database(context.workspace())
     chosen = query.cells(
-        database, family=family, checkpoint=checkpoint, recipe=recipe, target=target, toolchain=toolchain, state=state
+        database,
+        family=family,
+        checkpoint=checkpoint,
+        recipe=recipe,
+        target=target,
+        toolchain=toolchain,
+        state=state,
     )
     rulings = query.rulings(database, family=family)
     if as_json:
@@ -63,7 +69,7 @@ def explain(
     log: bool = typer.Option(False, "--log", help="Print the compiler's log"),
     as_json: bool = typer.Option(False, "--json", help="Print JSON"),
 ) -> None:
-    """Say all that is known of one cell: evidence, numbers, verdicts, rulings, and what is missing for approval."""
+    """Say all that is known of one cell: evidence, verdicts, rulings, and what is missing for approval."""
     place = context.workspace()
     database = context.database(place)
     found = query.find_cell(database, cell)
@@ -93,7 +99,8 @@ def diff(
     database = context.database(context.workspace())
     if ("/" in before) != ("/" in after):
         raise ConfigurationError(
-            f"`{before}` and `{after}` are not of one kind", hint="give two checkpoint versions or two releases"
+            f"`{before}` and `{after}` are not of one kind",
+            hint="give two checkpoint versions or two releases",
         )
     if "/" in before:
         found = diff_cells(_cells_of(database, before), _cells_of(database, after), names=(before, after))
@@ -125,7 +132,9 @@ def export(
         case ".md":
             text = matrix_markdown(chosen, rulings=rulings).encode()
         case _:
-            raise ConfigurationError(f"`{out}` is neither `.json` nor `.md`", hint="give a name with one of them")
+            raise ConfigurationError(
+                f"`{out}` is neither `.json` nor `.md`", hint="give a name with one of them"
+            )
     write_atomically(out, text)
     output.note(f"{len(chosen)} cells written to {out}")
 
@@ -133,9 +142,13 @@ def export(
 def _cells_of(database: Database, checkpoint: str) -> list[Cell]:
     found = query.cells(database, checkpoint=checkpoint)
     if not found:
-        raise NotFoundError(f"no cells of checkpoint `{checkpoint}`", hint="`rung matrix show` lists what there is")
+        raise NotFoundError(
+            f"no cells of checkpoint `{checkpoint}`", hint="`rung matrix show` lists what there is"
+        )
     return found
 
 
 def _tasks(database: Database, family: str) -> list[str]:
-    return sorted({result.task_type for cell in query.cells(database, family=family) for result in cell.tasks})
+    return sorted(
+        {result.task_type for cell in query.cells(database, family=family) for result in cell.tasks}
+    )

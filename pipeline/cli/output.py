@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
 
 from pydantic import BaseModel
 from rich.console import Console, RenderableType
@@ -12,14 +11,14 @@ from rich.console import Console, RenderableType
 from registry.errors import RungError
 
 
-def data(value: Any) -> None:  # Any: whatever JSON can hold
+def data(value: object) -> None:
     """Print a value as indented JSON on stdout."""
-    print(json.dumps(_plain(value), indent=2, ensure_ascii=False))  # noqa: T201  # stdout is this function's purpose
+    print(json.dumps(_plain(value), indent=2, ensure_ascii=False))  # noqa: T201  # data goes to stdout
 
 
 def line(text: str = "") -> None:
     """Print one line of data on stdout."""
-    print(text)  # noqa: T201  # stdout is this function's purpose
+    print(text)  # noqa: T201  # data goes to stdout
 
 
 def rich(renderable: RenderableType) -> None:
@@ -41,7 +40,7 @@ def error(problem: RungError) -> None:
     note(f"hint: {problem.hint}")
 
 
-def _plain(value: Any) -> Any:  # Any: as above
+def _plain(value: object) -> object:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if isinstance(value, dict):

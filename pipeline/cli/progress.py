@@ -1,4 +1,4 @@
-"""The progress display of a build: a bar on a terminal, one line per finished node elsewhere; always on stderr."""
+"""The progress display of a build: bars on a terminal, a line per finished node elsewhere; on stderr."""
 
 from __future__ import annotations
 
@@ -71,5 +71,8 @@ class _Lines:
         mark = "failed" if failure else "done"
         took = f" ({time.monotonic() - self._since[name]:.1f} s)" if name in self._since else ""
         self._console.print(
-            f"[{self._count}/{self._total}] {mark} {name}{took}", markup=False, highlight=False, soft_wrap=True
+            f"[{self._count}/{self._total}] {mark} {name}{took}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
         )

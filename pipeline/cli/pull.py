@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from pipeline.cli import output
-from pipeline.node import Wanted, pull_to_node
+from pipeline.node import Wanted, name_of, pull_to_node
 from registry.digest import short
 from registry.target import Host
 from serving.host import this_host
@@ -23,12 +23,20 @@ def pull(
     release: str = typer.Argument(help="Name of the release"),
     out: Path = typer.Option(..., help="The node's directory"),
     source: str | None = typer.Option(
-        None, "--from", help="Directory or http(s) URL that holds `releases/` and `store/`; default: this workspace"
+        None,
+        "--from",
+        help="Directory or http(s) URL that holds `releases/` and `store/`; default: this workspace",
     ),
     key: Path | None = typer.Option(None, help="The public key to trust; default: the workspace's"),
-    task: list[str] = typer.Option([], help="Task type that it has to serve; repeatable; default: all of the release"),
-    min_tier: int | None = typer.Option(None, min=1, help="The lowest tier that will do; default: the ladder's last"),
-    artifact: list[str] = typer.Option([], help="These artifacts (digest or cell id) instead of what this host takes"),
+    task: list[str] = typer.Option(
+        [], help="Task type that it has to serve; repeatable; default: all of the release"
+    ),
+    min_tier: int | None = typer.Option(
+        None, min=1, help="The lowest tier that will do; default: the ladder's last"
+    ),
+    artifact: list[str] = typer.Option(
+        [], help="These artifacts (digest or cell id) instead of what this host takes"
+    ),
     everything: bool = typer.Option(False, "--all", help="All artifacts of the release"),
     host: Path | None = typer.Option(None, help="Host facts as JSON instead of this machine's"),
     as_json: bool = typer.Option(False, "--json", help="Print what was pulled as JSON"),
@@ -44,9 +52,16 @@ def pull(
         def show(state: Pulling) -> None:
             progress.update(bar, description=state.file, completed=state.done_bytes, total=state.total_bytes)
 
-        pulled = pull_to_node(release, source=source, key=key, out=out, wanted=wanted, host=machine, report=show)
+        pulled = pull_to_node(
+            release, source=source, key=key, out=out, wanted=wanted, host=machine, report=show
+        )
     for bundle in pulled.bundles:
         manifest = bundle.manifest
-        output.note(f"pulled {manifest.checkpoint}:{manifest.recipe}:{manifest.target}:{manifest.toolchain} ({short(manifest.digest)})")
+        output.note(f"pulled {name_of(manifest)} ({short(manifest.digest)})")
     if as_json:
-        output.data({"release": pulled.release.digest, "bundles": {b.manifest.digest: str(b.path) for b in pulled.bundles}})
+        output.data(
+            {
+                "release": pulled.release.digest,
+                "bundles": {b.manifest.digest: str(b.path) for b in pulled.bundles},
+            }
+        )

@@ -30,11 +30,18 @@ def create(
 
     place = context.workspace()
     made, directory = publish(
-        place, ladder, name=name, created_by=by, database=context.database(place), checkpoints=context.checkpoints(place)
+        place,
+        ladder,
+        name=name,
+        created_by=by,
+        database=context.database(place),
+        checkpoints=context.checkpoints(place),
     )
     if as_json:
         output.data(made)
-    output.note(f"release {made.name} ({short(made.digest)}): {len(made.cells)} cells, signed, in {directory}")
+    output.note(
+        f"release {made.name} ({short(made.digest)}): {len(made.cells)} cells, signed, in {directory}"
+    )
 
 
 @app.command("list")
@@ -52,16 +59,20 @@ def list_(
     table = Table("release", "family", "cells", "created", "by", "digest", box=None)
     for each in found:
         created = f"{each.created_at:%Y-%m-%d %H:%M}"
-        table.add_row(each.name, each.family, str(len(each.cells)), created, each.created_by, short(each.digest))
+        table.add_row(
+            each.name, each.family, str(len(each.cells)), created, each.created_by, short(each.digest)
+        )
     output.rich(table)
 
 
 @app.command()
 def verify(
-    name: str = typer.Argument(metavar="NAME|DIR", help="A release of this workspace, or a directory that holds one"),
+    name: str = typer.Argument(
+        metavar="NAME|DIR", help="A release of this workspace, or a directory that holds one"
+    ),
     key: Path | None = typer.Option(None, help="The public key to trust; default: the workspace's"),
 ) -> None:
-    """Verify a release's signature and every blob that it names; offline. Exit 8 for a bad signature, 3 for bad bytes."""
+    """Verify a release's signature (exit 8) and every blob that it names (exit 3); offline."""
     from pipeline.publish import find_release, verify_blobs
 
     found, place = find_release(name, key=key)

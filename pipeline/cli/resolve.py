@@ -23,7 +23,9 @@ def resolve(
     family: str | None = typer.Option(None, help="The family; default: the release's"),
     release: str | None = typer.Option(None, help="Name or directory of the release; default: the newest"),
     region: str | None = typer.Option(None, help="Where the node stands"),
-    host: Path | None = typer.Option(None, help="Host facts as JSON, as `rung doctor --json` prints them; default: this machine"),
+    host: Path | None = typer.Option(
+        None, help="Host facts as JSON, as `rung doctor --json` prints them; default: this machine"
+    ),
     key: Path | None = typer.Option(None, help="The public key to trust; default: the workspace's"),
     as_json: bool = typer.Option(False, "--json", help="Print the decision as JSON"),
 ) -> None:

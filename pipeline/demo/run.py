@@ -1,6 +1,7 @@
-"""`make demo`: the whole way on embedded defaults, by the real commands, with the demo family that ships with Rung.
+"""`make demo`: the whole way on embedded defaults, by the real commands, with a family that Rung ships.
 
-Each step prints the command that it runs, so that the output is also a tutorial. Run again, it goes on where it was.
+Each step prints the command that it runs, so that the output is also a tutorial. Run again, it goes on
+where it was.
 
 Usage: `python -m pipeline.demo.run DIRECTORY`
 """
@@ -79,14 +80,18 @@ def serve_and_ask(node: Path, *, at: Path) -> None:
     say(f"\n$ rung {' '.join(quote(a) for a in command)} &")
     with _server(command, at=at) as url:
         sample = _sample()
-        body = {"model": FAMILY, "prompt": sample, "max_tokens": 24, "temperature": 0, "stop": ["\n"]}
-        say(
-            f"\n$ curl {url}/completions -H 'X-Rung-Task: tool-calling' -H 'X-Rung-Min-Tier: 1' -d '{json.dumps(body)}'"
-        )
+        body = {"model": FAMILY, "prompt": sample, "max_tokens": 24, "temperature": 0, "stop": [" ."]}
+        say(f"\n$ curl {url}/completions -H 'X-Rung-Task: tool-calling' -H 'X-Rung-Min-Tier: 1' \\")
+        say(f"    -d '{json.dumps(body)}'")
         request = urllib.request.Request(
-            f"{url}/completions", data=json.dumps(body).encode(),
-            headers={"Content-Type": "application/json", "X-Rung-Task": "tool-calling", "X-Rung-Min-Tier": "1"},
-        )  # fmt: skip
+            f"{url}/completions",
+            data=json.dumps(body).encode(),
+            headers={
+                "Content-Type": "application/json",
+                "X-Rung-Task": "tool-calling",
+                "X-Rung-Min-Tier": "1",
+            },
+        )
         with urllib.request.urlopen(request, timeout=60) as answer:
             for name in ("X-Rung-Tier", "X-Rung-Artifact"):
                 say(f"{name}: {answer.headers[name]}")
@@ -120,7 +125,7 @@ def _sample() -> str:
     path = Path(str(resources.files("evals.tasks"))) / "tool_calling" / "generate.jsonl"
     with path.open(encoding="utf-8") as lines:
         document = json.loads(next(lines))
-    return f"{document['context']} {document['question']} =>"
+    return f"{document['context']} {document['question']}"
 
 
 def quote(argument: str) -> str:

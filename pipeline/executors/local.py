@@ -1,6 +1,6 @@
 """The local executor: each piece of work in a process of its own, with a time limit and a log.
 
-A worker that crashes, hangs or runs out of memory becomes a `Failure` with its log; it never takes the build down.
+A worker that crashes, hangs or runs out of memory becomes a `Failure` with its log; the build goes on.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LOCK_NAME = "lock"
 LOG_NAME = "log.txt"
 WORKER = (sys.executable, "-m", "pipeline.worker")
 
-Event = dict[str, Any]   # one JSON line of a worker; its form is in pipeline/worker.py
+Event = dict[str, Any]  # one JSON line of a worker; its form is in pipeline/worker.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +65,21 @@ class LocalExecutor:
         store: Where workers put bytes.
         scratch: Directory for scratch directories; one lock file in each says that it is in use.
         threads: Threads of each worker.
+        mark: A file to make before the first worker starts.
         command: The worker's command line; the order's path and the event pipe's number are appended.
     """
 
     def __init__(
-        self, store: Store, *, scratch: Path, threads: int = 1, command: tuple[str, ...] = WORKER
+        self,
+        store: Store,
+        *,
+        scratch: Path,
+        threads: int = 1,
+        mark: Path | None = None,
+        command: tuple[str, ...] = WORKER,
     ) -> None:
         self._command = command
+        self._mark = mark
         self._store = store
         self._scratch = scratch
         self._threads = threads
@@ -81,6 +89,8 @@ class LocalExecutor:
 
     def run(self, work: Work, *, on_event: Callable[[Event], None]) -> Finished | Failure:
         """Run one piece of work to its end; called from several threads at once."""
+        if self._mark is not None:
+            self._mark.touch()
         with _scratch_directory(self._scratch) as scratch:
             order = WorkerOrder(
                 store=self._store.root, scratch=scratch, threads=self._threads, request=work.request
@@ -101,14 +111,24 @@ class LocalExecutor:
         reader, writer = os.pipe()
         command = [*self._command, str(scratch / "order.json"), str(writer)]
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, pass_fds=(writer,),
-            env=_environment(self._threads), start_new_session=True,
-        )  # fmt: skip
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            pass_fds=(writer,),
+            env=_environment(self._threads),
+            start_new_session=True,
+        )
         os.close(writer)
         with self._lock:
             self._running.add(process)
         timed_out = threading.Event()
-        timer = threading.Timer(work.timeout_s, lambda: (timed_out.set(), _kill(process)))
+
+        def stop() -> None:
+            timed_out.set()
+            _kill(process)
+
+        timer = threading.Timer(work.timeout_s, stop)
         timer.start()
         last: Event = {}
         try:
@@ -183,7 +203,7 @@ def _events(stream: IO[str]) -> Iterator[Event]:
         try:
             yield json.loads(line)
         except json.JSONDecodeError:
-            return   # a worker that died while it wrote its last line
+            return  # a worker that died while it wrote its last line
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -194,9 +214,12 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 def _failure(work: Work, *, code: int, last: Event, timed_out: bool, log: str, text: bytes) -> Failure:
     if last.get("event") == "error":
         return Failure(
-            code=str(last["code"]), message=str(last["message"]), hint=str(last["hint"]),
-            exit_code=int(last["exit_code"]), log=log,
-        )  # fmt: skip
+            code=str(last["code"]),
+            message=str(last["message"]),
+            hint=str(last["hint"]),
+            exit_code=int(last["exit_code"]),
+            log=log,
+        )
     tail = text.decode("utf-8", "replace").strip().splitlines()[-1:] or ["it printed nothing"]
     if timed_out:
         message = f"{work.label}: stopped after its time limit of {work.timeout_s:.0f} s"
@@ -204,5 +227,7 @@ def _failure(work: Work, *, code: int, last: Event, timed_out: bool, log: str, t
     if code < 0:
         name = signal.Signals(-code).name
         why = " (out of memory?)" if -code == signal.SIGKILL else ""
-        return Failure("crash", f"{work.label}: the process died of {name}{why}: {tail[0]}", "see the log", 4, log)
+        return Failure(
+            "crash", f"{work.label}: the process died of {name}{why}: {tail[0]}", "see the log", 4, log
+        )
     return Failure("crash", f"{work.label}: the process ended with {code}: {tail[0]}", "see the log", 4, log)

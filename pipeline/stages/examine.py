@@ -50,12 +50,16 @@ def examine(request: ExamineRequest, *, store: Store, scratch: Path, report: Rep
     runtime = find_runtime(manifest.format)
     bundle = Bundle(manifest=manifest, path=materialise_bundle(request, store=store, out=scratch / "bundle"))
     subject = _Subject(
-        request=request, session=runtime.load(bundle, host, threads=threads),
+        request=request,
+        session=runtime.load(bundle, host, threads=threads),
         tokenizer=Tokenizer.from_directory(
             bundle.path, add_bos=manifest.facts.add_bos, eos_token_ids=manifest.facts.eos_token_ids
         ),
-        runtime_version=runtime.version(), chip=host.chip, store=store, scratch=scratch,
-    )  # fmt: skip
+        runtime_version=runtime.version(),
+        chip=host.chip,
+        store=store,
+        scratch=scratch,
+    )
     if request.verify_key is not None:
         start = time.monotonic()
         output = VerifyOutput(
@@ -73,7 +77,9 @@ def materialise_bundle(request: ExamineRequest, *, store: Store, out: Path) -> P
     """The bundle's directory, as a pull would leave it."""
     manifest = request.manifest
     size = len(store.read_bytes(manifest.digest))
-    store.materialise((*manifest.files, FileEntry(path=MANIFEST_NAME, digest=manifest.digest, size_bytes=size)), out=out)
+    store.materialise(
+        (*manifest.files, FileEntry(path=MANIFEST_NAME, digest=manifest.digest, size_bytes=size)), out=out
+    )
     return out
 
 
@@ -82,9 +88,13 @@ def _parity(subject: _Subject) -> Parity:
     sequences, variant_logits = load_probe(subject.store, request.variant_probe)
     _, checkpoint_logits = load_probe(subject.store, request.checkpoint_probe)
     return measure_parity(
-        subject.session, probe=sequences, variant_logits=variant_logits,
-        checkpoint_logits=checkpoint_logits, recipe=request.recipe, toolchain=request.manifest.toolchain,
-    )  # fmt: skip
+        subject.session,
+        probe=sequences,
+        variant_logits=variant_logits,
+        checkpoint_logits=checkpoint_logits,
+        recipe=request.recipe,
+        toolchain=request.manifest.toolchain,
+    )
 
 
 def _evaluate(subject: _Subject, task: TaskRequest, *, report: Reporter) -> TaskResult:
@@ -94,21 +104,38 @@ def _evaluate(subject: _Subject, task: TaskRequest, *, report: Reporter) -> Task
         for bar, digest in zip(task.bars, task.references, strict=True)
     }
     loaded = load_tasks(
-        task.task_type, task.entry, ladder_dir=subject.request.ladder_directory, cache_dir=subject.scratch / "datasets"
+        task.task_type,
+        task.entry,
+        ladder_dir=subject.request.ladder_directory,
+        cache_dir=subject.scratch / "datasets",
     )
     measured = evaluate(
-        subject.session, subject.tokenizer, loaded, batch_size=settings.batch_size, order_seed=settings.seed,
-        chunk=settings.chunk, until=SequentialJudge(references=references, bars=task.bars),
+        subject.session,
+        subject.tokenizer,
+        loaded,
+        batch_size=settings.batch_size,
+        order_seed=settings.seed,
+        chunk=settings.chunk,
+        until=SequentialJudge(references=references, bars=task.bars),
         progress=lambda done, total: report.progress(f"{task.task_type} {done}/{total}"),
         max_samples=task.entry.max_samples,
-    )  # fmt: skip
+    )
     card = scorecard(
-        measured, subject=subject.request.manifest.digest, runtime=subject.request.manifest.format,
-        runtime_version=subject.runtime_version, chip=subject.chip,
-    )  # fmt: skip
+        measured,
+        subject=subject.request.manifest.digest,
+        runtime=subject.request.manifest.format,
+        runtime_version=subject.runtime_version,
+        chip=subject.chip,
+    )
     verdicts = tuple(judge(card, reference=references[bar.tier], bar=bar) for bar in task.bars)
     return TaskResult(
-        task_type=task.task_type, accuracy=card.accuracy, samples=len(card.outcomes), available=card.available,
-        batch_size=card.batch_size, tier=earned_tier(list(verdicts)), verdicts=verdicts,
-        scorecard=subject.store.add_bytes(canonical_json(card)).digest, tasks_digest=card.tasks_digest,
-    )  # fmt: skip
+        task_type=task.task_type,
+        accuracy=card.accuracy,
+        samples=len(card.outcomes),
+        available=card.available,
+        batch_size=card.batch_size,
+        tier=earned_tier(list(verdicts)),
+        verdicts=verdicts,
+        scorecard=subject.store.add_bytes(canonical_json(card)).digest,
+        tasks_digest=card.tasks_digest,
+    )

@@ -27,7 +27,10 @@ def lower(request: LowerRequest, *, store: Store, scratch: Path, report: Reporte
     given = scratch / "source"
     store.materialise((variant.graph, variant.weights), out=given)
     source = Source(
-        recipe=variant.recipe, facts=request.facts, graph=given / variant.graph.path, weights=given / variant.weights.path
+        recipe=variant.recipe,
+        facts=request.facts,
+        graph=given / variant.graph.path,
+        weights=given / variant.weights.path,
     )
     out = scratch / "out"
     out.mkdir()

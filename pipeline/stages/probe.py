@@ -48,10 +48,12 @@ def store_probe(store: Store, sequences: Sequence[Sequence[int]], logits: FloatA
     buffer = io.BytesIO()
     np.save(buffer, logits, allow_pickle=False)
     tokens = json.dumps([list(sequence) for sequence in sequences]).encode()
-    return ProbeOutput(probe=store.add_bytes(tokens).digest, logits=store.add_bytes(buffer.getvalue()).digest)
+    return ProbeOutput(
+        tokens=store.add_bytes(tokens).digest, logits=store.add_bytes(buffer.getvalue()).digest
+    )
 
 
 def load_probe(store: Store, output: ProbeOutput) -> tuple[list[list[int]], FloatArray]:
     """The probe's token sequences and their logits."""
     logits = np.load(io.BytesIO(store.read_bytes(output.logits)), allow_pickle=False)
-    return json.loads(store.read_bytes(output.probe)), logits
+    return json.loads(store.read_bytes(output.tokens)), logits

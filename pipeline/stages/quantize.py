@@ -42,10 +42,14 @@ def quantize(request: QuantizeRequest, *, store: Store, scratch: Path, report: R
     sequences = make_probe(texts, vocab_size=facts.vocab_size, max_context=facts.max_context)
     session = TorchSession(directory, weights=dequantized_state(weights, recipe))
     variant = Variant(
-        checkpoint=checkpoint.ref, checkpoint_digest=checkpoint.digest, recipe=recipe, graph=request.export.graph,
-        weights=add_entry(store, weights, name="weights.safetensors"), calibration_digest=made.calibration_digest,
+        checkpoint=checkpoint.ref,
+        checkpoint_digest=checkpoint.digest,
+        recipe=recipe,
+        graph=request.export.graph,
+        weights=add_entry(store, weights, name="weights.safetensors"),
+        calibration_digest=made.calibration_digest,
         quantization_error=made.mean_error,
-    )  # fmt: skip
+    )
     output = QuantizeOutput(
         variant=variant, probe=store_probe(store, sequences, reference_logits(session, sequences))
     )

@@ -32,32 +32,52 @@ def reference(request: ReferenceRequest, *, store: Store, scratch: Path, report:
     if request.probe_key is not None:
         start = time.monotonic()
         texts = tokenize(read_texts(request.calibration), tokenizer, longest=request.facts.max_context)
-        sequences = make_probe(texts, vocab_size=request.facts.vocab_size, max_context=request.facts.max_context)
+        sequences = make_probe(
+            texts, vocab_size=request.facts.vocab_size, max_context=request.facts.max_context
+        )
         output = store_probe(store, sequences, reference_logits(session, sequences))
         report.output(request.probe_key, output, stage="probe", seconds=time.monotonic() - start)
     for task in request.tasks:
-        _evaluate(request, task, session=session, tokenizer=tokenizer, store=store, scratch=scratch, report=report)
+        _evaluate(
+            request, task, session=session, tokenizer=tokenizer, store=store, scratch=scratch, report=report
+        )
 
 
 def _evaluate(
-    request: ReferenceRequest, task: TaskRequest, *, session: TorchSession, tokenizer: Tokenizer, store: Store,
-    scratch: Path, report: Reporter,
-) -> None:  # fmt: skip
+    request: ReferenceRequest,
+    task: TaskRequest,
+    *,
+    session: TorchSession,
+    tokenizer: Tokenizer,
+    store: Store,
+    scratch: Path,
+    report: Reporter,
+) -> None:
     start = time.monotonic()
     settings = request.evaluation
     loaded = load_tasks(
         task.task_type, task.entry, ladder_dir=request.ladder_directory, cache_dir=scratch / "datasets"
     )
     measured = evaluate(
-        session, tokenizer, loaded, batch_size=settings.batch_size, order_seed=settings.seed, chunk=settings.chunk,
+        session,
+        tokenizer,
+        loaded,
+        batch_size=settings.batch_size,
+        order_seed=settings.seed,
+        chunk=settings.chunk,
         progress=lambda done, total: report.progress(f"{task.task_type} {done}/{total}"),
         max_samples=task.entry.max_samples,
-    )  # fmt: skip
+    )
     card = scorecard(
-        measured, subject=request.checkpoint.digest, runtime="torch", runtime_version=version("torch"),
+        measured,
+        subject=request.checkpoint.digest,
+        runtime="torch",
+        runtime_version=version("torch"),
         chip=this_host().chip,
-    )  # fmt: skip
+    )
     output = ReferenceOutput(
-        scorecard=store.add_bytes(canonical_json(card)).digest, accuracy=card.accuracy, samples=len(card.outcomes)
+        scorecard=store.add_bytes(canonical_json(card)).digest,
+        accuracy=card.accuracy,
+        samples=len(card.outcomes),
     )
     report.output(task.key, output, stage="reference", seconds=time.monotonic() - start)

@@ -47,9 +47,14 @@ class Place:
     def rung(self, *arguments: str, timeout_s: float = 300.0, **environment: str) -> Ran:
         """Run `rung` as a user would."""
         done = subprocess.run(
-            [sys.executable, "-m", "pipeline.cli.main", *arguments], cwd=self.root, capture_output=True, text=True,
-            timeout=timeout_s, env={**os.environ, "HF_HUB_OFFLINE": "1", **environment}, check=False,
-        )  # fmt: skip
+            [sys.executable, "-m", "pipeline.cli.main", *arguments],
+            cwd=self.root,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
+            check=False,
+        )
         return Ran(done.returncode, done.stdout, done.stderr)
 
     def must(self, *arguments: str, **environment: str) -> Ran:
@@ -61,10 +66,14 @@ class Place:
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start `rung` in a session of its own."""
         return subprocess.Popen(
-            [sys.executable, "-m", "pipeline.cli.main", *arguments], cwd=self.root, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            [sys.executable, "-m", "pipeline.cli.main", *arguments],
+            cwd=self.root,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
             env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        )  # fmt: skip
+        )
 
     def write_ladder(self, text: str = LADDER, name: str = "ladder.toml") -> Path:
         """Write a ladder file."""

@@ -65,7 +65,7 @@ class Log:
 
 
 def work(name: str, memory: int = 1) -> Work:
-    return Work(name, cast(Any, None), memory, 10.0)
+    return Work(name, cast("Any", None), memory, 10.0)
 
 
 def node(name: str, *needs: str, memory: int = 1, done: bool = False) -> Node:
@@ -84,7 +84,11 @@ def test_a_failure_blocks_only_what_needs_it() -> None:
     executor = Threads(act=lambda label: FAILED if label == "a" else Finished())
     log = Log()
     failures = run_graph(
-        [node("a"), node("b", "a"), node("c", "b"), node("d")], executor=executor, observer=log, jobs=2, memory_bytes=9
+        [node("a"), node("b", "a"), node("c", "b"), node("d")],
+        executor=executor,
+        observer=log,
+        jobs=2,
+        memory_bytes=9,
     )
     assert failures == {"a": FAILED, "b": FAILED, "c": FAILED}
     assert "d" in log.started_names
@@ -93,7 +97,9 @@ def test_a_failure_blocks_only_what_needs_it() -> None:
 
 def test_what_is_recorded_already_is_not_run() -> None:
     log = Log()
-    run_graph([node("a", done=True), node("b", "a")], executor=Threads(), observer=log, jobs=1, memory_bytes=9)
+    run_graph(
+        [node("a", done=True), node("b", "a")], executor=Threads(), observer=log, jobs=1, memory_bytes=9
+    )
     assert log.started_names == ["b"]
 
 

@@ -1,4 +1,4 @@
-"""The whole way of a checkpoint through the real command line: build, rulings, release, node, damage, kill."""
+"""The whole way of a checkpoint at the real command line: build, rulings, release, node, damage, kill."""
 
 from __future__ import annotations
 
@@ -24,11 +24,31 @@ from tests.pipeline.conftest import Place
 pytestmark = pytest.mark.slow
 
 ARCHITECTURES = {
-    "llama-untied-bias": ("LlamaForCausalLM", {"attention_bias": True, "mlp_bias": True, "hidden_size": 72, "head_dim": 18, "intermediate_size": 100}),
-    "qwen2-tied-window": ("Qwen2ForCausalLM", {"tie_word_embeddings": True, "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}),
-    "qwen3-heads": ("Qwen3ForCausalLM", {"head_dim": 40, "num_attention_heads": 6, "num_key_value_heads": 3, "vocab_size": 307}),
+    "llama-untied-bias": (
+        "LlamaForCausalLM",
+        {
+            "attention_bias": True,
+            "mlp_bias": True,
+            "hidden_size": 72,
+            "head_dim": 18,
+            "intermediate_size": 100,
+        },
+    ),
+    "qwen2-tied-window": (
+        "Qwen2ForCausalLM",
+        {
+            "tie_word_embeddings": True,
+            "use_sliding_window": True,
+            "sliding_window": 16,
+            "max_window_layers": 1,
+        },
+    ),
+    "qwen3-heads": (
+        "Qwen3ForCausalLM",
+        {"head_dim": 40, "num_attention_heads": 6, "num_key_value_heads": 3, "vocab_size": 307},
+    ),
     "mistral-full": ("MistralForCausalLM", {"num_key_value_heads": 4, "sliding_window": 12}),
-}  # fmt: skip
+}
 
 
 def cells(place: Place) -> dict[str, dict[str, Any]]:
@@ -46,12 +66,16 @@ def _move_mlflow(old: Path, new: Path) -> None:
     """MLflow records absolute artifact locations; a copied workspace has others."""
     for path in (new / ".rung").rglob("*.db"):
         with sqlite3.connect(path) as connection:
-            tables = [row[0] for row in connection.execute("select name from sqlite_master where type = 'table'")]
+            tables = [
+                row[0] for row in connection.execute("select name from sqlite_master where type = 'table'")
+            ]
             for table in tables:
                 columns = [row[1] for row in connection.execute(f"pragma table_info('{table}')")]
                 for column in columns:
                     if column in ("artifact_uri", "artifact_location", "source", "storage_location"):
-                        connection.execute(f"update \"{table}\" set {column} = replace({column}, ?, ?)", (str(old), str(new)))
+                        connection.execute(
+                            f'update "{table}" set {column} = replace({column}, ?, ?)', (str(old), str(new))
+                        )
 
 
 def test_every_architecture_reaches_an_evaluated_cell_on_both_toolchains(
@@ -94,7 +118,9 @@ def test_a_release_reaches_a_node_that_answers(built: Place, tmp_path: Path) -> 
     decision = json.loads(place.must("resolve", "--task", "retrieval", "--min-tier", "1", "--json").out)
     assert decision["outcome"] == "allow"
     place.must("pull", "r1", "--out", "node", "--all")
-    assert len(list((place.root / "node" / "bundles").iterdir())) == len(json.loads(place.must("release", "list", "--json").out)[0]["cells"])
+    assert len(list((place.root / "node" / "bundles").iterdir())) == len(
+        json.loads(place.must("release", "list", "--json").out)[0]["cells"]
+    )
     assert place.rung("resolve", "--task", "retrival", "--min-tier", "1").code == 8
 
 
@@ -116,7 +142,9 @@ def test_a_tampered_release_or_blob_is_refused(built: Place, tmp_path: Path) -> 
     assert not (place.root / "node" / "bundles").exists()
 
 
-def test_a_variant_with_perturbed_scales_cannot_be_approved_without_a_waiver(built: Place, tmp_path: Path) -> None:
+def test_a_variant_with_perturbed_scales_cannot_be_approved_without_a_waiver(
+    built: Place, tmp_path: Path
+) -> None:
     place = copy_of(built, tmp_path)
     _perturb_scales(place)
     assert place.rung("build", "ladder.toml", "--recipe", "w4g32-rtn").code == 0
@@ -127,7 +155,9 @@ def test_a_variant_with_perturbed_scales_cannot_be_approved_without_a_waiver(bui
         refused = place.rung("approve", name, "--by", "me", "--reason", "looks fine")
         assert refused.code == 8
         assert "parity" in refused.err
-        place.must("approve", name, "--by", "me", "--reason", "only for a test rig", "--waive", "known damage")
+        place.must(
+            "approve", name, "--by", "me", "--reason", "only for a test rig", "--waive", "known damage"
+        )
         assert "known damage" in place.must("matrix", "explain", name).out
 
 
@@ -181,6 +211,8 @@ def _stages(place: Place) -> set[str]:
         return set()
     with sqlite3.connect(path) as connection:
         try:
-            return {f"{row[0]} {row[1]}" for row in connection.execute("select key, finished_at from rung_stage")}
+            return {
+                f"{row[0]} {row[1]}" for row in connection.execute("select key, finished_at from rung_stage")
+            }
         except sqlite3.OperationalError:
             return set()

@@ -1,4 +1,4 @@
-"""Bad input through the real command line: each has its exit code, names the offender, and leaves nothing behind."""
+"""Bad input at the real command line: each has its exit code, names the offender, leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from tests.pipeline.conftest import Place, Ran
-
 
 
 def refused(ran: Ran, *, code: int, names: str) -> None:
@@ -83,7 +82,15 @@ def test_pickled_weights(place: Place, checkpoint: Path, tmp_path: Path) -> None
         ("{recipe}", 2, "w4g33-gptq"),
         ("{twice}", 2, "cyclic"),
     ],
-    ids=["empty", "garbage", "extends-itself", "unknown-checkpoint", "unknown-target", "unknown-recipe", "twice"],
+    ids=[
+        "empty",
+        "garbage",
+        "extends-itself",
+        "unknown-checkpoint",
+        "unknown-target",
+        "unknown-recipe",
+        "twice",
+    ],
 )
 def test_ladders(place: Place, ladder: str, code: int, names: str) -> None:
     tier = '[[tier]]\ncheckpoint = "tiny-a"\nrecipes = ["{}"]\n'

@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.executors.local import Failure, Finished, LocalExecutor, Work, remove_stale_scratch, stale_scratch
+from pipeline.executors.local import (
+    Failure,
+    Finished,
+    LocalExecutor,
+    Work,
+    remove_stale_scratch,
+    stale_scratch,
+)
 from pipeline.requests import ExportRequest
 from registry.checkpoint import Checkpoint, FileEntry
 from registry.digest import digest_bytes
@@ -19,9 +26,16 @@ from registry.store import Store
 
 ZERO = digest_bytes(b"")
 CHECKPOINT = Checkpoint(
-    name="c", version="1", digest=ZERO, files=(FileEntry(path="config.json", digest=ZERO, size_bytes=2),), family="c",
-    architecture="LlamaForCausalLM", parameters=1, licence="unknown", add_bos=False,
-)  # fmt: skip
+    name="c",
+    version="1",
+    digest=ZERO,
+    files=(FileEntry(path="config.json", digest=ZERO, size_bytes=2),),
+    family="c",
+    architecture="LlamaForCausalLM",
+    parameters=1,
+    licence="unknown",
+    add_bos=False,
+)
 
 
 @pytest.fixture
@@ -33,8 +47,7 @@ def executor(store: Store, tmp_path: Path, code: str) -> LocalExecutor:
     """An executor whose worker is `code`; `out(line)` writes to the event pipe."""
     script = tmp_path / "worker.py"
     script.write_text(
-        "import os, sys\n"
-        "def out(line): os.write(int(sys.argv[2]), (line + '\\n').encode())\n" + code,
+        "import os, sys\ndef out(line): os.write(int(sys.argv[2]), (line + '\\n').encode())\n" + code,
         encoding="utf-8",
     )
     return LocalExecutor(store, scratch=tmp_path / "scratch", command=(sys.executable, str(script)))
@@ -50,7 +63,7 @@ def run(store: Store, tmp_path: Path, code: str, timeout_s: float = 30.0) -> Fin
 
 def test_events_arrive_in_order_and_nothing_is_left(store: Store, tmp_path: Path) -> None:
     events: list[str] = []
-    code = "out('{\"event\": \"progress\", \"text\": \"one\"}'); out('{\"event\": \"finish\"}')"
+    code = 'out(\'{"event": "progress", "text": "one"}\'); out(\'{"event": "finish"}\')'
     result = executor(store, tmp_path, code).run(work(), on_event=lambda event: events.append(event["event"]))
     assert isinstance(result, Finished)
     assert events == ["progress", "finish"]
@@ -58,7 +71,9 @@ def test_events_arrive_in_order_and_nothing_is_left(store: Store, tmp_path: Path
 
 
 def test_a_segmentation_fault_is_a_failure_with_its_log(store: Store, tmp_path: Path) -> None:
-    result = run(store, tmp_path, f"print('compiling', flush=True); os.kill(os.getpid(), {int(signal.SIGSEGV)})")
+    result = run(
+        store, tmp_path, f"print('compiling', flush=True); os.kill(os.getpid(), {int(signal.SIGSEGV)})"
+    )
     assert isinstance(result, Failure)
     assert "SIGSEGV" in result.message
     assert result.exit_code == 4
@@ -85,7 +100,7 @@ def test_an_exit_without_a_word_is_a_failure(store: Store, tmp_path: Path) -> No
 
 
 def test_a_half_written_last_event_is_a_failure(store: Store, tmp_path: Path) -> None:
-    result = run(store, tmp_path, "os.write(int(sys.argv[2]), b'{\"event\": \"fin')")
+    result = run(store, tmp_path, 'os.write(int(sys.argv[2]), b\'{"event": "fin\')')
     assert isinstance(result, Failure)
 
 
@@ -97,6 +112,7 @@ def test_an_error_of_the_request_keeps_its_code_and_hint(store: Store, tmp_path:
 
 
 def test_the_worker_dies_with_a_build_that_is_killed(store: Store, tmp_path: Path) -> None:
+    request = ExportRequest(key=ZERO, checkpoint=CHECKPOINT)
     build = tmp_path / "build.py"
     worker = tmp_path / "worker.py"
     worker.write_text(
@@ -107,7 +123,7 @@ def test_the_worker_dies_with_a_build_that_is_killed(store: Store, tmp_path: Pat
         "import sys\nfrom pathlib import Path\n"
         "from pipeline.executors.local import LocalExecutor, Work\n"
         "from pipeline.requests import REQUEST\nfrom registry.store import Store\n"
-        f"request = REQUEST.validate_json({ExportRequest(key=ZERO, checkpoint=CHECKPOINT).model_dump_json()!r})\n"
+        f"request = REQUEST.validate_json({request.model_dump_json()!r})\n"
         f"executor = LocalExecutor(Store(Path({str(store.root)!r})), "
         f"scratch=Path({str(tmp_path / 'scratch')!r}), command=(sys.executable, {str(worker)!r}))\n"
         "executor.run(Work('w', request, 1, 600.0), on_event=print)\n"
