@@ -184,14 +184,19 @@ class Engine:
         budget = self._prompt_budget()
         while rows.free and budget > 0:
             with self._wake:
-                if not self._waiting or (
-                    rows.decoding < len(rows.running) and self._cost(self._waiting[0]) > budget
-                ):
+                if not self._waiting or self._must_wait(self._waiting[0], budget=budget):
                     return
                 sequence = self._waiting.popleft()
                 rows.admit(sequence)
             self._stats.reused_tokens += sequence.reused
             budget -= self._cost(sequence)
+
+    def _must_wait(self, sequence: Sequence, *, budget: int) -> bool:
+        """Whether a sequence cannot join those that are admitted in this step, if there are any."""
+        rows = self._rows
+        if rows.decoding == len(rows.running):
+            return False
+        return self._cost(sequence) > budget or rows.is_about_to_be_read(sequence)
 
     def _cost(self, sequence: Sequence) -> int:
         """Prompt tokens still to read, counted several times where each needs its logits in memory."""

@@ -58,6 +58,21 @@ class Rows:
             self.cache.copy(source=source, row=row, length=length)
             sequence.held = sequence.reused = length
 
+    def is_about_to_be_read(self, sequence: Sequence) -> bool:
+        """Whether a prompt that is just being read begins like this one for the better part of it.
+
+        Then it is worth waiting a step: this one starts from a copy.
+        """
+        if sequence.needs_all_logits:
+            return False
+        prompt = sequence.unread
+        enough = max(MIN_REUSE_TOKENS, len(prompt) // 2)
+        return any(
+            _common(other.unread, prompt) >= enough
+            for other in self.running[self.decoding :]
+            if self._kept or other.generation.max_tokens > 1  # else it will be gone by then
+        )
+
     def release(self, row: int) -> None:
         """Empty a row; what its sequence held is kept for reuse if there are rows for that."""
         self._keep(row)

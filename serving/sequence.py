@@ -85,7 +85,10 @@ class Sequence:
         self.emit = emit
         self._eos = frozenset() if generation.ignore_eos else frozenset(tokenizer.eos_token_ids)
         self._sampler = Sampler(generation.sampling)
+        self._tokenizer = tokenizer
         self._stream = TextStream(tokenizer)
+        self._decodes_late = not (generation.stream or generation.stop or generation.top_logprobs is not None)
+        """Nobody looks at the text before its end: then it is decoded once, there."""
         self._stops = StopMatcher(generation.stop)
         self._decoded = 0
         """Characters that tokens have given so far, stop strings included."""
@@ -147,7 +150,8 @@ class Sequence:
         if token in self._eos:
             self._end("stop")
             return
-        self._push(self._stream.push(token))
+        if not self._decodes_late:
+            self._push(self._stream.push(token))
         if self._stops.stopped:
             self._scores = [entry for entry in self._scores if entry[0] < self._sent]
             self._end("stop")
@@ -164,7 +168,9 @@ class Sequence:
             self._text.append(passed)
 
     def _end(self, reason: FinishReason) -> None:
-        if not self._stops.stopped:
+        if self._decodes_late:
+            self._push(self._tokenizer.decode(self.tokens[len(self.generation.prompt) :]))
+        elif not self._stops.stopped:
             self._push(self._stream.flush())
         if self._stops.stopped:
             reason = "stop"

@@ -10,12 +10,7 @@ from serving.load import load_bundle
 from tests.serving.support import running
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # lm-eval's own dependencies
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # aiohttp's connector in lm-eval's client
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # the same
-]
+pytestmark = pytest.mark.slow
 
 CONTEXTS = ["the quick brown", "call the tool with", "one two three four", '{"name": "search",', "naïve café"]
 CONTINUATIONS = [" fox jumps", " name", " five six", " seven", "—", ' "arguments"']
