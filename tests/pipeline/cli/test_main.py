@@ -1,0 +1,57 @@
+"""The entry point: help without anything heavy, exit codes, did you mean."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.cli.main import VERBS, run
+
+HEAVY = {
+    "torch",
+    "transformers",
+    "tvm",
+    "onnxruntime",
+    "onnx",
+    "mlflow",
+    "lm_eval",
+    "sqlmodel",
+    "fastapi",
+    "numpy",
+}
+
+pytestmark = pytest.mark.smoke
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import json, sys\n"
+        "from pipeline.cli.main import run\n"
+        "sys.argv = ['rung', '--help']\n"
+        "code = run()\n"
+        "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})), file=sys.stderr)\n"
+        "sys.exit(code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(json.loads(done.stderr.splitlines()[-1]))
+    assert not HEAVY & loaded
+    for verb in VERBS:
+        assert f"  {verb} " in done.stdout
+
+
+def test_an_unknown_verb_exits_2_with_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["matrx"]) == 2
+    assert "did you mean `matrix`?" in capsys.readouterr().err
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("rung ")
+
+
+def test_wrong_usage_exits_2() -> None:
+    assert run(["build"]) == 2
+    assert run(["build", "--nope"]) == 2
