@@ -452,6 +452,7 @@ def test_metrics_count_requests_tokens_and_sequences(session, tokenizer):
         body = {"model": "tiny", "prompt": "one two", "max_tokens": 3, "ignore_eos": True}
         assert httpx.post(f"{url}/v1/completions", json=body).headers["x-rung-region"] == "eu"
         httpx.post(f"{url}/v1/completions", json=body | {"model": "x"})
+        wait_for(lambda: service.engine.stats().finished == 1)
         text = httpx.get(f"{url}/metrics").text
     labels = 'decision="met",route="/v1/completions",status="200",task="tool-calling",tier="2"'
     assert f"rung_requests_total{{{labels}}} 1.0" in text
@@ -474,5 +475,5 @@ def test_a_session_that_gives_nonsense_is_an_error_of_its_own_sequence(checkpoin
     with running(session, tokenizer) as (url, service):
         answer = httpx.post(f"{url}/v1/completions", json={"model": "tiny", "prompt": "x"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "load")
-        assert service.engine.stats().running == 0
+        wait_for(lambda: service.engine.stats().running == 0)
         assert service.engine.healthy
