@@ -138,6 +138,10 @@ class _Emitter:
 
     def _rope(self) -> None:
         """Tables of cos and sin for all positions; constant, so computed once when the session is made."""
+        if "rope.inv_freq" not in self._constants:
+            raise BuildError(
+                "the interchange graph has no tensor `rope.inv_freq`", hint="export the checkpoint again"
+            )
         frequencies = numpy_helper.to_array(self._constants["rope.inv_freq"]).reshape(1, -1)
         scale = (
             numpy_helper.to_array(self._constants["rope.scale"]) if "rope.scale" in self._constants else None
