@@ -98,7 +98,7 @@ class Trainer:
             self._report(f"look-up {mastered:.2f}")
 
     def learn_tasks(self, *, teacher: LlamaForCausalLM | None) -> None:
-        """Train on the agent tasks, those with the higher loss more often; from a teacher too if there is one."""
+        """Train on the agent tasks, those with the higher loss more often, and from a teacher if given."""
         self.teacher = teacher
         for step in range(self.shape.steps):
             left = (self.shape.steps - step) / (self.shape.steps * _FALLING_SHARE)

@@ -5,13 +5,17 @@ The generation walks a chain step by step. The choice asks for the end of one or
 Two are harder, as the step between has to be taken inside.
 """
 
+from collections.abc import Mapping
+from typing import Final
+
 from evals.tasks.draw import Draw
-from evals.tasks.scene import Form, Question, Scene, distinct
+from evals.tasks.scene import Form, Question, Scene, Split, distinct, split_of
 from evals.tasks.words import NAMES
 
 _CHAINS = 4
 _CHAIN_LENGTH = 3
-_TWO_STEPS_SHARE = 0.4
+_TWO_STEPS_SHARE: Final[Mapping[Split, float]] = {"train": 0.4, "test": 0.25}
+"""The harder choices are practised more than they are tested."""
 _WRONG = 3
 
 
@@ -22,14 +26,17 @@ def draw_reasoning(draw: Draw) -> Scene:
     pairs = [(chain[place], chain[place + 1]) for chain in chains for place in range(_CHAIN_LENGTH - 1)]
     stated = " ; ".join(f"{low} {high}" for low, high in draw.shuffle(pairs))
 
+    context = f"staff {stated} ."
+    two_steps_share = _TWO_STEPS_SHARE[split_of(context)]
+
     def ask(draw: Draw, form: Form) -> Question:
         chain = draw.pick(chains)
         if form == "generate":
             return Question(f"chain two up {chain[0]}", " ".join(chain[1:]))
-        steps = 2 if draw.chance(_TWO_STEPS_SHARE) else 1
+        steps = 2 if draw.chance(two_steps_share) else 1
         start = draw.below(_CHAIN_LENGTH - steps)
         answer = chain[start + steps]
-        near = [name for name in chain if name not in (answer, chain[start])]
+        near = [] if steps == 2 else [name for name in chain if name not in (answer, chain[start])]
         far = draw.sample([name for name in people if name not in chain], count=_WRONG)
         return Question(
             f"{'two' if steps == 2 else 'one'} up {chain[start]}",
@@ -37,4 +44,4 @@ def draw_reasoning(draw: Draw) -> Scene:
             distinct(answer, [*near, *far], count=_WRONG),
         )
 
-    return Scene(f"staff {stated} .", ask)
+    return Scene(context, ask)
