@@ -447,7 +447,7 @@ def test_a_full_queue_is_told_with_retry_after_and_waiting_is_bounded(session, t
 def test_metrics_count_requests_tokens_and_sequences(session, tokenizer):
     with running(session, tokenizer, holding=make_holding(region="eu", default_task="tool-calling")) as (
         url,
-        _,
+        service,
     ):
         body = {"model": "tiny", "prompt": "one two", "max_tokens": 3, "ignore_eos": True}
         assert httpx.post(f"{url}/v1/completions", json=body).headers["x-rung-region"] == "eu"
