@@ -3,7 +3,7 @@
 Float arithmetic: the largest difference is at most `MAX_ABS`, times |logit| / `LARGE_LOGIT` where logits are
 larger than that (float32 keeps seven digits, so a sum's error grows with its terms).
 
-Integer arithmetic: activations are rounded to int8 as well, an error that torch's reference on the same
+Integer arithmetic: activations are rounded as well, an error that torch's reference on the same
 weights does not have. How much of it reaches the logits depends on the checkpoint: deep and peaked ones
 amplify it many times more than others, so no fixed number would tell rounding from damage. But a checkpoint
 amplifies the rounding of weights in the same way. So the bound is a share of what quantization itself did:
@@ -35,11 +35,16 @@ SHARES: Mapping[tuple[str, str], float] = {
 }
 """(element type of the weights, method) → share."""
 
-INTEGER_ACTIVATIONS: Mapping[str, frozenset[str]] = {
-    "onnxruntime": frozenset({"w8a8", "w8g32", "w8g64", "w8g128", "w4g32", "w4g64", "w4g128"}),
-    "tvm": frozenset({"w8a8"}),
+_GROUPED = tuple(f"w{bits}g{group}" for bits in (4, 8) for group in (32, 64, 128))
+
+ACTIVATION_BITS: Mapping[str, Mapping[str, int]] = {
+    "onnxruntime": {"w8a8": 8, **dict.fromkeys(_GROUPED, 8)},
+    "tvm": {"w8a8": 8, **dict.fromkeys(_GROUPED, 16)},
 }
-"""Toolchain → layouts that it multiplies with int8 activations; the others are held to float arithmetic."""
+"""Toolchain → layout → bits of activations in its products; all others are held to float arithmetic."""
+
+FINE = 1e-3
+"""Factor on the share for 16-bit activations: rounding is 256 times finer, its KL 65,536 times smaller."""
 
 
 def float_bound(largest_logit: float) -> float:
@@ -49,6 +54,8 @@ def float_bound(largest_logit: float) -> float:
 
 def integer_share(recipe: Recipe, *, toolchain: str) -> float | None:
     """The share for this recipe and toolchain; None where products are in float."""
-    if recipe.layout not in INTEGER_ACTIVATIONS.get(toolchain, frozenset()):
+    bits = ACTIVATION_BITS.get(toolchain, {}).get(recipe.layout)
+    if bits is None:
         return None
-    return SHARES[recipe.weights, recipe.method]
+    share = SHARES[recipe.weights, recipe.method]
+    return share if bits == 8 else share * FINE

@@ -134,7 +134,7 @@ def measure_parity(
     reason = f"the largest difference from torch is {max_abs:.2g}, the bound is {limit:.2g}"
     if share is not None and max_abs > limit:
         reason = (
-            f"KL to the variant in torch is {kl_variant:.2g} nats with int8 activations, "
+            f"KL to the variant in torch is {kl_variant:.2g} nats with integer activations, "
             f"the bound is {share:g} × "
             f"the {kl_quantized:.2g} nats that quantization cost"
         )
