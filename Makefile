@@ -5,6 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 RUN    := $(VENV)/.run-stamp
 DEV    := $(VENV)/.dev-stamp
+BENCH  := $(VENV)/.bench-stamp
 DEMO   ?= demo
 
 export HF_HUB_OFFLINE = 1
@@ -32,7 +33,7 @@ demo: $(RUN) ## Build, judge, approve, release and serve the demo family (in ./d
 	$(BIN)/python -m pipeline.demo.run $(DEMO)
 
 test: $(DEV) ## Run the tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 smoke: $(DEV) ## Run the quick part of the tests
 	$(BIN)/python -m pytest -m smoke
@@ -49,7 +50,11 @@ layers: $(DEV) ## Check that packages import only from those below them
 
 check: lint types layers test ## Everything that CI checks on the source
 
-bench: $(DEV) ## Measure speeds as ratios against named alternatives (about 20 minutes)
+$(BENCH): $(DEV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,bench]'
+	@touch $@
+
+bench: $(BENCH) ## Measure speeds as ratios against named alternatives (about 20 minutes)
 	$(BIN)/python -m benchmarks.run
 
 family: $(DEV) ## Train the demo family again (about 30 minutes)
