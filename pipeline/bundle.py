@@ -22,6 +22,7 @@ SHIPPED = (
 """Files of a checkpoint that go into every bundle, where they exist."""
 
 KV_ELEMENT_BYTES = 4  # runtimes hold the KV cache in float32
+HEAD_MULTIPLE = {"onnxruntime": 16}  # its attention kernel fills heads up to such sizes
 
 
 def make_manifest(
@@ -30,6 +31,8 @@ def make_manifest(
     """The manifest of one cell's artifact: compiled files, weights, tokenizer and configuration."""
     checkpoint = planned.checkpoint
     toolchain = find_toolchain(planned.toolchain)
+    multiple = HEAD_MULTIPLE.get(toolchain.produces, 1)
+    head_size = -(-facts.head_size // multiple) * multiple
     shipped = [entry for entry in checkpoint.files if entry.path in SHIPPED]
     files = sorted([*lowered.files, *shipped, variant.weights], key=lambda entry: entry.path)
     return Manifest(
@@ -54,5 +57,5 @@ def make_manifest(
         options=lowered.options,
         # The file is mapped, and the runtime holds a packed copy beside it.
         memory_bytes=2 * variant.weights.size_bytes + sum(entry.size_bytes for entry in lowered.files),
-        kv_bytes_per_token=2 * facts.layers * facts.kv_heads * facts.head_size * KV_ELEMENT_BYTES,
+        kv_bytes_per_token=2 * facts.layers * facts.kv_heads * head_size * KV_ELEMENT_BYTES,
     )
