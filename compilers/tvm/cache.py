@@ -1,7 +1,7 @@
-"""The KV cache of a session: one block of memory, which compiled functions write into and rows are copied within.
+"""The KV cache of a session: memory that compiled functions write into, and rows that are copied within it.
 
-Per layer, K lies as [rows, kv_heads, blocks, head_size, 16] and V as [rows, kv_heads, blocks, 16, head_size]: see
-`attention.py`.
+Per layer, K lies as [rows, kv_heads, blocks, head_size, 16] and V as [rows, kv_heads, blocks, 16, head_size];
+`attention.py` says why.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ def aligned_zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
 class TvmCache:
     """A `Cache` (compilers/runtime.py) in NumPy's memory."""
 
-    def __init__(self, plan: Plan, *, rows: int, capacity: int) -> None:
+    def __init__(self, plan: Plan, *, owner: object, rows: int, capacity: int) -> None:
         blocks = -(-capacity // CHUNK) * (CHUNK // BLOCK)
         shape = (plan.layers, rows, plan.kv_heads, blocks)
+        self.owner = owner
         self.rows = rows
         self.capacity = capacity
         self.lengths = [0] * rows

@@ -1,7 +1,8 @@
 """A thin hand on TVM's TIR builder: kernels as plain Python, explicit loops, explicit vectors.
 
-Loops of Python unroll; loops of `serial` and `parallel` stay loops. Vectors are explicit, so that the machine code
-has the shape that the kernel's author meant: LLVM keeps `Register`s in registers if their indices are constants.
+Loops of Python unroll; loops of `serial` and `parallel` stay loops. Vectors are explicit, so that the
+machine code has the shape that the kernel's author meant: LLVM keeps `Register`s in registers if their
+indices are constants.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ Buffer = Any
 """A TIR buffer."""
 PrimFunc = Any
 """A TIR function."""
+Frame = Any
+"""A loop of the builder, as a context."""
 
 CACHE_LINE_BYTES = 64
 
@@ -47,7 +50,8 @@ class Kernel:
     def dimension(self, name: str) -> Expr:
         """A symbolic extent, bound by the first buffer that has it."""
         if name not in self._dimensions:
-            self._dimensions[name] = tirx.Var(name, "int32")
+            # 64 bits: LLVM then knows that addresses do not wrap, and hoists their arithmetic.
+            self._dimensions[name] = tirx.Var(name, "int64")
         return self._dimensions[name]
 
     def buffer(self, name: str, shape: Sequence[Expr], dtype: str = "float32", *, align: int = 64) -> Buffer:
@@ -70,7 +74,7 @@ def building(name: str, made: dict[str, PrimFunc]) -> Iterator[Kernel]:
     made[name] = builder.get()
 
 
-def serial(*extent: Expr) -> Any:  # Any: TVM's loop frame
+def serial(*extent: Expr) -> Frame:
     """A loop, as a context that gives its variable."""
     return tir.serial(*extent) if len(extent) > 1 else tir.serial(0, extent[0])
 
@@ -160,8 +164,8 @@ class Register:
 def local(size: int, dtype: str = "float32") -> Buffer:
     """Scratch memory on the stack.
 
-    The annotation keeps TVM from taking it from its workspace pool, where LLVM cannot promote it to registers; the
-    pass `StorageRewrite` would lose it, so `lower.py` switches that off.
+    The annotation keeps TVM from taking it from its workspace pool, where LLVM cannot promote it to
+    registers; the pass `StorageRewrite` would lose it, so `lower.py` switches that off.
     """
     on_stack = {"disable_lower_builtin": True}
     return tir.alloc_buffer((size,), dtype, scope="local", layout=None, annotations=on_stack)
@@ -169,12 +173,12 @@ def local(size: int, dtype: str = "float32") -> Buffer:
 
 def largest(left: Expr, right: Expr) -> Expr:
     """The larger of two."""
-    return tirx.Max(left, right)
+    return tir.max(left, right)
 
 
 def least(left: Expr, right: Expr) -> Expr:
     """The smaller of two."""
-    return tirx.Min(left, right)
+    return tir.min(left, right)
 
 
 def total(left: Expr, right: Expr) -> Expr:
@@ -193,7 +197,7 @@ def both(left: Expr, right: Expr) -> Expr:
 
 
 def iota(start: Expr, lanes: int) -> Expr:
-    """start, start + 1 …"""
+    """The integers from `start` on."""
     return tirx.Ramp(start, 1, lanes)
 
 
@@ -213,7 +217,7 @@ def reinterpret(value: Expr, dtype: str, lanes: int = 1) -> Expr:
 
 
 def dot_pairs(sums: Expr, left: Expr, right: Expr, machine: Machine) -> Expr:
-    """sums + left · right, where each 32-bit lane of the sums belongs to a pair of 16-bit lanes."""
+    """The sums plus left · right, where each 32-bit lane of the sums belongs to a pair of 16-bit lanes."""
     result = kind("int32", machine.lanes)
     if machine.lanes == 16 and machine.has_vnni:
         return tirx.call_llvm_pure_intrin(result, "llvm.x86.avx512.vpdpwssd.512", sums, left, right)

@@ -61,7 +61,7 @@ def embed_packed(
 def rms_norm(
     made: dict[str, PrimFunc], name: str, *, machine: Machine, hidden: int, epsilon: float, gather: bool
 ) -> None:
-    """(x [n, padded], weight [padded], out [n, padded]); with `gather` (x [m, padded], index [n], weight, out)."""
+    """(x [n, padded], weight [padded], out [n, padded]); with `gather` (x [m, padded], index [n], …)."""
     with code.building(name, made) as kernel:
         x = kernel.buffer("x", ("m" if gather else "n", padded(hidden)))
         index = kernel.buffer("index", ("n",), "int32") if gather else None
@@ -109,8 +109,9 @@ def rotate(
 ) -> None:  # fmt: skip
     """(qkv [n, width], angles, positions, rows, [q weight], [k weight], q out, K cache, V cache).
 
-    Norms the heads of q and k where asked, turns them, writes q as [n, heads · head_size] and k and v into the
-    cache at the token's row and position. K lies transposed in blocks of 16 positions: `blocks, head_size, 16`.
+    Norms the heads of q and k where asked, turns them, writes q as [n, heads · head_size] and k and v into
+    the cache at the token's row and position. K lies transposed in blocks of 16 positions: `blocks,
+    head_size, 16`.
     """
     with code.building(name, made) as kernel:
         qkv = kernel.buffer("qkv", ("n", width))
@@ -137,7 +138,7 @@ def rotate(
 
                 def element(j: Expr) -> Expr:
                     value = qkv[i, start + j]
-                    return value if scale is None else value * scale * weight[j]
+                    return value if scale is None or weight is None else value * scale * weight[j]
 
                 with code.serial(half) as j:
                     cos, sin = code.bind(angles[i, 0, j]), code.bind(angles[i, 1, j])

@@ -1,10 +1,10 @@
 """Matrix products with integer weights: codes and activations are multiplied as pairs of 16-bit integers.
 
-Grouped weights (`w4g32` …) are weight-only: activations are rounded to 16 bits per group, so finely that only the
-weights' codes count. `w8a8` rounds activations to 8 bits per token, as the recipe says. Either way sums are exact
-32-bit integers: a group adds at most 128 · 32767 · 128 < 2³¹ in absolute value. Pairs are what `vpmaddwd` multiplies
-on every AVX2 machine and `vpdpwssd` on machines with VNNI, at four resp. two instructions per 64 products: less than
-it takes to fetch the weights from memory.
+Grouped weights (`w4g32` …) are weight-only: activations are rounded to 16 bits per group, so finely that
+only the weights' codes count. `w8a8` rounds activations to 8 bits per token, as the recipe says. Either way
+sums are exact 32-bit integers: a group adds at most 128 · 32767 · 128 < 2³¹ in absolute value. Pairs are
+what `vpmaddwd` multiplies on every AVX2 machine and `vpdpwssd` on machines with VNNI, at four resp. two
+instructions per 64 products: less than it takes to fetch the weights from memory.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def integer_product(
             else:
                 blocks(n, size, lambda first, count: body.block(t, first, count))
 
-        code.spread(shape[0], run, work=work_of(kernel, product, single=single), grain=GRAIN)
+        code.spread(shape[0], run, work=work_of(product, single=single), grain=GRAIN)
 
 
 class _Body:

@@ -1,7 +1,7 @@
-"""Opening a compiled library on a node: TVM's C++ runtime and its function interface, without TVM's Python package.
+"""Opening a compiled library on a node: TVM's C++ runtime, without TVM's Python package.
 
-`import tvm` loads the compiler (260 MB, seconds). A node needs `libtvm_runtime.so` (3 MB) and `tvm_ffi` alone; only
-the place of the package is looked up.
+`import tvm` loads the compiler (260 MB, seconds). A node needs `libtvm_runtime.so` (3 MB) and the function
+interface `tvm_ffi` alone; of the package only its place is looked up.
 """
 
 from __future__ import annotations
@@ -13,18 +13,21 @@ import os
 import struct
 import sys
 import threading
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from registry.errors import LoadError, ToolchainMissingError
 
+PACKAGES = ("apache-tvm", "apache-tvm-ffi")
 RUNTIME_LIBRARY = "libtvm_runtime.so"
 CPU_DEVICE, POOLED_ALLOCATOR = 1, 2
 """DLPack's number of the CPU; the virtual machine's allocator that keeps memory between calls."""
 MACHINES = {"x86_64": 62, "aarch64": 183}
 """ELF's machine numbers."""
-SECTION_HEADER_BYTES = 64
+Function = Any
+"""A compiled function; tvm_ffi's types say nothing about its arguments."""
 _LOCK = threading.Lock()
 
 
@@ -44,8 +47,7 @@ class Library:
         check_elf(path)
         ffi = load_runtime()
         try:
-            # Not kept alive beyond its sessions: a server may load many.
-            module = ffi.load_module(str(path), keep_module_alive=True)
+            module = ffi.load_module(str(path))
             self._machine = module.get_function("vm_load_executable", query_imports=True)()
             self._machine["vm_initialization"](CPU_DEVICE, 0, POOLED_ALLOCATOR)
         except (RuntimeError, AttributeError, ValueError, TypeError, OSError) as error:
@@ -56,7 +58,7 @@ class Library:
         self._module = module
         self._path = path
 
-    def function(self, name: str) -> Any:  # Any: a compiled function
+    def function(self, name: str) -> Function:
         """A compiled function.
 
         Raises:
@@ -71,6 +73,21 @@ class Library:
             f"`{self._path}` has no function `{name}`",
             hint="library and plan do not belong together; build again",
         )
+
+
+def installed_version() -> str:
+    """Versions of TVM and of its function interface, without importing them.
+
+    Raises:
+        ToolchainMissingError: One of them is not installed.
+    """
+    try:
+        tvm, ffi = (metadata.version(package) for package in PACKAGES)
+    except metadata.PackageNotFoundError as error:
+        raise ToolchainMissingError(
+            f"`{error.name}` is not installed", hint="install `rung[serve]` or `rung[build]`"
+        ) from error
+    return f"{tvm}+ffi{ffi}"
 
 
 @functools.cache
@@ -105,7 +122,7 @@ def load_runtime() -> ModuleType:
 
 
 def use_threads(threads: int) -> None:
-    """Set the size of TVM's thread pool. It is one per process: the last session to be loaded sets it for all."""
+    """Set the size of TVM's thread pool, which is one per process: the last load sets it for all sessions."""
     configure = load_runtime().get_global_func("runtime.config_threadpool")
     with _LOCK:
         configure(1, threads)

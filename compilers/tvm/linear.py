@@ -1,24 +1,29 @@
-"""Matrix products with float weights: packed tiles, register blocks, one kernel for one token and one for many.
+"""Matrix products with float weights: packed tiles, register blocks, kernels for one token and for many.
 
-A matrix [out, in] is packed as [out / tile, in, tile], so that the inner loop reads it in order, whole vectors at a
-time. Each product's kernel is parallel over tiles; a tile stays in the cache while all tokens pass it.
+A matrix [out, in] is packed as [out / tile, in, tile], so that the inner loop reads it in order, whole
+vectors at a time. Each product's kernel is parallel over tiles; a tile stays in the cache while all tokens
+pass it.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from compilers.tvm import code
-from compilers.tvm.code import Buffer, Expr, Kernel, Machine, PrimFunc, Register
+from compilers.tvm.code import Buffer, Expr, Machine, PrimFunc, Register
 
 Mode = Literal["plain", "add", "gated"]
-"""Store the product; add it to the output; or, of tiles whose halves are gate and up, store silu(gate) · up."""
+"""Store the product; add it to the output; or store silu(gate) · up of tiles whose halves those are."""
 
 GRAIN = 1 << 18
 """Multiplications from which on threads are worth waking."""
-Finish = Callable[[Expr, list[Expr]], None]
+CHUNK_COLUMNS = 1024
+"""Columns from twice of which on a product is cut into pieces."""
+FEW = 8
+"""Tokens for which a kernel for many is given threads or not: deciding per call would double its code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,39 +84,69 @@ def float_product(
         w = kernel.buffer("w", shape, form.dtype)
         bias = kernel.buffer("bias", (shape[0] * tile,)) if product.bias else None
         y = kernel.buffer("y", (n, product.output_width))
-        vectors = tile // lanes
+        body = _Body(product, lanes, x, w, bias, y)
 
-        def block(t: Expr, first: Expr, count: int, unroll: int) -> None:
-            """`count` tokens from `first` on, `unroll` inputs at a time, each with sums of its own."""
-            sums = [[[Register(lanes) for _ in range(vectors)] for _ in range(count)] for _ in range(unroll)]
-
-            def step(k: Expr, part: int) -> None:
-                weights = [
-                    code.bind(code.convert(code.load(w, t, k, v * lanes, lanes=lanes), "float32", lanes))
-                    for v in range(vectors)
-                ]
-                for token in range(count):
-                    value = code.bind(code.splat(x[first + token, k], lanes))
-                    for v, weight in enumerate(weights):
-                        sums[part][token][v].add(value * weight)
-
-            whole = product.columns // unroll
-            with code.serial(whole) as k:
-                for part in range(unroll):
-                    step(k * unroll + part, part)
-            for k in range(whole * unroll, product.columns):
-                step(k, k % unroll)
-            for token in range(count):
-                values = [_tree([sums[p][token][v].get() for p in range(unroll)]) for v in range(vectors)]
-                finish(y, bias, first + token, t, values, product.mode, lanes)
-
-        def run(t: Expr) -> None:
+        def whole(t: Expr) -> None:
+            columns = range(product.columns)
             if single:
-                block(t, 0, 1, 8 // vectors)
+                body.block(t, 0, 1, columns, product.mode)
             else:
-                blocks(n, 6, lambda first, count: block(t, first, count, 1))
+                blocks(n, 6, lambda first, count: body.block(t, first, count, columns, product.mode))
 
-        code.spread(shape[0], run, work=work_of(kernel, product, single=single), grain=GRAIN)
+        work = work_of(product, single=single)
+        if single or product.mode == "gated" or product.columns < 2 * CHUNK_COLUMNS:
+            code.spread(shape[0], whole, work=work, grain=GRAIN)
+            return
+        # A tile of many columns would not stay in the second-level cache while all tokens pass it.
+        pieces = product.columns // CHUNK_COLUMNS
+        bounds = [product.columns * piece // pieces for piece in range(pieces + 1)]
+        for begin, end in itertools.pairwise(bounds):
+            mode: Mode = product.mode if begin == 0 else "add"
+            body = _Body(product, lanes, x, w, bias if begin == 0 else None, y)
+
+            def part(
+                t: Expr, body: _Body = body, columns: range = range(begin, end), mode: Mode = mode
+            ) -> None:
+                blocks(n, 6, lambda first, count: body.block(t, first, count, columns, mode))
+
+            code.spread(shape[0], part, work=work, grain=GRAIN)
+
+
+class _Body:
+    """The inner loops over one tile."""
+
+    def __init__(self, product: Product, lanes: int, *buffers: Buffer) -> None:
+        self.product = product
+        self.lanes = lanes
+        self.x, self.w, self.bias, self.y = buffers
+        self.vectors = int(self.w.shape[2]) // lanes
+
+    def block(self, t: Expr, first: Expr, count: int, columns: range, mode: Mode) -> None:
+        """`count` tokens from `first` on, over some columns."""
+        # One token alone needs several sums, or it would wait for the latency of each addition.
+        unroll = 8 // self.vectors if count == 1 else 1
+        sums = [
+            [[Register(self.lanes) for _ in range(self.vectors)] for _ in range(count)] for _ in range(unroll)
+        ]
+        steps = len(columns) // unroll
+        with code.serial(steps) as k:
+            for part in range(unroll):
+                self._step(t, first, columns.start + k * unroll + part, sums[part])
+        for part, k in enumerate(range(columns.start + steps * unroll, columns.stop)):
+            self._step(t, first, k, sums[part])
+        for token in range(count):
+            values = [_tree([part[token][v].get() for part in sums]) for v in range(self.vectors)]
+            finish(self.y, self.bias, first + token, t, values, mode, self.lanes)
+
+    def _step(self, t: Expr, first: Expr, k: Expr, sums: list[list[Register]]) -> None:
+        weights = []
+        for v in range(self.vectors):
+            loaded = code.load(self.w, t, k, v * self.lanes, lanes=self.lanes)
+            weights.append(code.bind(code.convert(loaded, "float32", self.lanes)))
+        for token, registers in enumerate(sums):
+            value = code.bind(code.splat(self.x[first + token, k], self.lanes))
+            for register, weight in zip(registers, weights, strict=True):
+                register.add(value * weight)
 
 
 def blocks(n: Expr, size: int, body: Callable[[Expr, int], None]) -> None:
@@ -149,10 +184,9 @@ def finish(
         code.store(y, whole, token, at, lanes=lanes)
 
 
-def work_of(kernel: Kernel, product: Product, *, single: bool) -> Expr:
-    """Multiplications of a call, those of one token counted up to the grain."""
-    size = min(product.rows * product.columns, GRAIN)
-    return size if single else kernel.dimension("n") * size
+def work_of(product: Product, *, single: bool) -> int:
+    """Multiplications of a call; of many tokens, as if they were `FEW`."""
+    return product.rows * product.columns * (1 if single else FEW)
 
 
 def _tree(parts: list[Expr]) -> Expr:

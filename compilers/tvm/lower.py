@@ -1,28 +1,29 @@
 """The TVM toolchain: interchange graph, layout of the weights and target → `model.so` and its plan.
 
-The library holds compiled functions and no weights. Nothing of it depends on the weights' values, so a new version
-of a checkpoint has the same library.
+The library holds compiled functions and no weights. Nothing of it depends on the weights' values, so a new
+version of a checkpoint has the same library.
 """
 
 from __future__ import annotations
 
-import json
-import struct
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compilers.toolchain import Lowered, Source, Support, Supported, Unsupported
+from compilers.tvm.library import installed_version
 from compilers.tvm.plan import LIBRARY_NAME, PLAN_NAME, TensorForm
+from compilers.tvm.weights import read_forms
 from registry.artifact import ArtifactFormat, ModelFacts
-from registry.errors import BuildError, ToolchainMissingError
+from registry.errors import BuildError, CorruptError
 from registry.recipe import Recipe
 from registry.target import Target
 
 if TYPE_CHECKING:
     from compilers.tvm.code import Machine
+    from compilers.tvm.network import Network
 
-PACKAGES = ("apache-tvm", "apache-tvm-ffi")
+Module = Any
+"""A `tvm.IRModule`; TVM ships no types."""
 TRIPLE = "x86_64-unknown-linux-gnu"
 
 
@@ -73,46 +74,35 @@ class TvmToolchain:
         from compilers.tvm.program import build_program
 
         network = read_network(source.graph)
-        program = build_program(network, tensors=read_tensors(source.weights), machine=_machine(target))
+        _check_facts(network, source.facts)
+        program = build_program(network, tensors=_forms(source.weights), machine=_machine(target))
         _compile(program.module, target, out / LIBRARY_NAME)
         (out / PLAN_NAME).write_text(program.plan.model_dump_json() + "\n", encoding="utf-8")
         return Lowered(entry=LIBRARY_NAME, files=(LIBRARY_NAME, PLAN_NAME))
 
 
-def installed_version() -> str:
-    """Versions of TVM and of its function interface, without importing them.
+def _check_facts(network: Network, facts: ModelFacts) -> None:
+    found = {
+        "layers": len(network.layers),
+        "vocab_size": network.vocab_size,
+        "hidden_size": network.hidden,
+        "heads": network.heads,
+        "kv_heads": network.kv_heads,
+        "head_size": network.head_size,
+    }
+    for name, value in found.items():
+        if value != getattr(facts, name):
+            raise BuildError(
+                f"the graph has {name} {value}, the model's facts say {getattr(facts, name)}",
+                hint="export the checkpoint again",
+            )
 
-    Raises:
-        ToolchainMissingError: One of them is not installed.
-    """
+
+def _forms(path: Path) -> dict[str, TensorForm]:
     try:
-        tvm, ffi = (metadata.version(package) for package in PACKAGES)
-    except metadata.PackageNotFoundError as error:
-        raise ToolchainMissingError(
-            f"`{error.name}` is not installed", hint="install `rung[serve]` or `rung[build]`"
-        ) from error
-    return f"{tvm}+ffi{ffi}"
-
-
-def read_tensors(path: Path) -> dict[str, TensorForm]:
-    """Names, types and shapes of a safetensors file, from its header alone.
-
-    Raises:
-        BuildError: It cannot be read.
-    """
-    try:
-        with path.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header: dict[str, Any] = json.loads(stream.read(length))  # Any: parsed JSON
-        return {
-            name: TensorForm(dtype=entry["dtype"], shape=tuple(entry["shape"]))
-            for name, entry in header.items()
-            if name != "__metadata__"
-        }
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
-        raise BuildError(
-            f"cannot read the weights `{path}`: {error}", hint="quantize the checkpoint again"
-        ) from error
+        return read_forms(path)
+    except CorruptError as error:
+        raise BuildError(error.message, hint=error.hint) from error
 
 
 def _machine(target: Target) -> Machine:
@@ -122,7 +112,7 @@ def _machine(target: Target) -> Machine:
     return Machine(16 if wide else 8, 32 if wide else 16, "avx512_vnni" in target.features)
 
 
-def _compile(module: Any, target: Target, path: Path) -> None:  # Any: tvm.IRModule
+def _compile(module: Module, target: Target, path: Path) -> None:
     import tvm
     from tvm import relax
 
@@ -141,7 +131,8 @@ def _compile(module: Any, target: Target, path: Path) -> None:  # Any: tvm.IRMod
     try:
         with tvm.transform.PassContext(opt_level=3, config=keep_locals):
             executable = relax.build(module, llvm, relax_pipeline=passes)
-        executable.export_library(str(path))
+        # Neither a build id nor names of temporary files: equal programs give equal bytes.
+        executable.export_library(str(path), options=["-Wl,--build-id=none", "-s"])
     except (RuntimeError, ValueError, TypeError, OSError) as error:  # what TVM raises, and its linker
         raise BuildError(
             f"tvm could not compile for `{target.name}`: {error}",

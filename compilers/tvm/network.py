@@ -1,7 +1,8 @@
 """The interchange graph, read into what the kernels need: a decoder's layers, by the names of their weights.
 
-The graph's form is promised in `compilers/export/__init__.py`. Reading is strict: a node that stands elsewhere or
-computes something else than the promise is a `BuildError` with its name, never silently compiled as something else.
+The graph's form is promised in `compilers/export/__init__.py`. Reading is strict: a node that stands
+elsewhere or computes something else than the promise is a `BuildError` with its name, never silently
+compiled as something else.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from registry.errors import BuildError, ToolchainMissingError
 
 Tensor = Any
 """A NumPy array; ONNX ships no types."""
+Proto = Any
+"""A model, node or attribute of ONNX."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ def read_network(path: Path) -> Network:
     """
     try:
         import onnx
-        from google.protobuf.message import DecodeError
+        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships no types
     except ImportError as error:
         raise ToolchainMissingError("`onnx` is not installed", hint="install `rung[build]`") from error
     try:
@@ -97,7 +100,7 @@ def read_network(path: Path) -> Network:
 class _Reader:
     """Follows a graph from its inputs to its outputs, by the promised names."""
 
-    def __init__(self, model: Any, path: Path) -> None:  # Any: onnx.ModelProto
+    def __init__(self, model: Proto, path: Path) -> None:
         from onnx import numpy_helper
 
         self.path = path
@@ -152,6 +155,9 @@ class _Reader:
         expected = [f"{at}.q_rope", f"{at}.k_rope", f"{at}.v"]
         if list(attention.input[:3]) != expected or len(attention.input) != 6:
             raise self._error(attention.name, f"takes {list(attention.input)}")
+        for option in ("is_causal", "scale", "softcap", "qk_matmul_output_mode"):
+            if self._attribute(attention, option):
+                raise self._error(attention.name, f"has the attribute `{option}`")
         o = self._linear(f"{at}.o_proj", f"{at}.attended")
         self._node(f"{at}.attention_residual", "Add", inputs=(hidden, f"{at}.o_proj"))
         post_norm = self._norm(f"{at}.post_norm", f"{at}.attention_residual")
@@ -207,7 +213,7 @@ class _Reader:
         rows, columns = self.shapes[node.input[1]]
         return Linear(node.input[1], node.input[2] if len(node.input) > 2 else None, rows, columns)
 
-    def _node(self, name: str, operator: str, *, inputs: tuple[str, ...] = ()) -> Any:  # Any: onnx.NodeProto
+    def _node(self, name: str, operator: str, *, inputs: tuple[str, ...] = ()) -> Proto:
         node = self.nodes.get(name)
         if node is None:
             raise self._error(name, "is missing")
@@ -218,7 +224,7 @@ class _Reader:
         self.used.add(name)
         return node
 
-    def _attribute(self, node: Any, name: str, default: Any = 0) -> Any:  # Any: ONNX attributes
+    def _attribute(self, node: Proto, name: str, default: float = 0) -> Proto:
         from onnx import helper
 
         found = [helper.get_attribute_value(a) for a in node.attribute if a.name == name]

@@ -1,7 +1,8 @@
 """Pack kernels: from the canonical weights file to the layouts that the products read, once per load.
 
-Row r of a source goes to packed row `offset + (r / chunk) · stride + r % chunk`: so q, k and v stand one after the
-other in one matrix, and gate and up alternate by half tiles.
+The last three arguments of each kernel, its `place`, are offset, chunk and stride: row r of a source goes
+to packed row `offset + (r / chunk) · stride + r % chunk`: so q, k and v stand one after the other in one
+matrix, and gate and up alternate by half tiles.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ ROWS_AT_ONCE = 16
 
 
 def pack_vector(made: dict[str, PrimFunc], name: str, *, dtype: str) -> None:
-    """(source [rows], out [size] float32, offset, chunk, stride)."""
+    """(source [rows], out [size] float32, place)."""
     with code.building(name, made) as kernel:
         source = kernel.buffer("source", ("rows",), dtype, align=1)
         out = kernel.buffer("out", ("size",))
@@ -23,7 +24,7 @@ def pack_vector(made: dict[str, PrimFunc], name: str, *, dtype: str) -> None:
 
 
 def pack_float(made: dict[str, PrimFunc], name: str, *, dtype: str, tile: int, per_row: bool = False) -> None:
-    """(source [rows, columns], out [tiles, columns, tile], offset, chunk, stride); `per_row`: source [rows]."""
+    """(source [rows, columns], out [tiles, columns, tile], place); `per_row`: source [rows]."""
     with code.building(name, made) as kernel:
         rows, columns = kernel.dimension("rows"), 1 if per_row else kernel.dimension("columns")
         source = kernel.buffer("source", (rows,) if per_row else (rows, columns), dtype, align=1)
@@ -42,9 +43,10 @@ def pack_float(made: dict[str, PrimFunc], name: str, *, dtype: str, tile: int, p
 
 
 def pack_nibbles(made: dict[str, PrimFunc], name: str, *, tile: int) -> None:
-    """(source uint8 [rows, groups, bytes], out int32 [tiles, inputs / 8, tile], offset, chunk, stride).
+    """(source uint8 [rows, groups, bytes], out int32 [tiles, inputs / 8, tile], place).
 
-    A word holds eight inputs of one output: nibble j of its low half is input 2j, of its high half input 2j + 1.
+    A word holds eight inputs of one output: nibble j of its low half is input 2j, of its high half input 2j
+    + 1.
     """
     with code.building(name, made) as kernel:
         source = kernel.buffer("source", ("rows", "groups", "stored"), "uint8", align=1)
@@ -65,7 +67,7 @@ def pack_nibbles(made: dict[str, PrimFunc], name: str, *, tile: int) -> None:
 
 
 def pack_bytes(made: dict[str, PrimFunc], name: str, *, grouped: bool, tile: int) -> None:
-    """(source [rows, groups, size] uint8 with zero 128, or [rows, columns] int8, out int8, offset, chunk, stride).
+    """(source [rows, groups, size] uint8 with zero 128, or [rows, columns] int8, out int8, place).
 
     `out` is [tiles, inputs / 2, 2 · tile]: the two inputs of a pair side by side for each output.
     """

@@ -1,7 +1,7 @@
 """Parameters of a program: which of the checkpoint's tensors are packed, in which form, into which tensors.
 
-The form of a matrix follows from what the weights file holds for it: codes and scales, float16 or float32. Matrices
-that read the same input (q, k and v; gate and up) become one.
+The form of a matrix follows from what the weights file holds for it: codes and scales, float16 or float32.
+Matrices that read the same input (q, k and v; gate and up) become one.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class ParameterTable:
             for part, place in placed
         ]
         shape, dtype = form.codes(product, self.machine)
-        codes = self._add(f"{name}.codes", shape, cast(Dtype, dtype), tuple(fills))
+        codes = self._add(f"{name}.codes", shape, cast("Dtype", dtype), tuple(fills))
         scales = [self._scale_fill(f"{part.weight}.scales", place, tile) for part, place in placed]
         return codes, self._add(
             f"{name}.scales", form.scales(product, self.machine), "float32", tuple(scales)

@@ -1,4 +1,4 @@
-"""The plan beside the compiled library: which weights it wants, how they are packed, what its cache looks like.
+"""The plan beside the compiled library: which weights it wants, how they are packed, what its cache is.
 
 Written by the build side, read on the node; it depends on graph, recipe layout and target alone.
 """

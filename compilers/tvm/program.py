@@ -1,4 +1,4 @@
-"""The Relax program: kernels tied to one function for one token and one for any number, and the plan beside it.
+"""The Relax program: kernels tied to functions for one token and for any number, and the plan beside it.
 
 Layers share kernels: what differs between them, weights and windows, are arguments. Intermediate results are
 allocated once per call and shared by all layers.

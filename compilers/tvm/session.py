@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compilers.runtime import Cache, FloatArray, Segment
+from compilers.segments import check_cache_size, check_segments
 from compilers.tvm.cache import TvmCache
 from compilers.tvm.library import Library, load_runtime
 from compilers.tvm.plan import Plan
 from registry.errors import LoadError
 
 TOKENS_AT_ONCE = 512
-"""Longer batches are cut: intermediate results stay in the processor's caches, and logits' memory is bounded."""
+"""Longer batches are cut, so that intermediate results stay in the processor's caches."""
 
 Integers = NDArray[np.int32]
+Tensor = Any
+"""What tvm_ffi passes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """All tokens of a call, one behind the other."""
+
+    tokens: Integers
+    rows: Integers
+    positions: Integers
 
 
 class TvmSession:
@@ -38,12 +51,8 @@ class TvmSession:
         Raises:
             LoadError: The sizes are not positive, the model has fewer positions, or memory does not suffice.
         """
-        if rows < 1 or not 1 <= capacity <= self.max_context:
-            raise LoadError(
-                f"no cache of {rows} rows of {capacity} tokens",
-                hint=f"give at least 1 row of 1 to {self.max_context} tokens, the model's context",
-            )
-        cache = TvmCache(self._plan, rows=rows, capacity=capacity)
+        check_cache_size(rows=rows, capacity=capacity, max_context=self.max_context)
+        cache = TvmCache(self._plan, owner=self, rows=rows, capacity=capacity)
         pairs = zip(cache.keys, cache.values, strict=True)
         cache.tensors = self._ffi.convert([self._ffi.from_dlpack(part) for pair in pairs for part in pair])
         return cache
@@ -52,81 +61,50 @@ class TvmSession:
         """Append each segment to its row and return its logits.
 
         Raises:
-            LoadError: A row would exceed the cache's capacity, is named twice or not there, or a token is outside
-                the vocabulary; nothing was appended.
+            LoadError: A row would exceed the cache's capacity, is named twice or not there, or a token is
+                outside the vocabulary; nothing was appended.
         """
-        if not isinstance(cache, TvmCache):
-            raise LoadError(
-                f"a {type(cache).__name__} is no cache of this session", hint="take it from `new_cache`"
-            )
+        if not isinstance(cache, TvmCache) or cache.owner is not self:
+            raise LoadError("the cache is not one of this session", hint="take it from `new_cache`")
         if not segments:
             return []
-        tokens, rows, positions = self._flatten(cache, segments)
+        check_segments(cache, segments, vocab_size=self.vocab_size)
+        batch = self._flatten(cache, segments)
         wanted, counts = _wanted(segments)
-        logits = self._run(cache, tokens, positions, rows, wanted)
+        logits = self._run(cache, batch, wanted)
         for segment in segments:
             cache.lengths[segment.row] += len(segment.tokens)
         ends = np.cumsum(counts)
         return [logits[end - count : end] for end, count in zip(ends, counts, strict=True)]
 
-    def _flatten(self, cache: TvmCache, segments: Sequence[Segment]) -> tuple[Integers, Integers, Integers]:
-        seen: set[int] = set()
-        for segment in segments:
-            row, count = segment.row, len(segment.tokens)
-            if not 0 <= row < cache.rows or row in seen:
-                raise LoadError(
-                    f"row {row} is named twice or is not one of {cache.rows}",
-                    hint="give each row at most once",
-                )
-            seen.add(row)
-            if count < 1 or cache.lengths[row] + count > cache.capacity:
-                raise LoadError(
-                    f"row {row} holds {cache.lengths[row]} of {cache.capacity} tokens; {count} cannot be appended",
-                    hint="give at least one token, and ask for a cache of a larger capacity",
-                )
-        lengths = [len(segment.tokens) for segment in segments]
-        tokens = np.concatenate([np.asarray(segment.tokens, np.int64) for segment in segments])
-        if tokens.min() < 0 or tokens.max() >= self.vocab_size:
-            wrong = next(int(t) for t in tokens if not 0 <= t < self.vocab_size)
-            raise LoadError(
-                f"token {wrong} is outside the vocabulary of {self.vocab_size}",
-                hint="use the tokenizer of the artifact",
-            )
-        rows = np.repeat(np.array([segment.row for segment in segments], np.int32), lengths)
-        positions = np.concatenate(
-            [
-                np.arange(cache.lengths[s.row], cache.lengths[s.row] + n, dtype=np.int32)
-                for s, n in zip(segments, lengths, strict=True)
-            ]
+    def _flatten(self, cache: TvmCache, segments: Sequence[Segment]) -> _Batch:
+        counts = [len(segment.tokens) for segment in segments]
+        starts = [cache.lengths[segment.row] for segment in segments]
+        offsets = np.repeat(
+            np.asarray(starts, np.int32) - np.cumsum([0, *counts[:-1]], dtype=np.int32), counts
         )
-        return tokens.astype(np.int32), rows, positions
+        return _Batch(
+            tokens=np.concatenate([np.asarray(segment.tokens, np.int32) for segment in segments]),
+            rows=np.repeat(np.asarray([segment.row for segment in segments], np.int32), counts),
+            positions=np.arange(sum(counts), dtype=np.int32) + offsets,
+        )
 
-    def _run(
-        self, cache: TvmCache, tokens: Integers, positions: Integers, rows: Integers, wanted: Integers
-    ) -> FloatArray:
-        count = len(tokens)
+    def _run(self, cache: TvmCache, batch: _Batch, wanted: Integers) -> FloatArray:
+        count = len(batch.tokens)
         logits = np.empty((len(wanted), self.vocab_size), np.float32)
         for start in range(0, count, TOKENS_AT_ONCE):
-            stop = min(start + TOKENS_AT_ONCE, count)
-            first, last = np.searchsorted(wanted, (start, stop))
-            chosen = wanted[first:last] - start
+            piece = slice(start, min(start + TOKENS_AT_ONCE, count))
+            first, last = np.searchsorted(wanted, (piece.start, piece.stop))
             # A piece of which no logits are wanted computes one row of them, to be forgotten.
-            asked = chosen if len(chosen) else np.zeros(1, np.int32)
-            function = self._one if stop - start == 1 else self._many
-            made = function(
-                *(
-                    self._tensor(part)
-                    for part in (tokens[start:stop], positions[start:stop], rows[start:stop])
-                ),
-                self._tensor(asked),
-                cache.tensors,
-                self._parameters,
-            )
-            if len(chosen):
+            asked = wanted[first:last] - start if last > first else np.zeros(1, np.int32)
+            function = self._one if piece.stop - start == 1 else self._many
+            given = (batch.tokens[piece], batch.positions[piece], batch.rows[piece], asked)
+            made = function(*map(self._tensor, given), cache.tensors, self._parameters)
+            if last > first:
                 logits[first:last] = np.from_dlpack(made)[:, : self.vocab_size]
         return logits
 
-    def _tensor(self, array: Integers) -> Any:  # Any: tvm_ffi's tensor
+    def _tensor(self, array: Integers) -> Tensor:
         return self._ffi.from_dlpack(np.ascontiguousarray(array))
 
 

@@ -1,0 +1,204 @@
+"""Lowering with TVM, and what its node side refuses to load."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from compilers.runtime import Bundle
+from compilers.toolchain import Source, Supported, Unsupported
+from compilers.tvm.lower import TvmToolchain
+from compilers.tvm.run import TvmRuntime
+from registry.errors import BuildError, LoadError
+from registry.recipe import KNOWN, parse_recipe
+from registry.target import find_target, targets
+from tests.compilers.conftest import Built, this_host
+
+Builder = Callable[..., Built]
+X86 = {"cpu-x86-64-v3", "cpu-x86-64-v4", "cpu-x86-64-v4-vnni"}
+
+
+@pytest.fixture(scope="module")
+def built(checkpoint_of: Callable[..., Path], build: Builder) -> Built:
+    return build(checkpoint_of(architecture="LlamaForCausalLM"), recipe="w4g32-rtn", toolchain="tvm")
+
+
+@pytest.fixture
+def own(built: Built, tmp_path: Path) -> Bundle:
+    """A bundle that the test may damage."""
+    return Bundle(built.manifest, Path(shutil.copytree(built.out, tmp_path / "bundle")))
+
+
+def source_of(built: Built, **changes: Any) -> Source:
+    given = {"recipe": built.recipe, "facts": built.facts, "weights": built.weights}
+    return Source(**{"graph": built.out / "graph" / "model.onnx", **given, **changes})
+
+
+def test_every_recipe_on_x86_is_supported_and_every_other_target_says_why_not(built: Built) -> None:
+    for target in targets().values():
+        for recipe in KNOWN:
+            support = TvmToolchain().supports(parse_recipe(recipe), target, built.facts)
+            if target.name in X86:
+                assert isinstance(support, Supported)
+            else:
+                assert isinstance(support, Unsupported)
+                assert len(support.reason) > 20
+
+
+def test_an_unsupported_target_is_refused(built: Built, tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="cuda-sm90"):
+        TvmToolchain().lower(source_of(built), find_target("cuda-sm90"), out=tmp_path)
+
+
+def test_compiled_bytes_hold_no_weights_and_do_not_depend_on_them(
+    checkpoint_of: Callable[..., Path], build: Builder
+) -> None:
+    made = [
+        build(checkpoint_of(architecture="Qwen3ForCausalLM", seed=seed), recipe=recipe, toolchain="tvm")
+        for seed, recipe in ((0, "w4g32-rtn"), (1, "w4g32-rtn"))
+    ]
+    for name in ("model.so", "plan.json"):
+        first, second = ((one.out / name).read_bytes() for one in made)
+        assert first == second
+    assert made[0].weights.read_bytes() != made[1].weights.read_bytes()
+
+
+def test_a_graph_or_weights_that_do_not_fit_are_refused(built: Built, tmp_path: Path) -> None:
+    target = find_target("cpu-x86-64-v3")
+    (tmp_path / "garbage.onnx").write_bytes(b"garbage" * 9)
+    (tmp_path / "weights.safetensors").write_bytes(b"garbage" * 9)
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([], "empty", [], [])), tmp_path / "empty.onnx")
+    out = tmp_path / "out"
+    out.mkdir()
+    toolchain = TvmToolchain()
+    with pytest.raises(BuildError, match=r"garbage\.onnx"):
+        toolchain.lower(source_of(built, graph=tmp_path / "garbage.onnx"), target, out=out)
+    with pytest.raises(BuildError, match=r"`embed_tokens` is missing"):
+        toolchain.lower(source_of(built, graph=tmp_path / "empty.onnx"), target, out=out)
+    with pytest.raises(BuildError, match=r"weights\.safetensors"):
+        toolchain.lower(source_of(built, weights=tmp_path / "weights.safetensors"), target, out=out)
+    more = built.facts.model_copy(update={"layers": 3})
+    with pytest.raises(BuildError, match="layers"):
+        toolchain.lower(source_of(built, facts=more), target, out=out)
+    assert list(out.iterdir()) == []
+
+
+def rewire(graph: onnx.GraphProto, case: str) -> str:
+    """Make the graph compute something else, and return the name of the node that does."""
+    nodes = {node.name: node for node in graph.node}
+    match case:
+        case "another operator":
+            nodes["layers.0.mlp_residual"].op_type = "Sub"
+            return "layers.0.mlp_residual"
+        case "another input":
+            nodes["layers.1.post_norm"].input[0] = "layers.0.mlp_residual"
+            return "layers.1.post_norm"
+        case "one more product":
+            graph.node.append(onnx.helper.make_node("MatMul", ["logits", "logits"], ["more"], name="more"))
+            return "more"
+        case "interleaved rotation":
+            nodes["layers.0.q_rope"].attribute.append(onnx.helper.make_attribute("interleaved", 1))
+            return "layers.0.q_rope"
+        case "another scale":
+            nodes["layers.1.attention"].attribute.append(onnx.helper.make_attribute("scale", 0.5))
+            return "layers.1.attention"
+    raise AssertionError(case)
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["another operator", "another input", "one more product", "interleaved rotation", "another scale"],
+)
+def test_a_graph_that_computes_something_else_is_never_compiled(
+    case: str, built: Built, tmp_path: Path
+) -> None:
+    model = onnx.load(built.out / "graph" / "model.onnx", load_external_data=False)
+    name = rewire(model.graph, case)
+    path = tmp_path / "other.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(BuildError, match=f"`{name}`"):
+        TvmToolchain().lower(source_of(built, graph=path), find_target("cpu-x86-64-v3"), out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "no library", "half a library", "a header of a library", "garbage library", "no plan", "garbage plan",
+        "no weights", "half the weights", "other weights", "another function",
+    ],
+)  # fmt: skip
+def test_damaged_files_are_not_loaded(
+    damage: str, own: Bundle, checkpoint_of: Callable[..., Path], build: Builder
+) -> None:
+    library, plan = own.path / "model.so", own.path / "plan.json"
+    weights = own.path / "weights.safetensors"
+    match damage:
+        case "no library":
+            library.unlink()
+        case "half a library":
+            library.write_bytes(library.read_bytes()[: library.stat().st_size // 2])
+        case "a header of a library":
+            library.write_bytes(library.read_bytes()[:70])
+        case "garbage library":
+            library.write_bytes(b"garbage" * 99)
+        case "no plan":
+            plan.unlink()
+        case "garbage plan":
+            plan.write_text('{"schema_version": 2}')
+        case "no weights":
+            weights.unlink()
+        case "half the weights":
+            weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+        case "other weights":
+            other = build(checkpoint_of(architecture="LlamaForCausalLM", vocab_size=301), recipe="w4g32-rtn")
+            weights.write_bytes(other.weights.read_bytes())
+        case "another function":
+            plan.write_text(plan.read_text().replace("pack_vector_float32", "pack_nothing"))
+    with pytest.raises(LoadError) as caught:
+        TvmRuntime().load(own, this_host())
+    assert str(own.path) in caught.value.message or "packing" in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_host_without_the_targets_features_is_refused_by_their_names(own: Bundle) -> None:
+    host = this_host()
+    weaker = host.model_copy(update={"features": tuple(f for f in host.features if f != "avx2")})
+    support = TvmRuntime().supports(own.manifest, weaker)
+    assert isinstance(support, Unsupported)
+    assert "avx2" in support.reason
+    with pytest.raises(LoadError, match="avx2"):
+        TvmRuntime().load(own, weaker)
+    other = host.model_copy(update={"architecture": "aarch64"})
+    assert isinstance(TvmRuntime().supports(own.manifest, other), Unsupported)
+
+
+def test_another_format_or_kind_of_target_is_refused(own: Bundle) -> None:
+    ort = own.manifest.model_copy(update={"format": "onnxruntime"})
+    assert isinstance(TvmRuntime().supports(ort, this_host()), Unsupported)
+    cuda = own.manifest.model_copy(update={"target": "cuda-sm90"})
+    assert isinstance(TvmRuntime().supports(cuda, this_host()), Unsupported)
+    unknown = own.manifest.model_copy(update={"target": "cpu-z80"})
+    assert isinstance(TvmRuntime().supports(unknown, this_host()), Unsupported)
+
+
+def test_the_node_side_needs_no_compiler(own: Bundle) -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from compilers.runtime import Bundle, Segment; from compilers.tvm.run import TvmRuntime\n"
+        "from registry.artifact import Manifest; from registry.target import Host\n"
+        "manifest, host = (kind.model_validate_json(text) for kind, text in "
+        "((Manifest, sys.argv[2]), (Host, sys.argv[3])))\n"
+        "session = TvmRuntime().load(Bundle(manifest, Path(sys.argv[1])), host)\n"
+        "session.forward(session.new_cache(rows=1, capacity=8), [Segment(0, [1, 2, 3])])\n"
+        "print(sorted({'torch', 'onnx', 'transformers', 'tvm'} & set(sys.modules)))"
+    )
+    given = [str(own.path), own.manifest.model_dump_json(), this_host().model_dump_json()]
+    done = subprocess.run([sys.executable, "-c", code, *given], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
