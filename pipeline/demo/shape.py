@@ -41,7 +41,7 @@ class Shape:
 SHAPES: Final[Mapping[str, Shape]] = MappingProxyType(
     {
         "flagship": Shape(4, 128, 256, 4, 2, steps=900, teacher=None),
-        "mid": Shape(3, 96, 192, 3, 3, steps=250, teacher="flagship"),
+        "mid": Shape(3, 96, 192, 3, 3, steps=320, teacher="flagship"),
         "small": Shape(2, 64, 192, 2, 2, steps=170, teacher="flagship"),
     }
 )
