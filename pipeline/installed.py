@@ -1,21 +1,9 @@
-"""Which toolchains and runtimes are installed here, and in which version."""
+"""Which toolchains are installed here, and in which version."""
 
 from __future__ import annotations
 
-from compilers.runtime import RUNTIMES, find_runtime
 from compilers.toolchain import TOOLCHAINS, find_toolchain
 from registry.errors import ToolchainMissingError
-
-
-def installed_runtimes() -> dict[str, str]:
-    """Runtime → version, of those that are installed."""
-    found: dict[str, str] = {}
-    for name in RUNTIMES:
-        try:
-            found[name] = find_runtime(name).version()
-        except ToolchainMissingError:
-            continue
-    return found
 
 
 def installed_toolchains() -> dict[str, str | ToolchainMissingError]:

@@ -14,12 +14,12 @@ from matrices.release import Release
 from matrices.request import Request
 from matrices.resolve import Decision, resolve
 from matrices.snapshot import read_release
-from pipeline.installed import installed_runtimes
 from registry.artifact import Manifest
 from registry.atomic import write_atomically
 from registry.errors import ConfigurationError, NotFoundError, RefusedError
 from registry.target import Host
 from registry.workspace import Workspace, find_workspace
+from serving.host import installed_runtimes
 from serving.pull import Pulled, Report, bundle_directory, find_released, pull, pull_release
 from serving.source import find_source
 

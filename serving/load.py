@@ -196,7 +196,7 @@ def _check_version(cell: ReleasedCell, manifest: Manifest, *, version: str) -> N
         known = evaluated.runtime_version if evaluated else "a version that its evidence does not name"
         raise LoadError(
             f"{cell.cell.id} was evaluated with {manifest.format} {known}, this host has {version}",
-            hint=f"install that version of {manifest.format}, or accept another with `--runtime-version any`",
+            hint=f"install that version of {manifest.format}, or build and release the cell with this one",
         )
 
 

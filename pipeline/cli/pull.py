@@ -11,8 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from pipeline.cli import output
 from pipeline.node import Wanted, name_of, pull_to_node
 from registry.digest import short
-from registry.target import Host
-from serving.host import this_host
+from serving.host import read_host, this_host
 from serving.pull import Progress as Pulling
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -42,7 +41,7 @@ def pull(
     as_json: bool = typer.Option(False, "--json", help="Print what was pulled as JSON"),
 ) -> None:
     """Pull a release and its artifacts. Resumable, verified by signature and digest; whole or not at all."""
-    machine = this_host() if host is None else Host.read_json(host)
+    machine = this_host() if host is None else read_host(host)
     wanted = Wanted(tasks=tuple(task), min_tier=min_tier, artifacts=tuple(artifact), everything=everything)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())

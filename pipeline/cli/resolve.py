@@ -11,7 +11,6 @@ from matrices.request import Request
 from matrices.resolve import resolve as decide
 from pipeline.cli import context, output
 from registry.errors import LoadError, RefusedError
-from registry.target import Host
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -30,13 +29,12 @@ def resolve(
     as_json: bool = typer.Option(False, "--json", help="Print the decision as JSON"),
 ) -> None:
     """Decide from a release alone. Exit 8: refused; the answer names every candidate's first failed gate."""
-    from pipeline.installed import installed_runtimes
     from pipeline.publish import find_release, newest_release
-    from serving.host import this_host
+    from serving.host import installed_runtimes, read_host, this_host
 
     name = release or newest_release(context.workspace(), family=family)
     found, _ = find_release(name, key=key)
-    machine = this_host() if host is None else Host.read_json(host)
+    machine = this_host() if host is None else read_host(host)
     request = Request(family=family or found.family, task=tuple(task), min_tier=min_tier, region=region)
     decision = decide(found, request, machine, runtimes=installed_runtimes())
     if as_json:

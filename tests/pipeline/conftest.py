@@ -44,7 +44,7 @@ class Place:
 
     root: Path
 
-    def rung(self, *arguments: str, timeout_s: float = 300.0, **environment: str) -> Ran:
+    def rung(self, *arguments: str, timeout_s: float = 900.0, **environment: str) -> Ran:
         """Run `rung` as a user would."""
         done = subprocess.run(
             [sys.executable, "-m", "pipeline.cli.main", *arguments],

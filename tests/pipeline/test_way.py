@@ -21,7 +21,7 @@ from registry.store import Store
 from tests.checkpoints import make_checkpoint
 from tests.pipeline.conftest import Place
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 ARCHITECTURES = {
     "llama-untied-bias": (
