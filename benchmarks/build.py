@@ -85,6 +85,12 @@ def lock_cache(cache: Path) -> Iterator[None]:
         yield
 
 
+def forget_steps(cache: Path) -> None:
+    """Make every step be done again."""
+    for record in cache.glob(f"*.{RECORD}"):
+        record.unlink()
+
+
 def step_directory(cache: Path, step: Step) -> Path:
     """Where a step's files are."""
     return cache / step.name.replace(" ", "-")

@@ -15,6 +15,7 @@ from benchmarks.child import ROOT
 from registry.value import Value
 from serving.host import this_host
 
+NOISY_SHARE = 0.05
 NOTABLE = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile", "asimddp", "sve")
 """Processor flags that decide which kernels run."""
 
@@ -47,6 +48,11 @@ class Quiet(Value):
     steal_share: float
     """Share that the hypervisor gave to others."""
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether others took less than a twentieth."""
+        return self.other_share + self.steal_share < NOISY_SHARE
+
 
 def this_machine() -> Machine:
     """The facts now."""
@@ -57,7 +63,7 @@ def this_machine() -> Machine:
         features=tuple(flag for flag in NOTABLE if flag in host.features),
         cores=host.cores,
         memory_bytes=host.memory_bytes,
-        system=f"{platform.system()} {platform.release()}",
+        system=f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
         python=platform.python_version(),
         libraries=library_versions(),
         commit=_commit(),

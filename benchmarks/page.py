@@ -10,6 +10,7 @@ from benchmarks.report import Report
 from benchmarks.rounds import Measurement, agreement, ratio
 
 GIB = 2**30
+NOISY = "**That is not a quiet machine: take no ratio for more than a hint.**"
 
 
 def render(report: Report) -> str:
@@ -57,7 +58,7 @@ The checkpoint has random weights in the shape of Qwen2: {millions:.0f} M parame
 {shape.intermediate_size}, vocabulary {shape.vocab_size}.
 
 While it ran, other processes used {report.quiet.other_share:.0%} of the cores' time and the hypervisor took
-{report.quiet.steal_share:.0%}."""
+{report.quiet.steal_share:.0%}.{"" if report.quiet.is_quiet else " " + NOISY}"""
 
 
 def _how(report: Report) -> str:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.build import StepRecord, build_all, lock_cache, step_directory
+from benchmarks.build import StepRecord, build_all, forget_steps, lock_cache, step_directory
 from benchmarks.checkpoint import FULL, QUICK, BenchmarkShape, make_checkpoint, prompt_tokens
 from benchmarks.goals import judge_goals
 from benchmarks.machine import Watch, this_machine
@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cache = (options.cache / shape.name).resolve()
     try:
         with lock_cache(cache):
+            if options.fresh:
+                forget_steps(cache)
             report = measure(shape, cache=cache, threads=options.threads, rounds=options.rounds)
     except RungError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -122,6 +124,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="4 layers instead of 24: for development")
     parser.add_argument(
         "--threads", type=_counts, default=(1, 2), help="numbers of threads, with commas (1,2)"
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="build everything anew, so that all build times are of one run"
     )
     parser.add_argument("--rounds", type=_count, default=5, help="counted rounds (5)")
     parser.add_argument("--out", type=Path, help="where the numbers go, as JSON (beside the cache)")

@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from benchmarks.goals import judge_goals, state_of
-from benchmarks.page import speed_table
+from benchmarks.machine import Quiet, Watch, this_machine
+from benchmarks.overhead import Load, Served
+from benchmarks.page import render, speed_table
 from benchmarks.products import FLOAT_PANEL, GENAI, INT4_PANEL, PLAIN, all_steps, artifacts, best_target
-from benchmarks.rounds import Measurement, Ratio
+from benchmarks.report import Report
+from benchmarks.rounds import Measurement, Plan, Ratio
+from benchmarks.run import problems_of
 from registry.target import Host, targets
+from tests.benchmarks.tiny import SHAPE, Built
 
 OLD = Host(architecture="x86_64", features=targets()["cpu-x86-64-v3"].features, memory_bytes=2**34, cores=2)
 NEW = OLD.model_copy(update={"features": targets()["cpu-x86-64-v4-vnni"].features})
@@ -93,3 +101,50 @@ def test_the_table_has_ratios_to_its_first_row_and_keeps_failures():
     assert "**1.50** (1.50–1.50)" in lines[3]
     assert "failed: it / fell" in lines[4]
     assert len({line.count("|") for line in lines}) == 1
+
+
+def test_a_run_beside_other_work_is_called_noisy():
+    assert Quiet(load_at_start=0.1, other_share=0.01, steal_share=0.01).is_quiet
+    assert not Quiet(load_at_start=0.1, other_share=0.01, steal_share=0.2).is_quiet
+
+
+def test_the_watch_sees_what_others_use_and_not_what_we_use():
+    watch = Watch.start()
+    subprocess.run([sys.executable, "-c", "for _ in range(3_000_000): pass"], check=True)
+
+    found = watch.stop()
+
+    assert 0 <= found.other_share <= 1
+    assert 0 <= found.steal_share <= 1
+
+
+def test_the_page_of_a_run_says_everything_that_was_found(built: Built):
+    base = measured(PLAIN, panel=FLOAT_PANEL, decode=10, prefill=100).model_copy(update={"tokens": (1, 2, 3)})
+    other = measured("rung tvm", panel=FLOAT_PANEL, decode=5, prefill=50).model_copy(
+        update={"tokens": (1, 2, 4)}
+    )
+    report = Report(
+        machine=this_machine(),
+        quiet=Quiet(load_at_start=3, other_share=0.5, steal_share=0),
+        seconds=1,
+        checkpoint=built.facts,
+        plan=Plan(prompt=(1, 2), steps=2),
+        steps=tuple(built.records.values()),
+        measurements=(base, other),
+        load=Load(shape=SHAPE),
+        served=Served(error="the server did not start"),
+        goals=tuple(judge_goals([base, other], host=OLD, threads=(1,))),
+    )
+
+    page = render(report)
+
+    assert Report.model_validate_json(report.model_dump_json()) == report
+    assert this_machine().chip in page
+    assert "not a quiet machine" in page
+    assert "2 of 3" in page
+    assert "Not measured: the server did not start" in page
+    assert all(step in page for step in built.records)
+    assert problems_of(report) == [
+        "server: the server did not start",
+        f"rung tvm, 1 thread(s): agrees with {PLAIN} in the first 2 of 3 tokens only",
+    ]
