@@ -1,6 +1,6 @@
 """The smoke of a serving node: against an installed wheel, without the build machine's part.
 
-Usage: `python tests/smoke_node.py --demo DIR --wheel FILE`, with the environment's own Python. DIR is what
+Usage: `python tests/smoke_node.py --demo DIR`, with the environment's own Python. DIR is what
 `make demo` made; its release is pulled to a new directory, resolved, loaded and asked over HTTP.
 """
 
@@ -22,7 +22,6 @@ TASK = "tool-calling"
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--demo", type=Path, required=True)
-    parser.add_argument("--wheel", type=Path, required=True)
     arguments = parser.parse_args()
     present = [name for name in FORBIDDEN if importlib.util.find_spec(name)]
     if present:
@@ -40,7 +39,7 @@ def main() -> int:
             "--from",
             str(demo / ".rung"),
             "--key",
-            str(demo / ".rung/keys/public.pem"),
+            str(demo / ".rung/keys/rung.pub"),
             "--task",
             TASK,
             "--min-tier",

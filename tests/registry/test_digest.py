@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from registry.digest import canonical_json, digest_bytes, digest_tree, digest_value
 
+pytestmark = pytest.mark.smoke
+
 FILES = st.dictionaries(st.text(min_size=1, max_size=20), st.binary(max_size=8).map(digest_bytes), max_size=8)
 
 

@@ -7,6 +7,8 @@ import pytest
 from registry.errors import ConfigurationError, UnknownNameError
 from registry.ladder import read_ladder
 
+pytestmark = pytest.mark.smoke
+
 GOOD = """
 family = "demo"
 targets = ["cpu-x86-64-v3"]

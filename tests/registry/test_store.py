@@ -16,6 +16,8 @@ from registry.errors import CorruptError, NotFoundError, RegistryError, StorageF
 from registry.store import Store
 from registry.upkeep import collect, repair, verify
 
+pytestmark = pytest.mark.smoke
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -6,6 +6,8 @@ from registry.errors import ConfigurationError, RegistryError
 from registry.upkeep import verify
 from registry.workspace import SETTINGS_NAME, Settings, find_workspace, init_workspace
 
+pytestmark = pytest.mark.smoke
+
 
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch):
