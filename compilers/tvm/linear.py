@@ -42,7 +42,8 @@ class Product:
     def name(self, prefix: str) -> str:
         """Name of its kernel."""
         bias = "_bias" if self.bias else ""
-        return f"{prefix}_{self.mode}{bias}_{self.rows}_{self.columns}_{self.output_width}"
+        sizes = (self.rows, self.columns, self.input_width, self.output_width)
+        return f"{prefix}_{self.mode}{bias}_{'_'.join(map(str, sizes))}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,6 +124,7 @@ def _compile(module: Module, target: Target, path: Path) -> None:
             relax.transform.ComputePrimValue(),
             relax.transform.VMShapeLower(),
             relax.transform.AttachGlobalSymbol(),
+            tvm.transform.module_pass(_in_order, opt_level=0),
         ]
     )
     llvm = tvm.target.Target({"kind": "llvm", "mcpu": target.llvm_cpu, "mtriple": TRIPLE})
@@ -138,3 +139,14 @@ def _compile(module: Module, target: Target, path: Path) -> None:
             f"tvm could not compile for `{target.name}`: {error}",
             hint="see the log; a C compiler (`cc`) must be on PATH for linking",
         ) from error
+
+
+def _in_order(module: Module, _: object) -> Module:
+    """Sort the statements of shape functions: `VMShapeLower` emits them in the order of a hash table."""
+    from tvm import tirx
+
+    for name, function in module.functions_items():
+        if name.name_hint.startswith("shape_func") and isinstance(function.body, tirx.SeqStmt):
+            steps = sorted(function.body.seq, key=lambda step: int(step.indices[0]))
+            module.update_func(name, function.with_body(tirx.SeqStmt(steps)))
+    return module

