@@ -28,12 +28,16 @@ class Records:
     def __init__(self, ledger: Ledger, store: Store) -> None:
         self._ledger = ledger
         self._store = store
+        self._found: dict[str, StageRecord] = {}
 
     def record(self, key: str) -> StageRecord | None:
         """The record of a key, or None if the stage has to be run (again)."""
+        if key in self._found:
+            return self._found[key]
         record = self._ledger.find_stage(key)
         if record is None or not all(self._store.has(digest) for digest in blobs_of(record.output)):
             return None
+        self._found[key] = record
         return record
 
     def find(self, key: str, kind: type[V]) -> V | None:
