@@ -99,6 +99,8 @@ def load_runtime() -> ModuleType:
     """
     # tvm_ffi would import torch, where it is installed, to speed up an exchange that is not used here.
     os.environ.setdefault("TVM_FFI_DISABLE_TORCH_C_DLPACK", "1")
+    # TVM would pin its threads, and the one that calls it, to cores that others may use as well.
+    os.environ.setdefault("TVM_BIND_THREADS", "0")
     try:
         import tvm_ffi
     except ImportError as error:
