@@ -2,8 +2,8 @@
 
 Float arithmetic: the largest difference is at most `MAX_ABS`, times |logit| / `LARGE_LOGIT` where logits are
 larger than that (float32 keeps seven digits, so a sum's error grows with its terms). Torch's own float32 is
-off its float64 by 0.8 to 1.5e-4 on trained checkpoints whose logits reach 18 to 23: no artifact can be held to
-less than twice that.
+off its float64 by 0.8 to 1.5e-4 on trained checkpoints whose logits reach 18 to 23: no artifact can be held
+to less than twice that.
 
 Integer arithmetic: activations are rounded as well, an error that torch's reference on the same
 weights does not have. How much of it reaches the logits depends on the checkpoint: deep and peaked ones
