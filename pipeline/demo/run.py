@@ -23,6 +23,7 @@ from pathlib import Path
 FAMILY = "demo-agent"
 SIZES = ("flagship", "mid", "small")
 RELEASE = "demo-1"
+NODE = "node"
 READY = "ready: "
 
 
@@ -56,9 +57,8 @@ def main() -> int:
     rung("release", "create", RELEASE, "ladder.toml", "--by", "demo", at=directory)
     rung("release", "verify", RELEASE, at=directory)
     rung("resolve", "--release", RELEASE, "--task", "tool-calling", "--min-tier", "1", at=directory)
-    node = directory / "node"
-    rung("pull", RELEASE, "--task", "tool-calling", "--min-tier", "1", "--out", str(node), at=directory)
-    serve_and_ask(node, at=directory)
+    rung("pull", RELEASE, "--task", "tool-calling", "--min-tier", "1", "--out", NODE, at=directory)
+    serve_and_ask(at=directory)
     say("")
     say(f"The matrix, once more (`rung matrix show` in {directory.name}/):")
     rung("matrix", "show", at=directory)
@@ -74,9 +74,9 @@ def rung(*arguments: str, at: Path) -> None:
         sys.exit(done.returncode)
 
 
-def serve_and_ask(node: Path, *, at: Path) -> None:
+def serve_and_ask(*, at: Path) -> None:
     """Start the shim on the pulled release, ask it one question, and stop it."""
-    command = ["serve", "--node", str(node), "--task", "tool-calling", "--min-tier", "1", "--port", "0"]
+    command = ["serve", "--node", NODE, "--task", "tool-calling", "--min-tier", "1", "--port", "0"]
     say(f"\n$ rung {' '.join(quote(a) for a in command)} &")
     with _server(command, at=at) as url:
         sample = _sample()
