@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from pipeline.cli import output
-from registry.errors import ConfigurationError, RungError, UnknownNameError
+from registry.errors import ConfigurationError, RungError, ToolchainMissingError, UnknownNameError
 
 VERBS: Mapping[str, tuple[str, str]] = {
     "init": ("pipeline.cli.init", "Make a workspace: rung.toml, .rung/ and signing keys"),
@@ -105,6 +105,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except RungError as error:
         output.error(error)
         return error.exit_code
+    except ModuleNotFoundError as missing:
+        output.error(_not_installed(missing))
+        return ToolchainMissingError.exit_code
     except KeyboardInterrupt:
         output.note("interrupted; what was finished is kept, run the same command to go on")
         return 130
@@ -112,6 +115,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         # The reader of our stdout has gone; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _not_installed(missing: ModuleNotFoundError) -> ToolchainMissingError:
+    return ToolchainMissingError(
+        f"`{' '.join(['rung', *sys.argv[1:2]])}` needs `{missing.name}`, which is not installed here",
+        hint="install the build machine's part: `pip install 'rung[build,eval]'`",
+    )
 
 
 if __name__ == "__main__":

@@ -53,5 +53,18 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_wrong_usage_exits_2() -> None:
-    assert run(["build"]) == 2
-    assert run(["build", "--nope"]) == 2
+    assert run(["pull"]) == 2
+    assert run(["pull", "--nope"]) == 2
+
+
+def test_a_verb_whose_part_is_not_installed_says_so() -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['sqlalchemy'] = None\n"
+        "from pipeline.cli.main import run\n"
+        "sys.exit(run(['matrix', 'show']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 5
+    assert "sqlalchemy" in done.stderr
+    assert "hint: install" in done.stderr
