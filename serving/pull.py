@@ -30,9 +30,11 @@ from registry.checkpoint import FileEntry
 from registry.digest import canonical_json, short
 from registry.errors import (
     CorruptError,
+    NotFoundError,
     RefusedError,
     RegistryError,
     RungError,
+    SignatureError,
     StorageFullError,
     UnknownNameError,
 )
@@ -131,7 +133,13 @@ def pull_release(source: Source, *, public_key: Path, out: Path) -> Release:
         SignatureError, SchemaError, NotFoundError, StorageFullError: See `pull`.
         RefusedError: `out` holds another release of the same name.
     """
-    files = {name: _read_small(source, name) for name in (RELEASE_NAME, SIGNATURE_NAME)}
+    files = {RELEASE_NAME: _read_small(source, RELEASE_NAME)}
+    try:
+        files[SIGNATURE_NAME] = _read_small(source, SIGNATURE_NAME)
+    except NotFoundError as error:
+        raise SignatureError(
+            f"the release is not signed: {error.message}", hint="without its signature it is not trusted"
+        ) from error
     with tempfile.TemporaryDirectory(prefix="rung-release-") as scratch:
         _write_files(Path(scratch), files)
         release = read_release(Path(scratch), public_key=public_key)

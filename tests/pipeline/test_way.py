@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from registry.store import Store
 from tests.checkpoints import make_checkpoint
@@ -170,18 +168,24 @@ def _perturb_scales(place: Place) -> None:
             output = json.loads(text)
             if output["variant"]["recipe"]["name"] != "w4g32-rtn":
                 continue
-            with safe_open(store.path(output["variant"]["weights"]["digest"]), framework="numpy") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-            draw = np.random.default_rng(0)
-            for name in tensors:
-                if name.endswith(".scales"):
-                    noise = draw.normal(1.0, 0.05, tensors[name].shape)
-                    tensors[name] = (tensors[name] * noise).astype(np.float32)
+            data = bytearray(store.read_bytes(output["variant"]["weights"]["digest"]))
+            _shake_scales(data)
             damaged = place.root / "damaged.safetensors"
-            save_file(tensors, damaged)
+            damaged.write_bytes(data)
             blob = store.add_file(damaged)
             output["variant"]["weights"] |= {"digest": blob.digest, "size_bytes": blob.size_bytes}
             connection.execute("update rung_stage set output = ? where key = ?", (json.dumps(output), key))
+
+
+def _shake_scales(data: bytearray) -> None:
+    """Add 5 % of noise to every scale of a safetensors file, in place."""
+    size = int.from_bytes(data[:8], "little")
+    draw = np.random.default_rng(0)
+    for name, entry in json.loads(data[8 : 8 + size]).items():
+        if name.endswith(".scales"):
+            begin, end = (8 + size + offset for offset in entry["data_offsets"])
+            scales = np.frombuffer(bytes(data[begin:end]), dtype=np.float32)
+            data[begin:end] = (scales * draw.normal(1.0, 0.05, scales.shape)).astype(np.float32).tobytes()
 
 
 def test_a_build_killed_at_any_moment_goes_on_where_it_was(place: Place, checkpoint: Path) -> None:
