@@ -28,7 +28,7 @@ MACHINES = {"x86_64": 62, "aarch64": 183}
 """ELF's machine numbers."""
 Function = Any
 """A compiled function; tvm_ffi's types say nothing about its arguments."""
-_LOCK = threading.Lock()
+_CALLER = threading.local()
 
 
 class Library:
@@ -101,6 +101,9 @@ def load_runtime() -> ModuleType:
     os.environ.setdefault("TVM_FFI_DISABLE_TORCH_C_DLPACK", "1")
     # TVM would pin its threads, and the one that calls it, to cores that others may use as well.
     os.environ.setdefault("TVM_BIND_THREADS", "0")
+    # TVM would take half of the cores on x86, whether or not they are hyper-threads. Each calling thread has a
+    # pool of its own, which is made with this many workers at its first use; `use_threads` says how many work.
+    os.environ["TVM_NUM_THREADS"] = str(os.cpu_count() or 1)
     try:
         import tvm_ffi
     except ImportError as error:
@@ -124,10 +127,13 @@ def load_runtime() -> ModuleType:
 
 
 def use_threads(threads: int) -> None:
-    """Set the size of TVM's thread pool, which is one per process: the last load sets it for all sessions."""
-    configure = load_runtime().get_global_func("runtime.config_threadpool")
-    with _LOCK:
-        configure(1, threads)
+    """Let the calling thread's kernels run on so many threads, at most as many as there are cores.
+
+    TVM keeps one pool for each thread that calls it, so a session says this in the thread that runs it.
+    """
+    if getattr(_CALLER, "threads", None) != threads:
+        load_runtime().get_global_func("runtime.config_threadpool")(1, threads)
+        _CALLER.threads = threads
 
 
 def check_elf(path: Path) -> None:

@@ -48,7 +48,7 @@ class TvmRuntime:
         return Supported()
 
     def load(self, bundle: Bundle, host: Host, *, threads: int = 1) -> TvmSession:
-        """A session on `threads` threads. TVM's pool is one per process: the last load sets its size for all.
+        """A session on `threads` threads, at most as many as there are cores.
 
         Raises:
             LoadError: The host lacks something, or the files are damaged or do not belong together.
@@ -69,7 +69,9 @@ class TvmRuntime:
         ffi = load_runtime()
         parameters = [make_parameter(p, weights, library) for p in plan.parameters]
         tensors = [ffi.from_dlpack(array) for array in parameters]
-        return TvmSession(library, plan, tensors, max_context=bundle.manifest.facts.max_context)
+        return TvmSession(
+            library, plan, tensors, max_context=bundle.manifest.facts.max_context, threads=threads
+        )
 
 
 def _read_plan(path: Path) -> Plan:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from compilers.runtime import Cache, FloatArray, Segment
 from compilers.segments import check_cache_size, check_segments
 from compilers.tvm.cache import TvmCache
-from compilers.tvm.library import Library, load_runtime
+from compilers.tvm.library import Library, load_runtime, use_threads
 from compilers.tvm.plan import Plan
 from registry.errors import LoadError
 
@@ -36,10 +36,13 @@ class _Batch:
 class TvmSession:
     """A `Session` (compilers/runtime.py) over a compiled library."""
 
-    def __init__(self, library: Library, plan: Plan, parameters: list[Any], *, max_context: int) -> None:
+    def __init__(
+        self, library: Library, plan: Plan, parameters: list[Any], *, max_context: int, threads: int
+    ) -> None:
         self.vocab_size = plan.vocab_size
         self.max_context = max_context
         self._plan = plan
+        self._threads = threads
         self._ffi = load_runtime()
         self._parameters = self._ffi.convert(parameters)
         self._one = library.function("one")
@@ -71,6 +74,7 @@ class TvmSession:
         check_segments(cache, segments, vocab_size=self.vocab_size)
         batch = self._flatten(cache, segments)
         wanted, counts = _wanted(segments)
+        use_threads(self._threads)
         logits = self._run(cache, batch, wanted)
         for segment in segments:
             cache.lengths[segment.row] += len(segment.tokens)

@@ -193,7 +193,7 @@ def _scratch_directory(parent: Path) -> Iterator[Path]:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    single = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TVM_NUM_THREADS")}
+    single = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     # TVM pins its threads to the first cores by default: two workers would share one.
     return {**os.environ, **single, "TVM_BIND_THREADS": "0", "TOKENIZERS_PARALLELISM": "false"}
 
