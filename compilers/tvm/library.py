@@ -101,8 +101,8 @@ def load_runtime() -> ModuleType:
     os.environ.setdefault("TVM_FFI_DISABLE_TORCH_C_DLPACK", "1")
     # TVM would pin its threads, and the one that calls it, to cores that others may use as well.
     os.environ.setdefault("TVM_BIND_THREADS", "0")
-    # TVM would take half of the cores on x86, whether or not they are hyper-threads. Each calling thread has a
-    # pool of its own, which is made with this many workers at its first use; `use_threads` says how many work.
+    # TVM would take half of the cores on x86, whether or not they are hyper-threads. Each calling thread has
+    # a pool of its own, made with this many workers at its first use; `use_threads` says how many work.
     os.environ["TVM_NUM_THREADS"] = str(os.cpu_count() or 1)
     try:
         import tvm_ffi
