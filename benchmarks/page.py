@@ -127,16 +127,22 @@ def _outputs(report: Report) -> list[str]:
     reference = next((m for m in exact if m.engine.startswith("torch")), exact[0] if exact else None)
     if reference is None:
         return ["No engine with float32 weights was measured."]
-    total = len(reference.tokens)
-    rows: dict[str, str] = {}
+    first: dict[str, Measurement] = {"fp32": reference}
+    rows: dict[str, list[str]] = {}
     for m in report.measurements:
-        if m.error is None and m.tokens:
-            rows.setdefault(m.engine, f"{agreement(m.tokens, reference.tokens)} of {total}")
+        if m.error is not None or m.engine in rows:
+            continue
+        peer = first.setdefault(m.weights, m)
+        rows[m.engine] = [
+            m.engine,
+            f"{agreement(m.tokens, reference.tokens)} of {len(reference.tokens)}",
+            "–" if peer is m else f"{agreement(m.tokens, peer.tokens)} of {len(peer.tokens)}",
+        ]
     return [
-        f"Greedy tokens that agree with `{reference.engine}` from the first one on. Engines with\n"
-        "float32 weights must agree in all; others run other weights, and random ones leave no margin\n"
-        "between tokens.",
-        table(["engine", "agrees"], rows.items()),
+        f"Greedy tokens from the first one on that agree with `{reference.engine}`, and with the first\n"
+        "engine in this table that runs the same weights. Engines with float32 weights must agree in all;\n"
+        "random weights leave little margin between tokens, so those of few bits soon part from float32.",
+        table(["engine", "with torch fp32", "with the same weights"], rows.values()),
     ]
 
 
