@@ -336,7 +336,7 @@ def _read_windows(keys: _Keys, name: str, *, max_context: int) -> tuple[int | No
     if (
         not isinstance(kinds, list)
         or len(kinds) != layers
-        or set(kinds) - {"full_attention", "sliding_attention"}
+        or any(kind not in ("full_attention", "sliding_attention") for kind in kinds)
     ):
         raise keys.wrong(
             "layer_types", kinds, f"is not a list of {layers} × `full_attention` or `sliding_attention`"

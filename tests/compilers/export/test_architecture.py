@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from compilers.export.architecture import (
@@ -228,6 +228,7 @@ JSON = st.recursive(
 @given(
     key=st.sampled_from([*LLAMA, "rope_scaling", "rope_parameters", "head_dim", "layer_types"]), value=JSON
 )
+@example(key="layer_types", value=[None, []])
 def test_garbage_in_any_key_is_refused_or_read_but_never_crashes(key: str, value: Any) -> None:
     for name in KNOWN:
         config = {**LLAMA, "architectures": [name], "use_sliding_window": True, key: value}
