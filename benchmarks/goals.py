@@ -11,7 +11,7 @@ from registry.target import Host
 from registry.value import Value
 
 NOISE = 1.03
-"""A median ratio up to this is level if some round had the goal's engine in front."""
+"""A median ratio up to this is level if our engine was in front in a quarter of the rounds or blocks."""
 
 Work = Literal["prefill", "decode"]
 State = Literal["met", "level", "missed", "not measured"]

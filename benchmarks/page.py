@@ -64,10 +64,10 @@ While it ran, other processes used {report.quiet.other_share:.0%} of the cores' 
 def _how(report: Report) -> str:
     plan = report.plan
     return f"""Each number is time relative to the first row of its table in the same round:
-**below 1 is faster**. Prefill reads {len(plan.prompt)} tokens and gives the logits of the last one; decode is
-the median of {plan.steps} steps at context {len(plan.prompt)}. Medians of {plan.rounds} rounds after
-a warm-up, engines in turn, each in a process of its own, one at work at a time; in brackets the range over
-rounds. Cores: processor time over time."""
+**below 1 is faster**. Prefill reads {len(plan.prompt)} tokens and gives the logits of the last one;
+decode is the median step of a block of {plan.steps} from context {len(plan.prompt)} on. Medians of
+{plan.rounds} rounds of {plan.blocks} blocks after a warm-up; engines in turn block by block, each in a process
+of its own, one at work at a time; in brackets the quartiles. Cores: processor time over time."""
 
 
 def _speed(report: Report) -> list[str]:
@@ -115,7 +115,7 @@ def _goals(report: Report) -> list[str]:
 
     header = ["ours", "held against", "threads", "time ratio", "outcome"]
     return [
-        "Level: at most 3 % behind, and in front in some round.",
+        "Level: at most 3 % behind, and in front in a quarter of the rounds or blocks.",
         table(header, (line(goal) for goal in report.goals if goal.required)),
         "Without a promise:",
         table(header, (line(goal) for goal in report.goals if not goal.required)),

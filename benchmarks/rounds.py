@@ -1,7 +1,8 @@
 """The protocol: engines in turn, A B C A B C …, one at work at a time; ratios within a round.
 
-A machine's speed drifts (clock, neighbours). An engine is therefore compared with the base of its panel
-round by round, and the ratio that is reported is the median of those ratios, with their range.
+A machine's speed drifts (clock, neighbours on the memory bus). An engine is therefore compared with the base
+of its panel in each round, decoding even in each block of a few steps, and what is reported is the median of
+those ratios with their quartiles.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks.engines.interface import EngineSpec
-from benchmarks.turn import Ask, Memory, Turn
+from benchmarks.turn import AskDecode, AskPrefill, Memory, Turn
 from benchmarks.worker import Worker
 from registry.errors import EvaluationError
 from registry.value import Value
@@ -28,13 +29,19 @@ class Panel(Value):
 
 
 class Plan(Value):
-    """What is asked in each turn."""
+    """What is asked in each round: of every engine the prompt, then blocks of steps by turns."""
 
     prompt: tuple[int, ...]
-    steps: int = 16
-    """Tokens decoded after the prompt."""
+    blocks: int = 4
+    steps: int = 4
+    """Counted steps of a block; one before them is not: threads and caches become the engine's own again."""
     rounds: int = 5
     """Counted ones, after warm-up."""
+
+    @property
+    def tokens(self) -> int:
+        """Length of the output."""
+        return 1 + self.blocks * (1 + self.steps)
 
 
 class Measurement(Value):
@@ -51,7 +58,7 @@ class Measurement(Value):
     prefill_ms: tuple[float, ...] = ()
     """Per round: the whole prompt, logits of its last token."""
     decode_ms: tuple[float, ...] = ()
-    """Per round: the median step."""
+    """Per block of steps: the median one."""
     cores: float = 0.0
     """Processor time per time: how many cores it kept busy."""
     tokens: tuple[int, ...] = ()
@@ -67,12 +74,13 @@ class Ratio(Value):
 
     median: float
     low: float
+    """First quartile."""
     high: float
+    """Third quartile."""
 
 
 def measure_panel(panel: Panel, plan: Plan, *, threads: int) -> list[Measurement]:
     """All engines of a panel, in the panel's order; one that fails is a measurement with its error."""
-    ask = Ask(prompt=plan.prompt, steps=plan.steps)
     errors: dict[str, str] = {}
     turns: dict[str, list[Turn]] = {spec.name: [] for spec in panel.engines}
     with contextlib.ExitStack() as stack:
@@ -80,22 +88,25 @@ def measure_panel(panel: Panel, plan: Plan, *, threads: int) -> list[Measurement
         for spec in panel.engines:
             print(f"{panel.name}, {threads} thread(s): loading {spec.name}", file=sys.stderr, flush=True)
             try:
-                worker = Worker(spec, threads=threads, capacity=len(plan.prompt) + plan.steps + 1)
+                worker = Worker(spec, threads=threads, capacity=len(plan.prompt) + plan.tokens)
                 workers[spec.name] = stack.enter_context(worker)
             except EvaluationError as error:
                 errors[spec.name] = error.message
+        loaded = {name: worker.loaded for name, worker in workers.items()}
         for index in range(WARM_UP_ROUNDS + plan.rounds):
             print(f"{panel.name}, {threads} thread(s): round {index}", file=sys.stderr, flush=True)
-            for name, worker in list(workers.items()):
-                try:
-                    turns[name].append(worker.turn(ask))
-                except EvaluationError as error:
-                    errors[name] = error.message
-                    del workers[name]
-        loaded = {name: worker.loaded for name, worker in workers.items()}
+            asks: list[AskPrefill | AskDecode] = [AskPrefill(prompt=plan.prompt)]
+            asks += [AskDecode(steps=1 + plan.steps)] * plan.blocks
+            for ask in asks:
+                for name, worker in list(workers.items()):
+                    try:
+                        turns[name].append(worker.turn(ask))
+                    except EvaluationError as error:
+                        errors[name] = error.message
+                        del workers[name]
     results = []
     for spec in panel.engines:
-        base = Measurement(
+        found = Measurement(
             panel=panel.name,
             engine=spec.name,
             weights=spec.weights,
@@ -103,19 +114,22 @@ def measure_panel(panel: Panel, plan: Plan, *, threads: int) -> list[Measurement
             threads=threads,
             error=errors.get(spec.name),
         )
-        if spec.name in loaded:
+        if found.error is None:
             facts = {"version": loaded[spec.name].version, "load_s": loaded[spec.name].seconds}
-            base = _summary(base.model_copy(update=facts), turns[spec.name])
-        results.append(base)
+            found = _summary(found.model_copy(update=facts), turns[spec.name], plan)
+        results.append(found)
     return results
 
 
 def ratio(times: Sequence[float], base: Sequence[float]) -> Ratio | None:
-    """Round by round, over the rounds that both have; None where there is none."""
+    """Time by time, over those that both have; None where there is none."""
     ratios = [ours / theirs for ours, theirs in zip(times, base, strict=False)]
     if not ratios:
         return None
-    return Ratio(median=statistics.median(ratios), low=min(ratios), high=max(ratios))
+    if len(ratios) == 1:
+        return Ratio(median=ratios[0], low=ratios[0], high=ratios[0])
+    low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return Ratio(median=median, low=low, high=high)
 
 
 def agreement(tokens: Sequence[int], reference: Sequence[int]) -> int:
@@ -128,14 +142,16 @@ def agreement(tokens: Sequence[int], reference: Sequence[int]) -> int:
     return common
 
 
-def _summary(empty: Measurement, turns: Sequence[Turn]) -> Measurement:
-    counted = turns[WARM_UP_ROUNDS:]
+def _summary(empty: Measurement, turns: Sequence[Turn], plan: Plan) -> Measurement:
+    per_round = 1 + plan.blocks
+    counted = turns[WARM_UP_ROUNDS * per_round :]
+    blocks = [turn for place, turn in enumerate(counted) if place % per_round]
     return empty.model_copy(
         update={
-            "prefill_ms": tuple(1e3 * turn.prefill_s for turn in counted),
-            "decode_ms": tuple(1e3 * statistics.median(turn.decode_s) for turn in counted),
+            "prefill_ms": tuple(1e3 * turn.step_s[0] for turn in counted[::per_round]),
+            "decode_ms": tuple(1e3 * statistics.median(turn.step_s[1:]) for turn in blocks),
             "cores": sum(turn.cpu_s for turn in counted) / sum(turn.wall_s for turn in counted),
-            "tokens": turns[-1].tokens,
+            "tokens": tuple(token for turn in turns[-per_round:] for token in turn.tokens),
             "memory": turns[-1].memory,
         }
     )

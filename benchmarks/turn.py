@@ -34,11 +34,17 @@ class Loaded(Value):
     """From the start of the process, imports included."""
 
 
-class Ask(Value):
-    """Read the prompt, then decode."""
+class AskPrefill(Value):
+    """Forget everything and read a prompt."""
 
-    kind: Literal["sequence"] = "sequence"
+    kind: Literal["prefill"] = "prefill"
     prompt: tuple[int, ...]
+
+
+class AskDecode(Value):
+    """Continue the sequence."""
+
+    kind: Literal["decode"] = "decode"
     steps: int
 
 
@@ -51,7 +57,7 @@ class AskBatch(Value):
     """To generate for each."""
 
 
-Question = RootModel[Annotated[Ask | AskBatch, Field(discriminator="kind")]]
+Question = RootModel[Annotated[AskPrefill | AskDecode | AskBatch, Field(discriminator="kind")]]
 
 
 class Memory(Value):
@@ -67,11 +73,10 @@ class Memory(Value):
 class Turn(Value):
     """What a turn took."""
 
-    prefill_s: float
-    decode_s: tuple[float, ...]
-    """Of each step."""
+    step_s: tuple[float, ...]
+    """Of each step; a prompt is one."""
     tokens: tuple[int, ...]
-    """The greedy output: one token from the prompt, one from each step."""
+    """The greedy output, one token from each step."""
     wall_s: float
     cpu_s: float
     """Processor time of all threads meanwhile."""
@@ -92,20 +97,19 @@ class Trouble(Value):
     error: str
 
 
-def take_turn(engine: Engine, ask: Ask) -> Turn:
+def take_turn(engine: Engine, ask: AskPrefill | AskDecode) -> Turn:
     """Do what is asked, by the clock."""
-    engine.reset()
-    cpu, began = time.process_time(), time.perf_counter()
-    tokens = [engine.prefill(ask.prompt)]
-    marks = [time.perf_counter()]
-    for _ in range(ask.steps):
-        tokens.append(engine.decode())
+    if isinstance(ask, AskPrefill):
+        engine.reset()
+    cpu, marks = time.process_time(), [time.perf_counter()]
+    tokens: list[int] = []
+    for _ in range(ask.steps if isinstance(ask, AskDecode) else 1):
+        tokens.append(engine.prefill(ask.prompt) if isinstance(ask, AskPrefill) else engine.decode())
         marks.append(time.perf_counter())
     return Turn(
-        prefill_s=marks[0] - began,
-        decode_s=tuple(after - before for before, after in itertools.pairwise(marks)),
+        step_s=tuple(after - before for before, after in itertools.pairwise(marks)),
         tokens=tuple(tokens),
-        wall_s=marks[-1] - began,
+        wall_s=marks[-1] - marks[0],
         cpu_s=time.process_time() - cpu,
         memory=process_memory(),
     )

@@ -20,8 +20,9 @@ from typing import IO, Self, TypeVar
 from benchmarks.child import ROOT, child_environment, die_with_parent
 from benchmarks.engines.interface import Engine, EngineSpec, make_engine
 from benchmarks.turn import (
-    Ask,
     AskBatch,
+    AskDecode,
+    AskPrefill,
     Batch,
     Load,
     Loaded,
@@ -75,7 +76,7 @@ class Worker:
         """Of the worker's process."""
         return self._process.pid
 
-    def turn(self, ask: Ask) -> Turn:
+    def turn(self, ask: AskPrefill | AskDecode) -> Turn:
         """One turn.
 
         Raises:
@@ -163,8 +164,10 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _do(engine: Engine, question: Ask | AskBatch) -> Value:
-    return take_turn(engine, question) if isinstance(question, Ask) else take_batch(engine, question)
+def _do(engine: Engine, question: AskPrefill | AskDecode | AskBatch) -> Value:
+    if isinstance(question, AskBatch):
+        return take_batch(engine, question)
+    return take_turn(engine, question)
 
 
 def _send(out: RawIOBase, value: Value) -> None:

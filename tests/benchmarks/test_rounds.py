@@ -14,12 +14,12 @@ from benchmarks.engines.interface import EngineSpec
 from benchmarks.overhead import Load, measure_overhead
 from benchmarks.products import plain_directory
 from benchmarks.rounds import Panel, Plan, agreement, measure_panel, ratio
-from benchmarks.turn import Ask, AskBatch
+from benchmarks.turn import AskBatch, AskDecode, AskPrefill
 from benchmarks.worker import Worker
 from registry.errors import EvaluationError
 from tests.benchmarks.tiny import SHAPE, Built
 
-PLAN = Plan(prompt=tuple(prompt_tokens(SHAPE, count=12)), steps=6, rounds=2)
+PLAN = Plan(prompt=tuple(prompt_tokens(SHAPE, count=12)), blocks=2, steps=2, rounds=2)
 TIMES = st.lists(st.floats(0.1, 1e4), min_size=1, max_size=9)
 
 
@@ -47,7 +47,9 @@ def test_engines_side_by_side_give_the_same_output_and_all_numbers(built: Built)
     assert len(set(plain.tokens)) > 1
     for measured in (plain, torch, rung):
         assert measured.error is None
-        assert len(measured.prefill_ms) == len(measured.decode_ms) == PLAN.rounds
+        assert len(measured.prefill_ms) == PLAN.rounds
+        assert len(measured.decode_ms) == PLAN.rounds * PLAN.blocks
+        assert len(measured.tokens) == PLAN.tokens
         assert min(*measured.prefill_ms, *measured.decode_ms) > 0
         assert 0 < measured.cores < 1.5
         assert measured.memory is not None
@@ -66,7 +68,10 @@ def test_a_batch_gives_each_sequence_what_it_gets_alone(built: Built):
     prompts = tuple(tuple(prompt_tokens(SHAPE, count=9, seed=seed)) for seed in range(3))
     with Worker(spec("rung", "rung", built.bundle), threads=1, capacity=32) as worker:
         together = worker.batch(AskBatch(prompts=prompts, tokens=5)).tokens
-        alone = tuple(worker.turn(Ask(prompt=prompt, steps=4)).tokens for prompt in prompts)
+        alone = tuple(
+            worker.turn(AskPrefill(prompt=prompt)).tokens + worker.turn(AskDecode(steps=4)).tokens
+            for prompt in prompts
+        )
 
     assert together == alone
 
@@ -76,7 +81,7 @@ def test_a_worker_that_is_killed_is_an_error_with_the_engines_name(built: Built)
         os.kill(worker.process_id, signal.SIGKILL)
 
         with pytest.raises(EvaluationError, match=r"`rung` crashed"):
-            worker.turn(Ask(prompt=(1, 2, 3), steps=1))
+            worker.turn(AskPrefill(prompt=(1, 2, 3)))
 
 
 def test_an_engine_of_one_sequence_refuses_a_batch(built: Built):
