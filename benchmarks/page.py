@@ -66,8 +66,8 @@ def _how(report: Report) -> str:
     return f"""Each number is time relative to the first row of its table in the same round:
 **below 1 is faster**. Prefill reads {len(plan.prompt)} tokens and gives the logits of the last one;
 decode is the median step of a block of {plan.steps} from context {len(plan.prompt)} on. Medians of
-{plan.rounds} rounds of {plan.blocks} blocks after a warm-up; engines in turn block by block, each in a process
-of its own, one at work at a time; in brackets the quartiles. Cores: processor time over time."""
+{plan.rounds} rounds of {plan.blocks} blocks after a warm-up; engines in turn block by block, each in a
+process of its own, one at work at a time; in brackets the quartiles. Cores: processor time over time."""
 
 
 def _speed(report: Report) -> list[str]:

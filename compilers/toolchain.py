@@ -52,7 +52,8 @@ class Lowered:
     """What a lowering made, in the directory that it was given.
 
     The compiled files depend on the graph, the recipe's layout and the target alone, never on the weights'
-    values: `weights.safetensors` joins them in the bundle.
+    values: `weights.safetensors` joins them in the bundle. A toolchain with `embeds_weights` is the
+    exception: its files hold the weights, and nothing joins them.
     """
 
     entry: str
@@ -68,6 +69,8 @@ class Toolchain(Protocol):
 
     name: str
     produces: ArtifactFormat
+    embeds_weights: bool
+    """Compiled files hold the weights' values, so that new weights need a new lowering."""
 
     def version(self) -> str:
         """Version of the compiler, part of the build key.

@@ -22,7 +22,11 @@ CODE: Mapping[str, tuple[str, ...]] = {
     "quantize": ("compilers.quantize", "compilers.torch_reference", "compilers.probe", "registry.recipe"),
     "reference": ("compilers.torch_reference", "evals"),
     "lower-onnxruntime": ("compilers.onnxruntime",),
-    "lower-tvm": ("compilers.tvm",),
+    "lower-tvm": ("compilers.tvm", "compilers.network"),
+    "lower-iree": ("compilers.iree", "compilers.static", "compilers.network"),
+    "lower-qnn": ("compilers.qnn", "compilers.static", "compilers.network"),
+    "lower-cann": ("compilers.portable", "compilers.static", "compilers.network"),
+    "lower-openvino": ("compilers.portable", "compilers.static", "compilers.network"),
     "verify": ("compilers.parity", "compilers.probe"),
     "evaluate": ("evals", "compilers.tokenizer"),
 }

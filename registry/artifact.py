@@ -17,8 +17,8 @@ from registry.value import Value
 SCHEMA_VERSION: Final = 1
 MANIFEST_NAME = "manifest.json"
 
-ArtifactFormat = Literal["onnxruntime", "tvm"]
-"""Where toolchains and runtimes meet."""
+ArtifactFormat = Literal["onnxruntime", "tvm", "iree", "qnn", "portable"]
+"""Where toolchains and runtimes meet. `portable` is a graph that only the node itself can compile."""
 
 
 class ModelFacts(Value):

@@ -7,6 +7,7 @@ artifact would run. `missing_features` is the first gate between the two.
 from __future__ import annotations
 
 import functools
+import re
 import tomllib
 from importlib import resources
 from typing import Literal
@@ -14,20 +15,27 @@ from typing import Literal
 from registry.errors import UnknownNameError
 from registry.value import Value
 
+_COMPUTE = re.compile(r"^sm_(?P<major>\d+)(?P<minor>\d)$")
+
 
 class Target(Value):
     """An instruction set that toolchains can compile for."""
 
     name: str
     """Such as `cpu-x86-64-v3`."""
-    kind: Literal["cpu", "cuda", "rocm", "npu"]
+    kind: Literal["cpu", "cuda", "rocm", "vulkan", "npu"]
     vendor: str
     architecture: str
-    """As the platform names it: `x86_64`, `aarch64`, `sm_90`, `gfx942` …"""
+    """As the platform names it: `x86_64`, `aarch64`, `sm_90`, `gfx942` …; several are joined by `+`."""
     llvm_cpu: str | None = None
     """LLVM's `-mcpu` for CPU targets."""
     features: tuple[str, ...]
     """Processor flags that code for this target may use."""
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """The architectures that code for this target is made for; one but for fat binaries."""
+        return tuple(self.architecture.split("+"))
 
 
 class Host(Value):
@@ -69,7 +77,21 @@ def find_target(name: str, *, where: str = "") -> Target:
 def missing_features(host: Host, *, target: Target) -> tuple[str, ...]:
     """What the host lacks to run code of a target; empty if it can run it."""
     if target.kind != "cpu":
-        return () if target.architecture in host.accelerators else (target.architecture,)
+        runs = any(_runs(code, chip) for code in target.architectures for chip in host.accelerators)
+        return () if runs else (target.architecture,)
     if target.architecture != host.architecture:
         return (target.architecture,)
     return tuple(sorted(set(target.features) - set(host.features)))
+
+
+def _runs(code: str, chip: str) -> bool:
+    """Whether a chip runs code of an architecture.
+
+    CUDA machine code runs on chips of the same major and the same or a higher minor version
+    (https://docs.nvidia.com/cuda/cuda-programming-guide, "binary compatibility"); a letter behind the number
+    (`sm_90a`) takes that away. All other code runs on its own architecture alone.
+    """
+    made, found = _COMPUTE.match(code), _COMPUTE.match(chip)
+    if made is None or found is None:
+        return code == chip
+    return made["major"] == found["major"] and int(made["minor"]) <= int(found["minor"])

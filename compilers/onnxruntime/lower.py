@@ -42,6 +42,7 @@ class OnnxRuntimeToolchain:
 
     name = "onnxruntime"
     produces: ArtifactFormat = "onnxruntime"
+    embeds_weights = False
 
     def version(self) -> str:
         """Version of onnxruntime.

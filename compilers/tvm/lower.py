@@ -19,8 +19,8 @@ from registry.recipe import Recipe
 from registry.target import Target
 
 if TYPE_CHECKING:
+    from compilers.network import Network
     from compilers.tvm.code import Machine
-    from compilers.tvm.network import Network
 
 Module = Any
 """A `tvm.IRModule`; TVM ships no types."""
@@ -32,6 +32,7 @@ class TvmToolchain:
 
     name = "tvm"
     produces: ArtifactFormat = "tvm"
+    embeds_weights = False
 
     def version(self) -> str:
         """Versions of TVM and of its function interface: `0.27.0.post1+ffi0.1.14.post0`.
@@ -54,6 +55,8 @@ class TvmToolchain:
                 return Unsupported("not_implemented", "kernels are written for CPUs; none for CUDA yet")
             case "rocm":
                 return Unsupported("not_upstream", "the TVM wheel has no ROCm runtime to load the artifact")
+            case "vulkan":
+                return Unsupported("not_upstream", "TVM's Vulkan code generator is not in its wheel")
             case "npu":
                 return Unsupported("never", f"TVM has no code generator for {target.vendor} NPUs")
 
@@ -70,7 +73,7 @@ class TvmToolchain:
                 f"tvm cannot lower to `{target.name}`: {support.reason}", hint="choose another target"
             )
         installed_version()
-        from compilers.tvm.network import read_network
+        from compilers.network import read_network
         from compilers.tvm.program import build_program
 
         network = read_network(source.graph)

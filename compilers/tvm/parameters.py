@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
+from compilers.network import Linear
 from compilers.tvm import pack
 from compilers.tvm.code import Machine, PrimFunc, ceil_to
 from compilers.tvm.elementwise import padded
 from compilers.tvm.integer import IntegerForm
 from compilers.tvm.linear import FloatForm, Mode, Product
-from compilers.tvm.network import Linear
 from compilers.tvm.plan import Dtype, Fill, Parameter, TensorForm
 from registry.errors import BuildError
 

@@ -12,13 +12,13 @@ from typing import Any
 
 from tvm import relax, tirx
 
+from compilers.network import Layer, Network, Norm
 from compilers.tvm import elementwise
 from compilers.tvm.attention import Shape, attention
 from compilers.tvm.code import Machine, PrimFunc
 from compilers.tvm.elementwise import padded
 from compilers.tvm.integer import IntegerForm, even, integer_product, quantize
 from compilers.tvm.linear import FloatForm, float_product
-from compilers.tvm.network import Layer, Network, Norm
 from compilers.tvm.parameters import Matrix, ParameterTable
 from compilers.tvm.plan import BLOCK, Plan, TensorForm
 

@@ -1,4 +1,6 @@
-"""The interchange graph, read into what the kernels need: a decoder's layers, by the names of their weights.
+"""The interchange graph, read back into a decoder's layers, by the names of their weights.
+
+Toolchains that write a graph or kernels of their own (TVM, and the static form) start from here.
 
 The graph's form is promised in `compilers/export/__init__.py`. Reading is strict: a node that stands
 elsewhere or computes something else than the promise is a `BuildError` with its name, never silently

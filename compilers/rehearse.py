@@ -1,0 +1,49 @@
+"""Rehearsals: how an artifact is run on a machine that is not its target, by an emulator or a stand-in.
+
+Qualcomm ships an x86 library that executes HTP context binaries, QEMU executes AArch64 libraries, Mesa's
+llvmpipe executes SPIR-V, and ONNX Runtime's CPU provider executes a portable graph. What is measured so is
+evidence of the artifact's arithmetic, never of the chip: it is recorded with the means in the place of the
+chip (`matrices/cell.py`, `via`), and does not lift the cell to `loads`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from compilers.runtime import Bundle, Session
+from compilers.toolchain import Unsupported
+from registry.artifact import ArtifactFormat
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """A session that runs an artifact by other means than its target."""
+
+    session: Session
+    means: str
+    """What executes it, with its version: `qemu-aarch64 7.2.0`, `QNN HTP emulation 2.7.0` …"""
+    runtime_version: str
+    """Version of the runtime library inside."""
+
+
+Rehearse = Callable[[Bundle], "Rehearsal | Unsupported"]
+"""Raises LoadError where the artifact is damaged or does not run; `Unsupported` where means are absent."""
+
+REHEARSALS: Mapping[ArtifactFormat, str] = {}
+"""Artifact format → `module:function`, imported on first use; formats that are not named have no stand-in."""
+
+
+def rehearse(bundle: Bundle) -> Rehearsal | Unsupported:
+    """Open an artifact for a rehearsal on this machine.
+
+    Raises:
+        LoadError: The artifact is damaged, or the means are there and it does not run.
+    """
+    place = REHEARSALS.get(bundle.manifest.format)
+    if place is None:
+        return Unsupported("not_upstream", f"nothing on another machine runs `{bundle.manifest.format}` code")
+    module, _, attribute = place.partition(":")
+    return cast("Rehearse", getattr(importlib.import_module(module), attribute))(bundle)
