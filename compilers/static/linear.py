@@ -1,0 +1,130 @@
+"""Matrix products of the static form: weights in floats, or dequantized in the graph from codes and scales.
+
+A consumer with integer products of its own gives `static_model` another emitter of this protocol.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from compilers.network import Linear
+from compilers.static.emit import FLOATS, Emitter
+from registry.errors import BuildError
+from registry.recipe import Recipe
+
+NIBBLE_ZERO, BYTE_ZERO = 8, 128
+"""Codes that stand for 0 in 4-bit and in 8-bit groups (`registry/variant.py`)."""
+ACTIVATION_LIMIT = 127.0
+SMALLEST_SCALE = 1e-12
+"""Keeps a row of zeros from being divided by zero."""
+
+
+class Linears(Protocol):
+    """How a matrix product is written."""
+
+    def emit(self, graph: Emitter, rows: str, linear: Linear, *, name: str) -> str:
+        """The product of `rows` [S, in] with a matrix [out, in], plus its bias: [S, out], named `name`."""
+        ...
+
+
+class DequantizedLinears:
+    """Products in the compute type, with integer weights dequantized by elementwise operators.
+
+    4-bit codes are two in a byte. Rather than putting them side by side again, which no compiler fuses into
+    the product, even and odd inputs are multiplied apart and added.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+
+    def emit(self, graph: Emitter, rows: str, linear: Linear, *, name: str) -> str:
+        """The product."""
+        weight = "lm_head.weight" if name == "lm_head" else linear.weight
+        if f"{weight}.codes" not in graph.layout.tensors:
+            return _gemm(graph, rows, graph.weight(linear.weight), linear, name)
+        match self._recipe.layout:
+            case "w8a8":
+                return _whole_rows(graph, rows, weight, linear, name)
+            case layout if layout.startswith("w8"):
+                codes = graph.reference(f"{weight}.codes")
+                scales = _scales(graph, weight)
+                matrix = _dequantized(graph, codes, scales, f"{weight}.float", zero=BYTE_ZERO)
+                matrix = graph.reshape(matrix, (linear.rows, linear.columns), f"{weight}.matrix")
+                return _gemm(graph, rows, matrix, linear, name)
+            case layout if layout.startswith("w4"):
+                return _nibbles(graph, rows, weight, linear, name)
+            case layout:
+                raise BuildError(
+                    f"the weights file holds codes of `{weight}`, the recipe's layout is {layout}",
+                    hint="build the variant again",
+                )
+
+
+def _gemm(graph: Emitter, rows: str, matrix: str, linear: Linear, name: str) -> str:
+    inputs = [rows, matrix]
+    if linear.bias is not None:
+        inputs.append(graph.weight(linear.bias))
+    return graph.node("Gemm", inputs, name, transB=1)
+
+
+def _scales(graph: Emitter, weight: str) -> str:
+    """A group's scale for each of its codes to be multiplied with: [out, groups, 1]."""
+    out, groups, _ = graph.tensor(f"{weight}.codes").shape
+    return graph.reshape(graph.weight(f"{weight}.scales"), (out, groups, 1), f"{weight}.factors")
+
+
+def _dequantized(graph: Emitter, codes: str, scales: str, name: str, *, zero: int) -> str:
+    """(codes − zero) · scale, in groups: [out, groups, codes of a group]."""
+    numbers = graph.node("Cast", [codes], f"{name}.codes", to=FLOATS[graph.compute])
+    centred = graph.node("Sub", [numbers, graph.number(f"zero.{zero}", zero)], f"{name}.centred")
+    return graph.node("Mul", [centred, scales], name)
+
+
+def _nibbles(graph: Emitter, rows: str, weight: str, linear: Linear, name: str) -> str:
+    half = linear.columns // 2
+    codes = graph.reference(f"{weight}.codes")
+    low = graph.node("BitwiseAnd", [codes, graph.number("nibble.mask", 15, dtype=np.uint8)], f"{weight}.low")
+    high = graph.node(
+        "BitShift",
+        [codes, graph.number("nibble.shift", 4, dtype=np.uint8)],
+        f"{weight}.high",
+        direction="RIGHT",
+    )
+    pairs = graph.reshape(rows, (-1, half, 2), f"{name}.pairs")
+    scales = _scales(graph, weight)
+    products = []
+    for place, part, nibble in ((0, "even", low), (1, "odd", high)):
+        matrix = _dequantized(graph, nibble, scales, f"{weight}.{part}", zero=NIBBLE_ZERO)
+        matrix = graph.reshape(matrix, (linear.rows, half), f"{weight}.{part}.matrix")
+        inputs = graph.slice(pairs, place, place + 1, axis=2, name=f"{name}.{part}.column")
+        inputs = graph.reshape(inputs, (-1, half), f"{name}.{part}.inputs")
+        if place == 0:
+            products.append(_gemm(graph, inputs, matrix, linear, f"{name}.{part}"))
+        else:
+            products.append(graph.node("Gemm", [inputs, matrix], f"{name}.{part}", transB=1))
+    return graph.node("Add", products, name)
+
+
+def _whole_rows(graph: Emitter, rows: str, weight: str, linear: Linear, name: str) -> str:
+    """w8a8: activations rounded to 8 bits per token, integers held in floats, scales behind the product."""
+    largest = graph.node(
+        "ReduceMax", [graph.node("Abs", [rows], f"{name}.abs"), graph.integers("axes.last", [-1])],
+        f"{name}.largest",
+    )  # fmt: skip
+    scale = graph.node(
+        "Div", [largest, graph.number("activation.limit", ACTIVATION_LIMIT)], f"{name}.step.raw"
+    )
+    scale = graph.node("Max", [scale, graph.number("activation.smallest", SMALLEST_SCALE)], f"{name}.step")
+    rounded = graph.node("Round", [graph.node("Div", [rows, scale], f"{name}.steps")], f"{name}.rounded")
+    codes = graph.node(
+        "Cast", [graph.reference(f"{weight}.codes")], f"{weight}.float", to=FLOATS[graph.compute]
+    )
+    product = graph.node("Gemm", [rounded, codes], f"{name}.product", transB=1)
+    product = graph.node("Mul", [product, scale], f"{name}.rows")
+    scaled = f"{name}.scaled" if linear.bias is not None else name
+    graph.node("Mul", [product, graph.weight(f"{weight}.scales")], scaled)
+    if linear.bias is None:
+        return scaled
+    return graph.node("Add", [scaled, graph.weight(linear.bias)], name)

@@ -1,0 +1,26 @@
+"""Checkpoints as what toolchains lower from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from compilers.export.architecture import model_facts, read_architecture
+from compilers.export.graph import export_graph
+from compilers.quantize.variant import quantize
+from compilers.toolchain import Source
+from registry.recipe import parse_recipe
+
+
+def source_of(checkpoint: Path, out: Path, *, recipe: str) -> Source:
+    """A checkpoint, exported and quantized into `out`."""
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    architecture = read_architecture(config, where=str(checkpoint))
+    quantize(checkpoint, parse_recipe(recipe), architecture=architecture, out=out)
+    (out / "graph").mkdir()
+    return Source(
+        recipe=parse_recipe(recipe),
+        facts=model_facts(architecture, add_bos=False),
+        graph=export_graph(architecture, out=out / "graph"),
+        weights=out / "weights.safetensors",
+    )
