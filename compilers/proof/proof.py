@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import computed_field
-
 from registry.digest import Digest
 from registry.value import Value
 
@@ -53,7 +51,6 @@ class Proof(Value):
     summary: str
     """One line for people."""
 
-    @computed_field  # type: ignore[prop-decorator]  # pydantic's documented form
     @property
     def sound(self) -> bool:
         """Whether binary and manifest agree."""
