@@ -9,8 +9,11 @@ chip (`matrices/cell.py`, `via`), and does not lift the cell to `loads`.
 from __future__ import annotations
 
 import importlib
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from typing import cast
 
 from compilers.runtime import Bundle, Session
@@ -36,6 +39,14 @@ REHEARSALS: Mapping[ArtifactFormat, str] = {}
 """Artifact format → `module:function`, imported on first use; formats that are not named have no stand-in."""
 
 
+def means_here() -> dict[str, str | None]:
+    """What rehearsals on this machine depend on; they are done again when it changes. Starts nothing."""
+    tools = {name: shutil.which(name) for name in ("qemu-aarch64-static", "qemu-aarch64")}
+    packages = {name: _version(name) for name in ("iree-base-runtime", "onnxruntime", "onnxruntime-qnn")}
+    roots = {name: os.environ.get(name) for name in ("RUNG_AARCH64_ROOT", "VK_ICD_FILENAMES")}
+    return {**tools, **packages, **roots}
+
+
 def rehearse(bundle: Bundle) -> Rehearsal | Unsupported:
     """Open an artifact for a rehearsal on this machine.
 
@@ -47,3 +58,10 @@ def rehearse(bundle: Bundle) -> Rehearsal | Unsupported:
         return Unsupported("not_upstream", f"nothing on another machine runs `{bundle.manifest.format}` code")
     module, _, attribute = place.partition(":")
     return cast("Rehearse", getattr(importlib.import_module(module), attribute))(bundle)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None

@@ -111,7 +111,13 @@ def build(
         return settle
 
     nodes = make_nodes(
-        plan, progress, records=records, store=store, timeout_s=limits.timeout_s, settled=settled
+        plan,
+        progress,
+        records=records,
+        store=store,
+        timeout_s=limits.timeout_s,
+        settled=settled,
+        toolchain_version=executor.toolchain_version,
     )
     display.total(len(nodes))
     run_graph(nodes, executor=executor, observer=watcher, jobs=limits.jobs, memory_bytes=limits.memory_bytes)

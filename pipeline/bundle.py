@@ -26,7 +26,13 @@ HEAD_MULTIPLE = {"onnxruntime": 16}  # its attention kernel fills heads up to su
 
 
 def make_manifest(
-    planned: PlannedCell, *, variant: Variant, facts: ModelFacts, lowered: LowerOutput, lower_key: str
+    planned: PlannedCell,
+    *,
+    variant: Variant,
+    facts: ModelFacts,
+    lowered: LowerOutput,
+    lower_key: str,
+    toolchain_version: str,
 ) -> Manifest:
     """The manifest of one cell's artifact: compiled files, weights, tokenizer and configuration."""
     checkpoint = planned.checkpoint
@@ -34,7 +40,8 @@ def make_manifest(
     multiple = HEAD_MULTIPLE.get(toolchain.produces, 1)
     head_size = -(-facts.head_size // multiple) * multiple
     shipped = [entry for entry in checkpoint.files if entry.path in SHIPPED]
-    files = sorted([*lowered.files, *shipped, variant.weights], key=lambda entry: entry.path)
+    weights = [] if toolchain.embeds_weights else [variant.weights]
+    files = sorted([*lowered.files, *shipped, *weights], key=lambda entry: entry.path)
     return Manifest(
         build_key=keys.build_key(
             checkpoint=checkpoint.digest,
@@ -44,7 +51,7 @@ def make_manifest(
         ),
         format=toolchain.produces,
         toolchain=planned.toolchain,
-        toolchain_version=toolchain.version(),
+        toolchain_version=toolchain_version,
         target=planned.target.name,
         checkpoint=checkpoint.ref,
         checkpoint_digest=checkpoint.digest,
@@ -55,7 +62,8 @@ def make_manifest(
         files=tuple(files),
         entry=lowered.entry,
         options=lowered.options,
-        # The file is mapped, and the runtime holds a packed copy beside it.
-        memory_bytes=2 * variant.weights.size_bytes + sum(entry.size_bytes for entry in lowered.files),
+        # The weights are mapped, and the runtime holds a packed copy beside them.
+        memory_bytes=sum(2 * entry.size_bytes for entry in weights)
+        + sum(entry.size_bytes for entry in lowered.files),
         kv_bytes_per_token=2 * facts.layers * facts.kv_heads * head_size * KV_ELEMENT_BYTES,
     )

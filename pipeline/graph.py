@@ -14,10 +14,19 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pipeline.executors.local import Event, Failure, Finished, Work
+from registry.errors import ToolchainMissingError
 
 
 class Executor(Protocol):
     """What runs work; see `pipeline/executors/local.py`."""
+
+    def toolchain_version(self, name: str) -> str:
+        """The version of a toolchain where its work would run.
+
+        Raises:
+            ToolchainMissingError: It is installed nowhere that this executor reaches.
+        """
+        ...
 
     def run(self, work: Work, *, on_event: Callable[[Event], None]) -> Finished | Failure:
         """Run one piece of work to its end; called from several threads at once."""
@@ -35,8 +44,10 @@ class Node:
     name: str
     """Unique, for people: `lower demo-agent-mid/1:fp32:cpu-x86-64-v3:tvm`."""
     needs: tuple[str, ...]
-    prepare: Callable[[], Work | None]
-    """The work to run, or None if its outputs are there already. Called in the caller's thread."""
+    prepare: Callable[[], Work | Failure | None]
+    """The work to run, None if its outputs are there already, or why it cannot be done.
+
+    Called in the caller's thread. A missing toolchain may also be raised: it fails this node alone."""
     settle: Callable[[Failure | None], None]
     """Called once in the caller's thread when the node is done (None) or failed or blocked."""
     twin: str | None = None
@@ -128,10 +139,10 @@ class _Run:
             blocking = next((f for need in node.needs if (f := self._settled[need]) is not None), None)
             if blocking is not None:
                 self._settle(node, blocking, ran=False)
-            elif (work := node.prepare()) is None:
-                self._settle(node, None, ran=False)
-            else:
+            elif isinstance(work := _prepared(node), Work):
                 self._ready.append((node, work))
+            else:
+                self._settle(node, work, ran=False)
             return True
         return False
 
@@ -158,3 +169,10 @@ class _Run:
         self._settled[node.name] = failure
         node.settle(failure)
         self._observer.ended(node, failure, ran=ran)
+
+
+def _prepared(node: Node) -> Work | Failure | None:
+    try:
+        return node.prepare()
+    except ToolchainMissingError as error:
+        return Failure(error.code, f"{node.name}: {error.message}", error.hint, error.exit_code)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, assert_never
 
 from matrices.db import Database, open_database
 from matrices.ledger import Ledger
 from matrices.query import cells
 from pipeline.build import Display, Limits, Report, build
 from pipeline.executors.local import LocalExecutor, remove_stale_scratch
+from pipeline.graph import Executor
 from pipeline.locks import alone, build_lock, writing
 from pipeline.plan import Filters, Plan, make_plan
 from pipeline.upkeep import drop_unused
@@ -28,9 +31,11 @@ class Options:
     """What a build may use."""
 
     jobs: int
+    """0: as many as there are processors."""
     memory_gib: float
-    """0: three quarters of this machine's."""
+    """0: three quarters of this machine's, or all that the Ray cluster plans with."""
     timeout_s: float
+    executor: Literal["local", "ray"] = "local"
 
 
 def build_ladder(
@@ -70,16 +75,35 @@ def tidy(place: Workspace, *, database: Database, checkpoints: Checkpoints) -> N
 def _run(place: Workspace, plan: Plan, *, database: Database, options: Options, display: Display) -> Report:
     scratch = place.state / SCRATCH
     remove_stale_scratch(scratch)
-    memory = int(options.memory_gib * (1 << 30)) or this_host().memory_bytes * 3 // 4
+    executor, limits = _executor(place, options, scratch=scratch)
     return build(
         plan,
         store=place.store,
         ledger=Ledger(database),
         known={cell.id: cell for cell in cells(database, family=plan.ladder.family)},
-        executor=LocalExecutor(place.store, scratch=scratch, mark=_unclean(place)),
+        executor=executor,
         display=display,
-        limits=Limits(jobs=options.jobs, memory_bytes=memory, timeout_s=options.timeout_s),
+        limits=limits,
     )
+
+
+def _executor(place: Workspace, options: Options, *, scratch: Path) -> tuple[Executor, Limits]:
+    given = int(options.memory_gib * (1 << 30))
+    jobs = options.jobs or os.cpu_count() or 1
+    match options.executor:
+        case "local":
+            memory = given or this_host().memory_bytes * 3 // 4
+            local = LocalExecutor(place.store, scratch=scratch, mark=_unclean(place), memory_bytes=memory)
+            return local, Limits(jobs=jobs, memory_bytes=memory, timeout_s=options.timeout_s)
+        case "ray":
+            from pipeline.executors.ray import RayExecutor
+
+            ray = RayExecutor(place.store, scratch=scratch, mark=_unclean(place), memory_bytes=given or None)
+            memory = given or ray.cluster_memory_bytes
+            jobs = options.jobs or ray.jobs
+            return ray, Limits(jobs=jobs, memory_bytes=memory, timeout_s=options.timeout_s)
+        case _:
+            assert_never(options.executor)
 
 
 def _unclean(place: Workspace) -> Path:

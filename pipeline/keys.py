@@ -16,6 +16,7 @@ from registry.checkpoint import Checkpoint
 from registry.digest import digest_bytes, digest_file, digest_tree, digest_value
 from registry.errors import ToolchainMissingError
 from registry.recipe import Recipe
+from registry.target import Target
 
 CODE: Mapping[str, tuple[str, ...]] = {
     "export": ("compilers.export",),
@@ -27,6 +28,8 @@ CODE: Mapping[str, tuple[str, ...]] = {
     "lower-qnn": ("compilers.qnn", "compilers.static", "compilers.network"),
     "lower-cann": ("compilers.portable", "compilers.static", "compilers.network"),
     "lower-openvino": ("compilers.portable", "compilers.static", "compilers.network"),
+    "prove": ("compilers.proof",),
+    "rehearse": ("compilers.rehearse", "compilers.parity", "compilers.probe"),
     "verify": ("compilers.parity", "compilers.probe"),
     "evaluate": ("evals", "compilers.tokenizer"),
 }
@@ -59,11 +62,28 @@ def quantize_key(checkpoint: Checkpoint, recipe: Recipe, *, graph: str, calibrat
     )
 
 
-def lower_key(*, graph: str, layout: str, target: str, toolchain: str, toolchain_version: str) -> str:
-    """The key of a lowering: no weights, so that a new version of a checkpoint re-uses the code."""
+def lower_key(
+    *, graph: str, layout: str, target: Target, toolchain: str, toolchain_version: str, weights: str | None
+) -> str:
+    """The key of a lowering.
+
+    Without weights, so that a new version of a checkpoint re-uses the code; only a toolchain whose files
+    hold the weights' values is keyed by their digest.
+    """
+    embedded = {} if weights is None else {"weights": weights}
     return stage_key(
-        f"lower-{toolchain}", graph=graph, layout=layout, target=target, version=toolchain_version
+        f"lower-{toolchain}",
+        graph=graph,
+        layout=layout,
+        target=target,
+        version=toolchain_version,
+        **embedded,
     )
+
+
+def prove_key(*, lowered: Mapping[str, object], target: Target, toolchain: str) -> str:
+    """The key of the proof of compiled files."""
+    return stage_key("prove", lowered=lowered, target=target, toolchain=toolchain)
 
 
 def build_key(*, checkpoint: str, recipe: Recipe, lower: str, weights: str) -> str:

@@ -4,15 +4,21 @@
                         └── reference checkpoint ─────────────────────────┘
 
 Lowered code is keyed without weights: cells whose graph, layout, target and toolchain agree share one
-lowering.
+lowering. Lowering ends with the proof: standard tools read what the files hold, and a cell whose files hold
+something else than its manifest says fails there. An artifact that this machine cannot run is rehearsed
+instead of examined, where an emulator or a stand-in can run it.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from compilers.proof.proof import Proof
+
+from compilers.rehearse import REHEARSALS, means_here
 from compilers.runtime import find_runtime
 from compilers.toolchain import Unsupported, find_toolchain
 from evals.digest import tasks_digest
@@ -30,10 +36,12 @@ from pipeline.requests import (
     LowerOutput,
     LowerRequest,
     ProbeOutput,
+    ProveOutput,
     QuantizeOutput,
     QuantizeRequest,
     ReferenceOutput,
     ReferenceRequest,
+    RehearseRequest,
     Request,
     TaskRequest,
 )
@@ -42,12 +50,19 @@ from registry.checkpoint import Checkpoint
 from registry.digest import digest_file, digest_value
 from registry.recipe import Recipe
 from registry.store import Store
-from registry.target import missing_features
+from registry.target import find_target, missing_features
 from serving.host import this_host
 
 BASE_MEMORY_BYTES = 700 << 20
 """A worker with its libraries and nothing loaded."""
-FP32_COPIES = {"export": 0.0, "quantize": 3.0, "reference": 1.5, "lower": 0.5, "examine": 2.5}
+FP32_COPIES = {
+    "export": 0.0,
+    "quantize": 3.0,
+    "reference": 1.5,
+    "lower": 0.5,
+    "examine": 2.5,
+    "rehearse": 3.5,
+}
 """Estimate of a stage's peak memory, as multiples of the checkpoint's fp32 weights."""
 
 
@@ -60,6 +75,10 @@ class CellProgress:
     variant: QuantizeOutput | None = None
     lowered: StageRecord | None = None
     manifest: Manifest | None = None
+    proof_key: str = ""
+    """Key of the record that says what the compiled files hold."""
+    rehearse_key: str = ""
+    """Key of the record of a run by other means than the target; empty: it runs here itself."""
     cannot_run: tuple[str, ...] = ()
     """What this machine lacks to run the artifact; the cell then stays `built`."""
     verify_key: str = ""
@@ -79,13 +98,32 @@ def make_nodes(
     store: Store,
     timeout_s: float,
     settled: Settled,
+    toolchain_version: Callable[[str], str],
 ) -> list[Node]:
-    """All nodes that a plan's cells need."""
-    return _Nodes(plan, records, store, timeout_s).all(cells, settled)
+    """All nodes that a plan's cells need.
+
+    Args:
+        plan: The cells and what they are made from.
+        cells: Filled as the nodes are prepared.
+        records: What is done already.
+        store: Where the bytes are.
+        timeout_s: Limit of each piece of work.
+        settled: Makes the function to call when a cell is settled.
+        toolchain_version: The version that the executor would run; raises ToolchainMissingError.
+    """
+    return _Nodes(plan, records, store, timeout_s, toolchain_version).all(cells, settled)
 
 
 class _Nodes:
-    def __init__(self, plan: Plan, records: Records, store: Store, timeout_s: float) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        records: Records,
+        store: Store,
+        timeout_s: float,
+        toolchain_version: Callable[[str], str],
+    ) -> None:
+        self.toolchain_version = functools.cache(toolchain_version)
         self.plan = plan
         self.records = records
         self.store = store
@@ -225,10 +263,12 @@ class _Nodes:
                 self.records.find(self.quantize_key(planned.checkpoint, planned.recipe), QuantizeOutput)
             )
             key = self.lower_key(planned)
-            if self.records.record(key) is not None:
+            done = self.records.find(key, LowerOutput)
+            if done is not None and self.records.record(self.prove_key(planned, done)) is not None:
                 return None
             request = LowerRequest(
                 key=key,
+                done=done,
                 variant=cell.variant.variant,
                 facts=export.facts,
                 target=planned.target.name,
@@ -244,17 +284,29 @@ class _Nodes:
 
     def twin(self, planned: PlannedCell) -> str:
         """Cells of equal twin share one lowering, as far as can be told before the export."""
-        return digest_value(
-            [planned.checkpoint.ref, planned.recipe.layout, planned.target.name, planned.toolchain]
-        )
+        embeds = find_toolchain(planned.toolchain).embeds_weights
+        weights = planned.recipe.name if embeds else planned.recipe.layout
+        return digest_value([planned.checkpoint.ref, weights, planned.target.name, planned.toolchain])
 
     def lower_key(self, planned: PlannedCell) -> str:
+        variant = None
+        if find_toolchain(planned.toolchain).embeds_weights:
+            key = self.quantize_key(planned.checkpoint, planned.recipe)
+            variant = _present(self.records.find(key, QuantizeOutput)).variant
         return keys.lower_key(
             graph=self.exported(planned.checkpoint).graph.digest,
             layout=planned.recipe.layout,
-            target=planned.target.name,
+            target=planned.target,
             toolchain=planned.toolchain,
-            toolchain_version=find_toolchain(planned.toolchain).version(),
+            toolchain_version=self.toolchain_version(planned.toolchain),
+            weights=None if variant is None else variant.weights.digest,
+        )
+
+    def prove_key(self, planned: PlannedCell, lowered: LowerOutput) -> str:
+        return keys.prove_key(
+            lowered=lowered.model_dump(mode="json", exclude={"log"}),
+            target=planned.target,
+            toolchain=planned.toolchain,
         )
 
     # Examine
@@ -263,14 +315,19 @@ class _Nodes:
         planned = cell.planned
         name = f"examine {planned.id}"
 
-        def prepare() -> Work | None:
+        def prepare() -> Work | Failure | None:
             if cell.unsupported is not None or cell.variant is None:
                 return None
             cell.lowered = _present(self.records.record(self.lower_key(planned)))
+            cell.proof_key = self.prove_key(planned, LowerOutput.model_validate(cell.lowered.output))
+            proof = _present(self.records.find(cell.proof_key, ProveOutput)).proof
+            if proof.problems:
+                return _unproven(name, proof, log=LowerOutput.model_validate(cell.lowered.output).log)
             cell.manifest = self.manifest(cell)
-            cell.cannot_run = missing_features(self.host, target=planned.target)
+            cell.cannot_run = self.cannot_run(cell.manifest)
             if cell.cannot_run:
-                return None
+                rehearsal = self.rehearse_request(cell)
+                return None if rehearsal is None else self.work(name, rehearsal, planned.checkpoint)
             request = self.examine_request(cell)
             if request.verify_key is None and not request.tasks:
                 return None
@@ -287,9 +344,43 @@ class _Nodes:
             facts=self.exported(planned.checkpoint).facts,
             lowered=LowerOutput.model_validate(lowered.output),
             lower_key=lowered.key,
+            toolchain_version=self.toolchain_version(planned.toolchain),
         )
         self.store.put_artifact(manifest)
         return manifest
+
+    def cannot_run(self, manifest: Manifest) -> tuple[str, ...]:
+        """What this machine lacks to run an artifact as its target would."""
+        target = find_target(manifest.target)
+        if missing := missing_features(self.host, target=target):
+            return missing
+        support = find_runtime(manifest.format).supports(manifest, self.host)
+        return (support.reason,) if isinstance(support, Unsupported) else ()
+
+    def rehearse_request(self, cell: CellProgress) -> RehearseRequest | None:
+        """None: nothing rehearses this format, or it is recorded."""
+        manifest = _present(cell.manifest)
+        if manifest.format not in REHEARSALS:
+            return None
+        variant = _present(cell.variant)
+        checkpoint_probe = _present(self.records.find(self.probe_key(cell.planned.checkpoint), ProbeOutput))
+        cell.rehearse_key = keys.stage_key(
+            "rehearse",
+            artifact=manifest.digest,
+            variant=variant.probe,
+            checkpoint=checkpoint_probe,
+            means=means_here(),
+            chip=self.host.chip,
+        )
+        if self.records.record(cell.rehearse_key) is not None:
+            return None
+        return RehearseRequest(
+            key=cell.rehearse_key,
+            manifest=manifest,
+            recipe=cell.planned.recipe,
+            variant_probe=variant.probe,
+            checkpoint_probe=checkpoint_probe,
+        )
 
     def examine_request(self, cell: CellProgress) -> ExamineRequest:
         planned, manifest = cell.planned, _present(cell.manifest)
@@ -335,6 +426,16 @@ class _Nodes:
             evaluation=self.plan.ladder.evaluation,
             tasks=tuple(tasks),
         )
+
+
+def _unproven(name: str, proof: Proof, *, log: str) -> Failure:
+    return Failure(
+        "proof",
+        f"{name}: the files are not what the manifest says: {'; '.join(proof.problems)}",
+        "the compiler or its options are wrong for this target; see the log",
+        4,
+        log,
+    )
 
 
 def _nothing(failure: Failure | None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
+from compilers.proof.proof import Proof
 from pydantic import Field, TypeAdapter
 
 from compilers.parity import Parity
@@ -63,6 +64,22 @@ class ReferenceOutput(Value):
     samples: int
 
 
+class ProveOutput(Value):
+    """What the compiled files hold, as standard tools read it."""
+
+    proof: Proof
+
+
+class RehearseOutput(Value):
+    """How close the artifact is where something else runs it in its target's place."""
+
+    parity: Parity | None
+    """None: nothing here can."""
+    means: str
+    """What ran it, or why nothing could."""
+    runtime_version: str = ""
+
+
 class VerifyOutput(Value):
     """The artifact loaded, and how close it is."""
 
@@ -111,10 +128,12 @@ class QuantizeRequest(Value):
 
 
 class LowerRequest(Value):
-    """Variant × target → compiled files."""
+    """Variant × target → compiled files, and the proof of what they hold."""
 
     kind: Literal["lower"] = "lower"
     key: Digest
+    done: LowerOutput | None
+    """The compiled files where they are there already and only the proof is missing."""
     variant: Variant
     facts: ModelFacts
     target: str
@@ -150,8 +169,19 @@ class ExamineRequest(Value):
     tasks: tuple[TaskRequest, ...]
 
 
+class RehearseRequest(Value):
+    """Artifact → parity, by means other than its target."""
+
+    kind: Literal["rehearse"] = "rehearse"
+    key: Digest
+    manifest: Manifest
+    recipe: Recipe
+    variant_probe: ProbeOutput
+    checkpoint_probe: ProbeOutput
+
+
 Request = Annotated[
-    ExportRequest | QuantizeRequest | LowerRequest | ReferenceRequest | ExamineRequest,
+    ExportRequest | QuantizeRequest | LowerRequest | ReferenceRequest | ExamineRequest | RehearseRequest,
     Field(discriminator="kind"),
 ]
 REQUEST: TypeAdapter[Request] = TypeAdapter(Request)
@@ -164,4 +194,6 @@ class WorkerOrder(Value):
     scratch: Path
     """A directory of its own, removed by the parent."""
     threads: int = 1
+    chip: str | None = None
+    """Evidence is wanted of this chip, and of no other; None: of whichever this is."""
     request: Request

@@ -28,9 +28,10 @@ from pipeline.requests import (
     LowerRequest,
     QuantizeRequest,
     ReferenceRequest,
+    RehearseRequest,
     WorkerOrder,
 )
-from registry.errors import RungError
+from registry.errors import LoadError, RungError
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -85,6 +86,7 @@ def main() -> int:
     order = WorkerOrder.read_json(Path(sys.argv[1]))
     report = Reporter(int(sys.argv[2]))
     try:
+        _check_chip(order)
         _run(order)(report)
     except RungError as error:
         traceback.print_exc()
@@ -92,6 +94,18 @@ def main() -> int:
         return error.exit_code
     report.finish()
     return 0
+
+
+def _check_chip(order: WorkerOrder) -> None:
+    if order.chip is None or order.request.kind not in ("examine", "reference"):
+        return
+    from serving.host import this_host
+
+    if (here := this_host().chip) != order.chip:
+        raise LoadError(
+            f"evidence of `{order.chip}` is wanted, this machine is `{here}`",
+            hint="let only machines of the same processor offer `rung-host`",
+        )
 
 
 def _run(order: WorkerOrder) -> Callable[[Reporter], None]:
@@ -122,6 +136,10 @@ def _run(order: WorkerOrder) -> Callable[[Reporter], None]:
             return lambda report: examine(
                 request, store=store, scratch=order.scratch, report=report, threads=order.threads
             )
+        case RehearseRequest():
+            from pipeline.stages.rehearse import rehearse
+
+            return lambda report: rehearse(request, store=store, scratch=order.scratch, report=report)
         case _:
             assert_never(request)
 

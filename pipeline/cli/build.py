@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import os
+from enum import Enum
 from pathlib import Path
 
 import typer
 
 from pipeline.cli import context, output
 from pipeline.cli.progress import show_progress
+
+
+class Executor(Enum):
+    """What runs the work of a build."""
+
+    local = "local"
+    ray = "ray"
+
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -20,9 +28,12 @@ def build(
     recipe: list[str] = typer.Option([], help="Only this recipe; repeatable"),
     toolchain: list[str] = typer.Option([], help="Only this toolchain; repeatable"),
     checkpoint: list[str] = typer.Option([], help="Only this checkpoint; repeatable"),
-    jobs: int = typer.Option(os.cpu_count() or 1, min=1, help="Worker processes at the same time"),
+    jobs: int = typer.Option(0, min=0, help="Worker processes at the same time; 0: one per processor"),
     memory: float = typer.Option(
         0.0, min=0.0, help="Memory for all workers, GiB; 0: three quarters of this machine's"
+    ),
+    executor: Executor = typer.Option(
+        Executor.local, help="Where the work runs; `ray`: on the cluster that RAY_ADDRESS names"
     ),
     timeout: float = typer.Option(3600.0, min=1.0, help="Time limit of each piece of work, seconds"),
     as_json: bool = typer.Option(False, "--json", help="Print the cells as JSON"),
@@ -31,7 +42,7 @@ def build(
     from pipeline.interface import Options, build_ladder
     from pipeline.plan import Filters
 
-    options = Options(jobs=jobs, memory_gib=memory, timeout_s=timeout)
+    options = Options(jobs=jobs, memory_gib=memory, timeout_s=timeout, executor=executor.value)
     filters = Filters(tuple(target), tuple(recipe), tuple(toolchain), tuple(checkpoint))
     with show_progress() as display:
         report = build_ladder(context.workspace(), ladder, filters=filters, options=options, display=display)

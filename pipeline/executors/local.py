@@ -15,16 +15,21 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from compilers.toolchain import find_toolchain
+from pipeline.executors.memory import held_bytes
 from pipeline.requests import Request, WorkerOrder
 from registry.store import Store
 
 LOCK_NAME = "lock"
 LOG_NAME = "log.txt"
+LOOK_EVERY_S = 0.5
+GIB = 1 << 30
 WORKER = (sys.executable, "-m", "pipeline.worker")
 
 Event = dict[str, Any]  # one JSON line of a worker; its form is in pipeline/worker.py
@@ -65,6 +70,8 @@ class LocalExecutor:
         store: Where workers put bytes.
         scratch: Directory for scratch directories; one lock file in each says that it is in use.
         threads: Threads of each worker.
+        memory_bytes: What one worker with its children may hold; more ends it. None: no limit.
+        chip: Where evidence must come from; workers on another chip refuse. None: from this machine.
         mark: A file to make before the first worker starts.
         command: The worker's command line; the order's path and the event pipe's number are appended.
     """
@@ -75,17 +82,29 @@ class LocalExecutor:
         *,
         scratch: Path,
         threads: int = 1,
+        memory_bytes: int | None = None,
+        chip: str | None = None,
         mark: Path | None = None,
         command: tuple[str, ...] = WORKER,
     ) -> None:
         self._command = command
+        self._chip = chip
         self._mark = mark
         self._store = store
         self._scratch = scratch
         self._threads = threads
+        self._memory_bytes = memory_bytes
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
         scratch.mkdir(parents=True, exist_ok=True)
+
+    def toolchain_version(self, name: str) -> str:
+        """The version of a toolchain on this machine.
+
+        Raises:
+            ToolchainMissingError: It is not installed.
+        """
+        return find_toolchain(name).version()
 
     def run(self, work: Work, *, on_event: Callable[[Event], None]) -> Finished | Failure:
         """Run one piece of work to its end; called from several threads at once."""
@@ -93,7 +112,11 @@ class LocalExecutor:
             self._mark.touch()
         with _scratch_directory(self._scratch) as scratch:
             order = WorkerOrder(
-                store=self._store.root, scratch=scratch, threads=self._threads, request=work.request
+                store=self._store.root,
+                scratch=scratch,
+                threads=self._threads,
+                chip=self._chip,
+                request=work.request,
             )
             (scratch / "order.json").write_text(order.model_dump_json(), encoding="utf-8")
             with (scratch / LOG_NAME).open("wb") as log:
@@ -122,14 +145,8 @@ class LocalExecutor:
         os.close(writer)
         with self._lock:
             self._running.add(process)
-        timed_out = threading.Event()
-
-        def stop() -> None:
-            timed_out.set()
-            _kill(process)
-
-        timer = threading.Timer(work.timeout_s, stop)
-        timer.start()
+        guard = _Guard(process, work, memory_bytes=self._memory_bytes)
+        guard.start()
         last: Event = {}
         try:
             with os.fdopen(reader, encoding="utf-8") as stream:
@@ -138,7 +155,7 @@ class LocalExecutor:
                     on_event(event)
             code = process.wait()
         finally:
-            timer.cancel()
+            guard.stop()
             _kill(process)
             process.wait()
             with self._lock:
@@ -147,7 +164,51 @@ class LocalExecutor:
             return Finished()
         text = (scratch / LOG_NAME).read_bytes()
         digest = self._store.add_bytes(text).digest
-        return _failure(work, code=code, last=last, timed_out=timed_out.is_set(), log=digest, text=text)
+        return guard.failure(log=digest) or _failure(work, code=code, last=last, log=digest, text=text)
+
+
+class _Guard:
+    """Ends a worker that takes longer or holds more memory than it may."""
+
+    def __init__(self, process: subprocess.Popen[bytes], work: Work, *, memory_bytes: int | None) -> None:
+        self._process = process
+        self._work = work
+        self._memory_bytes = memory_bytes
+        self._done = threading.Event()
+        self._exceeded: tuple[str, str, str] | None = None
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """The worker has ended."""
+        self._done.set()
+        self._thread.join()
+
+    def failure(self, *, log: str) -> Failure | None:
+        """Why it ended the worker; None if it did not."""
+        if self._exceeded is None:
+            return None
+        code, what, hint = self._exceeded
+        return Failure(code, f"{self._work.label}: stopped {what}", hint, 4, log)
+
+    def _watch(self) -> None:
+        end = time.monotonic() + self._work.timeout_s
+        while not self._done.wait(max(0.0, min(LOOK_EVERY_S, end - time.monotonic()))):
+            if time.monotonic() >= end:
+                what = f"after its time limit of {self._work.timeout_s:.0f} s"
+                self._exceeded = ("timeout", what, "raise `--timeout`, or see the log")
+            elif (
+                self._memory_bytes is not None
+                and (held := held_bytes(self._process.pid)) > self._memory_bytes
+            ):
+                what = f"out of memory: it held {held / GIB:.1f} of {self._memory_bytes / GIB:.1f} GiB"
+                self._exceeded = ("memory", what, "raise `--memory`, or build on a larger machine")
+            if self._exceeded is not None:
+                _kill(self._process)
+                return
 
 
 def remove_stale_scratch(scratch: Path) -> list[Path]:
@@ -211,7 +272,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _failure(work: Work, *, code: int, last: Event, timed_out: bool, log: str, text: bytes) -> Failure:
+def _failure(work: Work, *, code: int, last: Event, log: str, text: bytes) -> Failure:
     if last.get("event") == "error":
         return Failure(
             code=str(last["code"]),
@@ -221,9 +282,6 @@ def _failure(work: Work, *, code: int, last: Event, timed_out: bool, log: str, t
             log=log,
         )
     tail = text.decode("utf-8", "replace").strip().splitlines()[-1:] or ["it printed nothing"]
-    if timed_out:
-        message = f"{work.label}: stopped after its time limit of {work.timeout_s:.0f} s"
-        return Failure("timeout", message, "raise `--timeout`, or see the log", 4, log)
     if code < 0:
         name = signal.Signals(-code).name
         why = " (out of memory?)" if -code == signal.SIGKILL else ""

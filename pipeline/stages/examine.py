@@ -16,10 +16,9 @@ from evals.scorecard import Scorecard
 from evals.verdict import earned_tier
 from matrices.cell import TaskResult
 from pipeline.requests import EvaluateOutput, ExamineRequest, TaskRequest, VerifyOutput
+from pipeline.stages.files import materialise_bundle
 from pipeline.stages.probe import load_probe
 from pipeline.worker import Reporter
-from registry.artifact import MANIFEST_NAME
-from registry.checkpoint import FileEntry
 from registry.digest import canonical_json
 from registry.store import Store
 from serving.host import this_host
@@ -48,7 +47,7 @@ def examine(request: ExamineRequest, *, store: Store, scratch: Path, report: Rep
     manifest = request.manifest
     host = this_host()
     runtime = find_runtime(manifest.format)
-    bundle = Bundle(manifest=manifest, path=materialise_bundle(request, store=store, out=scratch / "bundle"))
+    bundle = Bundle(manifest=manifest, path=materialise_bundle(manifest, store=store, out=scratch / "bundle"))
     subject = _Subject(
         request=request,
         session=runtime.load(bundle, host, threads=threads),
@@ -71,16 +70,6 @@ def examine(request: ExamineRequest, *, store: Store, scratch: Path, report: Rep
         result = _evaluate(subject, task, report=report)
         evaluated = EvaluateOutput(result=result, runtime_version=subject.runtime_version, chip=subject.chip)
         report.output(task.key, evaluated, stage="evaluate", seconds=time.monotonic() - start)
-
-
-def materialise_bundle(request: ExamineRequest, *, store: Store, out: Path) -> Path:
-    """The bundle's directory, as a pull would leave it."""
-    manifest = request.manifest
-    size = len(store.read_bytes(manifest.digest))
-    store.materialise(
-        (*manifest.files, FileEntry(path=MANIFEST_NAME, digest=manifest.digest, size_bytes=size)), out=out
-    )
-    return out
 
 
 def _parity(subject: _Subject) -> Parity:

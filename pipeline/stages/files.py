@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from registry.artifact import MANIFEST_NAME, Manifest
 from registry.checkpoint import Checkpoint, FileEntry
 from registry.store import Store
 
@@ -23,4 +24,13 @@ def materialise_checkpoint(checkpoint: Checkpoint, *, store: Store, out: Path) -
 def materialise_small(checkpoint: Checkpoint, *, store: Store, out: Path) -> Path:
     """The checkpoint's directory without its weights."""
     store.materialise([f for f in checkpoint.files if not f.path.endswith(".safetensors")], out=out)
+    return out
+
+
+def materialise_bundle(manifest: Manifest, *, store: Store, out: Path) -> Path:
+    """The bundle's directory, as a pull would leave it."""
+    size = len(store.read_bytes(manifest.digest))
+    store.materialise(
+        (*manifest.files, FileEntry(path=MANIFEST_NAME, digest=manifest.digest, size_bytes=size)), out=out
+    )
     return out

@@ -82,8 +82,7 @@ def compare(session: Session, reference: Session, *, atol: float) -> None:
     cache = session.new_cache(rows=1, capacity=70)
     bounds = (0, 40, 43, *range(44, 50), 70)
     found = [
-        session.forward(cache, [Segment(0, tokens[begin:end], "all")])[0]
-        for begin, end in pairwise(bounds)
+        session.forward(cache, [Segment(0, tokens[begin:end], "all")])[0] for begin, end in pairwise(bounds)
     ]
     np.testing.assert_allclose(np.concatenate(found), expected, rtol=0, atol=atol)
 

@@ -156,3 +156,18 @@ def _is_gone(pid: int) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+def test_a_worker_that_takes_more_memory_than_it_may_is_stopped(store: Store, tmp_path: Path) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text("import time\nheld = bytearray(400 << 20)\ntime.sleep(600)\n", encoding="utf-8")
+    limited = LocalExecutor(
+        store,
+        scratch=tmp_path / "scratch",
+        memory_bytes=200 << 20,
+        command=(sys.executable, str(script)),
+    )
+    result = limited.run(work(), on_event=lambda event: None)
+    assert isinstance(result, Failure)
+    assert (result.code, result.exit_code) == ("memory", 4)
+    assert "out of memory" in result.message

@@ -1,0 +1,227 @@
+"""The Ray executor: the same graph, its work spread over the nodes of a Ray cluster.
+
+Each piece of work runs on its node exactly as the local executor runs it: in a process of its own, with a
+time limit, a memory limit and a log. What a node can do it says by custom resources when it joins:
+
+    ray start --address HEAD --resources '{"rung-tvm": 4, "rung-qnn": 1}'
+
+A lowering goes to a node with `rung-TOOLCHAIN`. Everything else yields evidence of a chip, so it stays on
+the build's own node, or goes to nodes that say `rung-host`: those have the same processor, which the worker
+checks.
+All nodes must see the workspace's store under one path, and have the same version of Rung.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.executors.local import Event, Failure, Finished, LocalExecutor, Work
+from pipeline.requests import LowerRequest
+from registry.errors import ConfigurationError, ToolchainMissingError
+from registry.store import Store
+from serving.host import this_host
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+Untyped = Any
+"""Handles of Ray, whose remote functions have no static types."""
+RESULT = "result"
+SHARE = 0.01
+"""Of a node's custom resource that one piece of work takes: the resource says what, not how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where and within what a node works."""
+
+    store: Path
+    scratch: Path
+    threads: int
+    memory_bytes: int | None
+    chip: str
+
+
+class RayExecutor:
+    """Runs work on a Ray cluster.
+
+    Args:
+        store: The store, under a path that all nodes see.
+        scratch: Directory for scratch directories, likewise.
+        address: Of the cluster, as `ray.init` takes it; None: `RAY_ADDRESS`, or the one on this machine.
+        threads: Threads of each worker.
+        memory_bytes: What one worker may hold.
+        mark: A file to make before the first worker starts.
+
+    Raises:
+        ConfigurationError: There is no such cluster.
+        ToolchainMissingError: `ray` is not installed.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        scratch: Path,
+        address: str | None = None,
+        threads: int = 1,
+        memory_bytes: int | None = None,
+        mark: Path | None = None,
+    ) -> None:
+        self._ray = _connected(address)
+        self._store = store
+        self._scratch = scratch
+        self._threads = threads
+        self._memory_bytes = memory_bytes
+        self._chip = this_host().chip
+        self._mark = mark
+        self._running: set[Untyped] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def jobs(self) -> int:
+        """Pieces of work that the cluster can run at the same time."""
+        return max(1, int(self._ray.cluster_resources().get("CPU", 1)) // self._threads)
+
+    @property
+    def cluster_memory_bytes(self) -> int:
+        """Memory of all nodes, as Ray plans with it."""
+        return int(self._ray.cluster_resources().get("memory", 0))
+
+    def toolchain_version(self, name: str) -> str:
+        """The version of a toolchain on a node that offers it.
+
+        Raises:
+            ToolchainMissingError: No node offers it, or it is not installed there.
+        """
+        needed = f"rung-{name}"
+        if needed not in self._ray.cluster_resources():
+            raise ToolchainMissingError(
+                f"no node of the Ray cluster offers `{needed}`",
+                hint=f"install the toolchain on a node and join it with --resources '{{\"{needed}\": 1}}'",
+            )
+        ask = self._ray.remote(_version).options(num_cpus=0, resources={needed: SHARE})
+        version, message, hint = self._ray.get(ask.remote(name))
+        if version is None:
+            raise ToolchainMissingError(f"on the node that offers `{needed}`: {message}", hint=hint)
+        return str(version)
+
+    def run(self, work: Work, *, on_event: Callable[[Event], None]) -> Finished | Failure:
+        """Run one piece of work to its end; called from several threads at once."""
+        if self._mark is not None:
+            self._mark.touch()
+        task = self._ray.remote(_run).options(
+            num_returns="streaming",
+            num_cpus=self._threads,
+            memory=self._reservation(work),
+            max_retries=0,
+            **self._placement(work),
+        )
+        place = _Place(self._store.root, self._scratch, self._threads, self._memory_bytes, self._chip)
+        said = task.remote(work, place)
+        with self._lock:
+            self._running.add(said)
+        try:
+            return self._follow(said, on_event)
+        except self._ray.exceptions.RayError as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            return Failure(
+                "crash", f"{work.label}: lost on its Ray node: {reason}", "see `ray status`; build again", 4
+            )
+        finally:
+            with self._lock:
+                self._running.discard(said)
+
+    def stop(self) -> None:
+        """Kill all running work."""
+        with self._lock:
+            for said in self._running:
+                self._ray.cancel(said, force=True)
+
+    def _follow(self, said: Untyped, on_event: Callable[[Event], None]) -> Finished | Failure:
+        for reference in said:
+            event = self._ray.get(reference)
+            if event["event"] == RESULT:
+                result: Finished | Failure = event[RESULT]
+                return result
+            on_event(event)
+        raise self._ray.exceptions.RayError("it ended without a result")
+
+    def _placement(self, work: Work) -> dict[str, Untyped]:
+        if isinstance(work.request, LowerRequest):
+            return {"resources": {f"rung-{work.request.toolchain}": SHARE}}
+        if "rung-host" in self._ray.cluster_resources():
+            return {"resources": {"rung-host": SHARE}}
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        here = self._ray.get_runtime_context().get_node_id()
+        return {"scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=False)}
+
+    def _reservation(self, work: Work) -> int:
+        """What Ray sets aside; never more than the largest node has, or the work would wait for ever."""
+        nodes = [node["Resources"].get("memory", 0) for node in self._ray.nodes() if node["Alive"]]
+        return int(min(work.memory_bytes, 0.9 * max(nodes, default=0)))
+
+
+def _connected(address: str | None) -> ModuleType:
+    try:
+        import ray
+    except ImportError as error:
+        raise ToolchainMissingError("`ray` is not installed", hint="install `rung[ray]`") from error
+    if not ray.is_initialized():
+        try:
+            ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise ConfigurationError(
+                f"no Ray cluster at `{address or 'auto'}`: {error}",
+                hint="start one with `ray start --head`, or give its address with RAY_ADDRESS",
+            ) from error
+    module: ModuleType = ray
+    return module
+
+
+def _version(name: str) -> tuple[str | None, str, str]:
+    """On the node: version of a toolchain, or why it cannot be used."""
+    from compilers.toolchain import find_toolchain
+
+    try:
+        return find_toolchain(name).version(), "", ""
+    except ToolchainMissingError as error:
+        return None, error.message, error.hint
+
+
+def _run(work: Work, place: _Place) -> Iterator[Event]:
+    """On the node: the local executor's events, then its result."""
+    if not (place.store / "oci-layout").is_file():
+        message = f"{work.label}: the node does not see the store at `{place.store}`"
+        failure = Failure("registry", message, "share it with all nodes under the same path", 3)
+        yield {"event": RESULT, RESULT: failure}
+        return
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    executor = LocalExecutor(
+        Store(place.store),
+        scratch=place.scratch,
+        threads=place.threads,
+        memory_bytes=place.memory_bytes,
+        chip=place.chip,
+    )
+
+    def run() -> None:
+        try:
+            result = executor.run(work, on_event=events.put)
+        except Exception as error:  # noqa: BLE001  # the edge where a stage becomes a cell
+            result = Failure("crash", f"{work.label}: {error!r}", "see the node's Ray log", 4)
+        events.put({"event": RESULT, RESULT: result})
+
+    threading.Thread(target=run, daemon=True).start()
+    while True:
+        event = events.get()
+        yield event
+        if event["event"] == RESULT:
+            return

@@ -1,0 +1,43 @@
+"""Artifact → parity where something else runs it in its target's place (`compilers/rehearse.py`)."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from compilers.probe import measure_parity
+from compilers.rehearse import rehearse as open_rehearsal
+from compilers.runtime import Bundle
+from compilers.toolchain import Unsupported
+from pipeline.requests import RehearseOutput, RehearseRequest
+from pipeline.stages.files import materialise_bundle
+from pipeline.stages.probe import load_probe
+from pipeline.worker import Reporter
+from registry.store import Store
+
+
+def rehearse(request: RehearseRequest, *, store: Store, scratch: Path, report: Reporter) -> None:
+    """Run the probe by other means than the target, and measure how close it is.
+
+    Raises:
+        LoadError: The means are here and the artifact does not run.
+    """
+    start = time.monotonic()
+    manifest = request.manifest
+    path = materialise_bundle(manifest, store=store, out=scratch / "bundle")
+    opened = open_rehearsal(Bundle(manifest=manifest, path=path))
+    if isinstance(opened, Unsupported):
+        output = RehearseOutput(parity=None, means=opened.reason)
+    else:
+        sequences, variant_logits = load_probe(store, request.variant_probe)
+        _, checkpoint_logits = load_probe(store, request.checkpoint_probe)
+        parity = measure_parity(
+            opened.session,
+            probe=sequences,
+            variant_logits=variant_logits,
+            checkpoint_logits=checkpoint_logits,
+            recipe=request.recipe,
+            toolchain=manifest.toolchain,
+        )
+        output = RehearseOutput(parity=parity, means=opened.means, runtime_version=opened.runtime_version)
+    report.output(request.key, output, stage="rehearse", seconds=time.monotonic() - start)
