@@ -9,12 +9,11 @@ from __future__ import annotations
 import functools
 import importlib.util
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 
+from compilers.installed import required_version
 from registry.checkpoint import Checkpoint
 from registry.digest import digest_bytes, digest_file, digest_tree, digest_value
-from registry.errors import ToolchainMissingError
 from registry.recipe import Recipe
 from registry.target import Target
 
@@ -97,13 +96,7 @@ def version(distribution: str) -> str:
     Raises:
         ToolchainMissingError: It is not installed.
     """
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError as error:
-        raise ToolchainMissingError(
-            f"`{distribution}` is not installed",
-            hint="install the build machine's part: `pip install 'rung[build,eval]'`",
-        ) from error
+    return required_version(distribution, extra="build,eval")
 
 
 @functools.cache

@@ -4,15 +4,12 @@ The result is one small `model.onnx` whose weights are references into the canon
 this toolchain writes no weights of its own. What changes against the interchange form:
 
 - Tokens of all rows are packed into one dimension, so that matrix products see no padding. Around attention
-they
-  are spread to [rows, seq] and packed again.
+  they are spread to [rows, seq] and packed again.
 - Attention is `GroupQueryAttention` with rotary positions inside and with the KV cache in shared buffers;
-rows of
-  one call may be at different lengths, bring different numbers of tokens, or none (`query_seqlens`).
+  rows of one call may be at different lengths, bring different numbers of tokens, or none (`query_seqlens`).
 - Queries, keys and values are one product where their weights lie one after the other.
 - Integer weights go to `MatMulNBits`, with integer activations per block of each token. `w8a8-dynamic`
-quantizes
-  activations per token, so that no result depends on what else is in the batch (the stock dynamic
+  quantizes activations per token, so that no result depends on what else is in the batch (the stock dynamic
   quantization scales by the whole tensor's range).
 
 Inputs of the graph: input_ids int64 [tokens]; spread int64 [rows, seq], for each place its token; pack int64
@@ -25,12 +22,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from compilers.installed import required_version
 from compilers.onnxruntime.emit import lower_graph
 from compilers.toolchain import Lowered, Source, Support, Supported, Unsupported
 from compilers.weights import read_layout
 from registry.artifact import ArtifactFormat, ModelFacts
 from registry.atomic import write_atomically
-from registry.errors import BuildError, ToolchainMissingError
+from registry.errors import BuildError
 from registry.recipe import Recipe
 from registry.target import Target
 
@@ -48,16 +46,10 @@ class OnnxRuntimeToolchain:
         """Version of onnxruntime.
 
         Raises:
-            ToolchainMissingError: It, or onnx, is not installed.
+            ToolchainMissingError: It, or onnx, is not installed, or in a version that does not work.
         """
-        try:
-            import onnx  # noqa: F401  # lowering writes with it
-            import onnxruntime
-        except ImportError as error:
-            raise ToolchainMissingError(
-                f"the onnxruntime toolchain cannot be used: {error}", hint="install `rung[build]`"
-            ) from error
-        return str(onnxruntime.__version__)
+        required_version("onnx", versions=">=1.20", extra="build")
+        return required_version("onnxruntime", "onnxruntime-gpu", versions=">=1.32", extra="build")
 
     def supports(self, recipe: Recipe, target: Target, facts: ModelFacts) -> Support:
         """Every recipe on every CPU target."""

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from compilers.installed import required_version
 from compilers.onnxruntime.cache import OrtCache
 from compilers.onnxruntime.plan import Step, plan_steps
 from compilers.runtime import Bundle, Cache, FloatArray, Segment
@@ -25,7 +26,7 @@ Untyped: TypeAlias = Any
 """What onnxruntime returns: it ships no types."""
 
 PROVIDER = "CPUExecutionProvider"
-OLDEST = (1, 32)
+OLDEST = "1.32"
 """First version whose attention kernel takes `query_seqlens` on the CPU."""
 EXACT_INT8 = frozenset({"avx_vnni", "avx512_vnni", "amx_int8"})
 """Processor flags, one of which makes u8 × s8 products exact without the slower kernel."""
@@ -44,7 +45,7 @@ class OnnxRuntime:
         Raises:
             ToolchainMissingError: It is not installed, or too old.
         """
-        return str(_import().__version__)
+        return required_version("onnxruntime", "onnxruntime-gpu", versions=f">={OLDEST}", extra="serve")
 
     def supports(self, manifest: Manifest, host: Host) -> Support:
         """Whether the host has what the manifest's target asks for."""
@@ -225,15 +226,11 @@ def _options(ort: Untyped, host: Host, threads: int) -> Untyped:
 
 
 def _import() -> Untyped:
+    OnnxRuntime().version()
     try:
         import onnxruntime
     except ImportError as error:
         raise ToolchainMissingError(
             f"onnxruntime cannot be imported: {error}", hint="install `rung[serve]`"
         ) from error
-    if tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) < OLDEST:
-        raise ToolchainMissingError(
-            f"onnxruntime is {onnxruntime.__version__}, artifacts need {OLDEST[0]}.{OLDEST[1]} or newer",
-            hint="upgrade with `rung[serve]`",
-        )
     return onnxruntime

@@ -13,14 +13,15 @@ import os
 import struct
 import sys
 import threading
-from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from compilers.installed import required_version
 from registry.errors import LoadError, ToolchainMissingError
 
-PACKAGES = ("apache-tvm", "apache-tvm-ffi")
+PACKAGES = {"apache-tvm": "==0.27.*", "apache-tvm-ffi": "==0.1.14.*"}
+"""Distributions, and the versions that the kernels and the session are written for."""
 RUNTIME_LIBRARY = "libtvm_runtime.so"
 CPU_DEVICE, POOLED_ALLOCATOR = 1, 2
 """DLPack's number of the CPU; the virtual machine's allocator that keeps memory between calls."""
@@ -79,14 +80,9 @@ def installed_version() -> str:
     """Versions of TVM and of its function interface, without importing them.
 
     Raises:
-        ToolchainMissingError: One of them is not installed.
+        ToolchainMissingError: One of them is not installed, or in a version that does not work.
     """
-    try:
-        tvm, ffi = (metadata.version(package) for package in PACKAGES)
-    except metadata.PackageNotFoundError as error:
-        raise ToolchainMissingError(
-            f"`{error.name}` is not installed", hint="install `rung[serve]` or `rung[build]`"
-        ) from error
+    tvm, ffi = (required_version(name, versions=known, extra="serve") for name, known in PACKAGES.items())
     return f"{tvm}+ffi{ffi}"
 
 
