@@ -14,7 +14,9 @@ All nodes must see the workspace's store under one path, and have the same versi
 from __future__ import annotations
 
 import logging
+import os
 import queue
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 Untyped = Any
 """Handles of Ray, whose remote functions have no static types."""
 RESULT = "result"
+KNOCK_S = 5.0
 SHARE = 0.01
 """Of a node's custom resource that one piece of work takes: the resource says what, not how many."""
 
@@ -175,15 +178,24 @@ def _connected(address: str | None) -> ModuleType:
     except ImportError as error:
         raise ToolchainMissingError("`ray` is not installed", hint="install `rung[ray]`") from error
     if not ray.is_initialized():
+        wanted = address or os.environ.get("RAY_ADDRESS") or "auto"
         try:
-            ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+            _knock(wanted)
+            ray.init(address=wanted, log_to_driver=False, logging_level=logging.ERROR)
+        except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
             raise ConfigurationError(
-                f"no Ray cluster at `{address or 'auto'}`: {error}",
+                f"no Ray cluster at `{wanted}`: {error}",
                 hint="start one with `ray start --head`, or give its address with RAY_ADDRESS",
             ) from error
     module: ModuleType = ray
     return module
+
+
+def _knock(address: str) -> None:
+    """Fail at once where nobody listens: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and "//" not in address and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
 
 
 def _version(name: str) -> tuple[str | None, str, str]:
