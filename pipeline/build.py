@@ -17,7 +17,7 @@ from matrices.stage import StageRecord
 from pipeline.compose import compose_cell
 from pipeline.executors.local import Event, Failure
 from pipeline.graph import Executor, Node, run_graph
-from pipeline.nodes import CellProgress, make_nodes
+from pipeline.nodes import CellProgress, Until, make_nodes
 from pipeline.plan import Plan
 from pipeline.records import Records
 from registry.errors import CorruptError, StorageFullError
@@ -77,6 +77,7 @@ def build(
     display: Display,
     limits: Limits,
     known: Mapping[str, Cell],
+    until: Until = "evaluated",
 ) -> Report:
     """Bring every cell of the plan up to date.
 
@@ -88,6 +89,7 @@ def build(
         display: Who is told.
         limits: What may be used.
         known: Cells that the database holds already, by id.
+        until: The last step that is wanted.
 
     Raises:
         RegistryError: The store or the database cannot be written; what was finished stays recorded.
@@ -118,6 +120,7 @@ def build(
         timeout_s=limits.timeout_s,
         settled=settled,
         toolchain_version=executor.toolchain_version,
+        until=until,
     )
     display.total(len(nodes))
     run_graph(nodes, executor=executor, observer=watcher, jobs=limits.jobs, memory_bytes=limits.memory_bytes)

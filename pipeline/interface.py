@@ -15,6 +15,7 @@ from pipeline.build import Display, Limits, Report, build
 from pipeline.executors.local import LocalExecutor, remove_stale_scratch
 from pipeline.graph import Executor
 from pipeline.locks import alone, build_lock, writing
+from pipeline.nodes import Until
 from pipeline.plan import Filters, Plan, make_plan
 from pipeline.upkeep import drop_unused
 from registry.ladder import read_ladder
@@ -36,6 +37,7 @@ class Options:
     """0: three quarters of this machine's, or all that the Ray cluster plans with."""
     timeout_s: float
     executor: Literal["local", "ray"] = "local"
+    until: Until = "evaluated"
 
 
 def build_ladder(
@@ -84,6 +86,7 @@ def _run(place: Workspace, plan: Plan, *, database: Database, options: Options, 
         executor=executor,
         display=display,
         limits=limits,
+        until=options.until,
     )
 
 

@@ -14,10 +14,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from compilers.proof.proof import Proof
-
 from compilers.rehearse import REHEARSALS, means_here
 from compilers.runtime import find_runtime
 from compilers.toolchain import Unsupported, find_toolchain
@@ -87,6 +86,8 @@ class CellProgress:
 
 
 T = TypeVar("T")
+Until = Literal["built", "evaluated"]
+"""How far a build goes: compiled and proven, or all that this machine can find out."""
 Settled = Callable[[CellProgress], Callable[[Failure | None], None]]
 
 
@@ -99,6 +100,7 @@ def make_nodes(
     timeout_s: float,
     settled: Settled,
     toolchain_version: Callable[[str], str],
+    until: Until,
 ) -> list[Node]:
     """All nodes that a plan's cells need.
 
@@ -110,8 +112,9 @@ def make_nodes(
         timeout_s: Limit of each piece of work.
         settled: Makes the function to call when a cell is settled.
         toolchain_version: The version that the executor would run; raises ToolchainMissingError.
+        until: The last step that is wanted.
     """
-    return _Nodes(plan, records, store, timeout_s, toolchain_version).all(cells, settled)
+    return _Nodes(plan, records, store, timeout_s, toolchain_version, until).all(cells, settled)
 
 
 class _Nodes:
@@ -122,7 +125,9 @@ class _Nodes:
         store: Store,
         timeout_s: float,
         toolchain_version: Callable[[str], str],
+        until: Until,
     ) -> None:
+        self.until = until
         self.toolchain_version = functools.cache(toolchain_version)
         self.plan = plan
         self.records = records
@@ -138,8 +143,11 @@ class _Nodes:
     def all(self, cells: Sequence[CellProgress], settled: Settled) -> list[Node]:
         nodes: dict[str, Node] = {}
         for checkpoint in self.plan.checkpoints:
-            for node in (self.export_node(checkpoint), self.reference_node(checkpoint)):
-                nodes[node.name] = node
+            export = self.export_node(checkpoint)
+            nodes[export.name] = export
+            if self.until == "evaluated":
+                reference = self.reference_node(checkpoint)
+                nodes[reference.name] = reference
         for cell in cells:
             planned = cell.planned
             quantize = self.quantize_node(planned.checkpoint, planned.recipe)
@@ -324,6 +332,8 @@ class _Nodes:
             if proof.problems:
                 return _unproven(name, proof, log=LowerOutput.model_validate(cell.lowered.output).log)
             cell.manifest = self.manifest(cell)
+            if self.until == "built":
+                return None
             cell.cannot_run = self.cannot_run(cell.manifest)
             if cell.cannot_run:
                 rehearsal = self.rehearse_request(cell)
@@ -333,7 +343,8 @@ class _Nodes:
                 return None
             return self.work(name, request, planned.checkpoint)
 
-        needs = (f"lower {planned.id}", *(f"reference {c.ref}" for c in self.plan.checkpoints))
+        references = self.plan.checkpoints if self.until == "evaluated" else ()
+        needs = (f"lower {planned.id}", *(f"reference {c.ref}" for c in references))
         return Node(name, needs, prepare, settle)
 
     def manifest(self, cell: CellProgress) -> Manifest:

@@ -18,6 +18,13 @@ class Executor(Enum):
     ray = "ray"
 
 
+class Until(Enum):
+    """How far a build goes."""
+
+    built = "built"
+    evaluated = "evaluated"
+
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
@@ -36,13 +43,18 @@ def build(
         Executor.local, help="Where the work runs; `ray`: on the cluster that RAY_ADDRESS names"
     ),
     timeout: float = typer.Option(3600.0, min=1.0, help="Time limit of each piece of work, seconds"),
+    until: Until = typer.Option(
+        Until.evaluated, help="`built`: compile and prove, and leave the evaluation to a later build"
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print the cells as JSON"),
 ) -> None:
     """Export, quantize, lower, verify, evaluate and judge all that is missing or stale; resumable."""
     from pipeline.interface import Options, build_ladder
     from pipeline.plan import Filters
 
-    options = Options(jobs=jobs, memory_gib=memory, timeout_s=timeout, executor=executor.value)
+    options = Options(
+        jobs=jobs, memory_gib=memory, timeout_s=timeout, executor=executor.value, until=until.value
+    )
     filters = Filters(tuple(target), tuple(recipe), tuple(toolchain), tuple(checkpoint))
     with show_progress() as display:
         report = build_ladder(context.workspace(), ladder, filters=filters, options=options, display=display)
