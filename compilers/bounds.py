@@ -37,11 +37,11 @@ SHARES: Mapping[tuple[str, str], float] = {
 }
 """(element type of the weights, method) → share."""
 
-_GROUPED = tuple(f"w{bits}g{group}" for bits in (4, 8) for group in (32, 64, 128))
+_GROUPED = {bits: tuple(f"w{bits}g{group}" for group in (32, 64, 128)) for bits in (4, 8)}
 
 ACTIVATION_BITS: Mapping[str, Mapping[str, int]] = {
-    "onnxruntime": {"w8a8": 8, **dict.fromkeys(_GROUPED, 8)},
-    "tvm": {"w8a8": 8, **dict.fromkeys(_GROUPED, 16)},
+    "onnxruntime": {"w8a8": 8, **dict.fromkeys((*_GROUPED[4], *_GROUPED[8]), 8)},
+    "tvm": {"w8a8": 8, **dict.fromkeys(_GROUPED[4], 8), **dict.fromkeys(_GROUPED[8], 16)},
 }
 """Toolchain → layout → bits of activations in its products; all others are held to float arithmetic."""
 

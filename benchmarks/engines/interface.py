@@ -14,7 +14,7 @@ from typing import Literal, Protocol, cast, runtime_checkable
 from registry.errors import UnknownNameError
 from registry.value import Value
 
-EngineKind = Literal["torch", "onnxruntime", "onnxruntime-gqa", "onnxruntime-genai", "rung"]
+EngineKind = Literal["torch", "onnxruntime", "onnxruntime-gqa", "onnxruntime-genai", "llama-cpp", "rung"]
 
 
 class EngineSpec(Value):
@@ -65,6 +65,7 @@ ENGINES: Mapping[EngineKind, str] = {
     "onnxruntime": "benchmarks.engines.plain_onnxruntime:PlainOnnxRuntime",
     "onnxruntime-gqa": "benchmarks.engines.shared_onnxruntime:SharedOnnxRuntime",
     "onnxruntime-genai": "benchmarks.engines.genai:Genai",
+    "llama-cpp": "benchmarks.engines.llama_cpp:LlamaCpp",
     "rung": "benchmarks.engines.session:SessionEngine",
 }
 """Kind → `module:class`, imported on first use, in the worker alone."""

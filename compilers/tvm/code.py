@@ -171,6 +171,11 @@ def local(size: int, dtype: str = "float32") -> Buffer:
     return tir.alloc_buffer((size,), dtype, scope="local", layout=None, annotations=on_stack)
 
 
+def workspace(size: int, dtype: str) -> Buffer:
+    """Scratch memory of the running thread that starts at a cache line, as the stack's does not."""
+    return tir.alloc_buffer((size,), dtype, scope="global", layout=None)
+
+
 def largest(left: Expr, right: Expr) -> Expr:
     """The larger of two."""
     return tir.max(left, right)
@@ -223,6 +228,25 @@ def dot_pairs(sums: Expr, left: Expr, right: Expr, machine: Machine) -> Expr:
         return tirx.call_llvm_pure_intrin(result, "llvm.x86.avx512.vpdpwssd.512", sums, left, right)
     name = "llvm.x86.avx512.pmaddw.d.512" if machine.lanes == 16 else "llvm.x86.avx2.pmadd.wd"
     return sums + tirx.call_llvm_pure_intrin(result, name, left, right)
+
+
+def dot_quads(sums: Expr, codes: Expr, inputs: Expr, machine: Machine) -> Expr:
+    """The sums plus codes · inputs: four unsigned and four signed bytes to a 32-bit lane; needs VNNI."""
+    result = kind("int32", machine.lanes)
+    return tirx.call_llvm_pure_intrin(result, "llvm.x86.avx512.vpdpbusd.512", sums, codes, inputs)
+
+
+def multiply_bytes(codes: Expr, inputs: Expr, machine: Machine) -> Expr:
+    """Codes · inputs: two unsigned and two signed bytes to a 16-bit lane, which saturates."""
+    name = "llvm.x86.avx512.pmaddubs.w.512" if machine.lanes == 16 else "llvm.x86.avx2.pmadd.ub.sw"
+    return tirx.call_llvm_pure_intrin(kind("int16", 2 * machine.lanes), name, codes, inputs)
+
+
+def add_pairs(values: Expr, machine: Machine) -> Expr:
+    """32-bit sums of pairs of 16-bit lanes."""
+    name = "llvm.x86.avx512.pmaddw.d.512" if machine.lanes == 16 else "llvm.x86.avx2.pmadd.wd"
+    ones = splat(1, 2 * machine.lanes, "int16")
+    return tirx.call_llvm_pure_intrin(kind("int32", machine.lanes), name, values, ones)
 
 
 def exponential(value: Expr, lanes: int) -> Expr:

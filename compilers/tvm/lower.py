@@ -78,7 +78,7 @@ class TvmToolchain:
 
         network = read_network(source.graph)
         _check_facts(network, source.facts)
-        program = build_program(network, tensors=_forms(source.weights), machine=_machine(target))
+        program = build_program(network, tensors=_forms(source.weights), machine=machine_of(target))
         _compile(program.module, target, out / LIBRARY_NAME)
         (out / PLAN_NAME).write_text(program.plan.model_dump_json() + "\n", encoding="utf-8")
         return Lowered(entry=LIBRARY_NAME, files=(LIBRARY_NAME, PLAN_NAME))
@@ -108,7 +108,8 @@ def _forms(path: Path) -> dict[str, TensorForm]:
         raise BuildError(error.message, hint=error.hint) from error
 
 
-def _machine(target: Target) -> Machine:
+def machine_of(target: Target) -> Machine:
+    """What kernels must know of a target."""
     from compilers.tvm.code import Machine
 
     wide = "avx512f" in target.features

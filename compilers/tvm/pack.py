@@ -45,8 +45,7 @@ def pack_float(made: dict[str, PrimFunc], name: str, *, dtype: str, tile: int, p
 def pack_nibbles(made: dict[str, PrimFunc], name: str, *, tile: int) -> None:
     """(source uint8 [rows, groups, bytes], out int32 [tiles, inputs / 8, tile], place).
 
-    A word holds eight inputs of one output: nibble j of its low half is input 2j, of its high half input 2j
-    + 1.
+    A word holds eight inputs of one output: byte j has input j as its low nibble, j + 4 as its high one.
     """
     with code.building(name, made) as kernel:
         source = kernel.buffer("source", ("rows", "groups", "stored"), "uint8", align=1)
@@ -58,23 +57,27 @@ def pack_nibbles(made: dict[str, PrimFunc], name: str, *, tile: int) -> None:
             at = code.bind(place(r))
             with code.serial(kernel.dimension("groups")) as g, code.serial(stored // 4) as s:
                 word: Expr = 0
-                for j in range(4):
-                    pair = code.convert(source[r, g, s * 4 + j], "int32")
-                    word = word | (pair & 15) << (4 * j) | (pair >> 4) << (4 * j + 16)
+                for j in range(8):
+                    two = code.convert(source[r, g, s * 4 + j // 2], "int32")
+                    nibble = two >> 4 if j % 2 else two & 15
+                    word = word | nibble << (8 * (j % 4) + 4 * (j // 4))
                 code.store(out, word, at // tile, g * (stored // 4) + s, at % tile, lanes=1)
 
         code.spread(rows, row, work=rows * kernel.dimension("groups") * stored, grain=1 << 20)
 
 
-def pack_bytes(made: dict[str, PrimFunc], name: str, *, grouped: bool, tile: int) -> None:
+def pack_bytes(
+    made: dict[str, PrimFunc], name: str, *, grouped: bool, tile: int, together: int, zero: int
+) -> None:
     """(source [rows, groups, size] uint8 with zero 128, or [rows, columns] int8, out int8, place).
 
-    `out` is [tiles, inputs / 2, 2 · tile]: the two inputs of a pair side by side for each output.
+    `out` is [tiles, inputs / together, together · tile]: the inputs of a pair or quad side by side for each
+    output; its codes are more than the values by `zero`, modulo 256.
     """
     with code.building(name, made) as kernel:
         shape = ("rows", "groups", "size") if grouped else ("rows", "size")
         source = kernel.buffer("source", shape, "uint8" if grouped else "int8", align=1)
-        out = kernel.buffer("out", ("tiles", "pairs", 2 * tile), "int8")
+        out = kernel.buffer("out", ("tiles", "steps", together * tile), "int8")
         place = _placement(kernel)
         rows, size = kernel.dimension("rows"), kernel.dimension("size")
         groups = kernel.dimension("groups") if grouped else 1
@@ -82,12 +85,11 @@ def pack_bytes(made: dict[str, PrimFunc], name: str, *, grouped: bool, tile: int
         def row(r: Expr) -> None:
             at = code.bind(place(r))
             with code.serial(groups) as g, code.serial(size) as j:
-                if grouped:
-                    value = code.convert(code.convert(source[r, g, j], "int32") - 128, "int8")
-                else:
-                    value = source[r, j]
+                value = source[r, g, j] if grouped else source[r, j]
+                shifted = code.convert(value, "int32") + (zero - 128 if grouped else zero)
                 k = code.bind(g * size + j)
-                code.store(out, value, at // tile, k // 2, at % tile * 2 + k % 2, lanes=1)
+                column = at % tile * together + k % together
+                code.store(out, code.convert(shifted, "int8"), at // tile, k // together, column, lanes=1)
 
         code.spread(rows, row, work=rows * groups * size, grain=1 << 20)
 

@@ -121,7 +121,11 @@ class ParameterTable:
         if function not in self.kernels and form.bits == 4:
             pack.pack_nibbles(self.kernels, function, tile=tile)
         elif function not in self.kernels:
-            pack.pack_bytes(self.kernels, function, grouped=form.group is not None, tile=tile)
+            together = 4 if form.packing(self.machine) == "quads" else 2
+            pack.pack_bytes(
+                self.kernels, function, grouped=form.group is not None, tile=tile, together=together,
+                zero=form.zero(self.machine),
+            )  # fmt: skip
         fills = [
             Fill(function=function, sources=(f"{part.weight}.codes",), integers=place)
             for part, place in placed

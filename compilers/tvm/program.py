@@ -17,10 +17,12 @@ from compilers.tvm import elementwise
 from compilers.tvm.attention import Shape, attention
 from compilers.tvm.code import Machine, PrimFunc
 from compilers.tvm.elementwise import padded
-from compilers.tvm.integer import IntegerForm, even, integer_product, quantize
+from compilers.tvm.integer import IntegerForm, quantize
 from compilers.tvm.linear import FloatForm, float_product
+from compilers.tvm.pairs import pair_product
 from compilers.tvm.parameters import Matrix, ParameterTable
 from compilers.tvm.plan import BLOCK, Plan, TensorForm
+from compilers.tvm.quads import quad_product
 
 Value = Any
 """A Relax expression; TVM ships no types."""
@@ -243,10 +245,11 @@ class _Function:
         else:
             inputs = self._quantized(matrix, form, x)
             if name not in self.owner.kernels:
-                integer_product(
-                    self.owner.kernels, name, product=product, form=form, machine=self.owner.machine,
-                    single=self.single,
-                )  # fmt: skip
+                machine = self.owner.machine
+                make = quad_product if form.packing(machine) == "quads" else pair_product
+                make(
+                    self.owner.kernels, name, product=product, form=form, machine=machine, single=self.single
+                )
         bias = [self.given[matrix.bias]] if matrix.bias else []
         self._call(name, *inputs, *(self.given[weight] for weight in matrix.weights), *bias, y)
 
@@ -258,8 +261,9 @@ class _Function:
         key = (columns, is_head)
         if key not in self.rooms:
             groups = form.groups(columns)
+            stored, dtype = form.inputs(columns, self.owner.machine)
             self.rooms[key] = [
-                self._alloc((count, even(columns)), "int16"),
+                self._alloc((count, stored), dtype),
                 self._alloc((count, groups)),
                 self._alloc((count, groups), "int32"),
             ]

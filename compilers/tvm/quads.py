@@ -1,0 +1,194 @@
+"""Products of integer weights with activations of 8 bits, four inputs to a lane.
+
+Codes of weights are unsigned and activations signed: so `vpdpbusd` multiplies them on machines with VNNI.
+Sums start from −zero · Σ activations, so no code needs its zero subtracted. On other machines `vpmaddubsw`
+adds pairs of products to 16 bits: 32 inputs of 4-bit codes come to at most 16 · 15 · 127 = 30,480 in such a
+lane, so none saturates.
+
+Where there are many tokens, a tile's nibbles are unpacked once, and all tokens pass the bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from compilers.tvm import code
+from compilers.tvm.code import Buffer, Expr, Machine, PrimFunc, Register
+from compilers.tvm.integer import IntegerForm
+from compilers.tvm.linear import GRAIN, Product, blocks, finish, work_of
+
+NIBBLES = 0x0F0F0F0F
+PIECE = 8
+"""Quads of 4-bit codes whose products fit into 16 bits."""
+UNROLLED = 2
+"""Quads of 8-bit codes in a loop's body."""
+
+
+def quad_product(
+    made: dict[str, PrimFunc],
+    name: str,
+    *,
+    product: Product,
+    form: IntegerForm,
+    machine: Machine,
+    single: bool,
+) -> None:
+    """(x codes, x scales, x offsets, w codes, w scales, [bias], y [n, output_width]); `single`: n is 1."""
+    with code.building(name, made) as kernel:
+        n = 1 if single else kernel.dimension("n")
+        groups = form.groups(product.columns)
+        stored, kind = form.inputs(product.columns, machine)
+        x = kernel.buffer("x", (n, stored), kind)
+        x_scales = kernel.buffer("x_scales", (n, groups))
+        offsets = kernel.buffer("offsets", (n, groups), "int32")
+        shape, dtype = form.codes(product, machine)
+        w = kernel.buffer("w", shape, dtype)
+        scales = kernel.buffer("scales", form.scales(product, machine))
+        tile = form.tile(machine)
+        bias = kernel.buffer("bias", (shape[0] * tile,)) if product.bias else None
+        y = kernel.buffer("y", (n, product.output_width))
+        body = _Body(product, form, machine, (x, x_scales, offsets, w, scales, bias, y))
+        wide = machine.registers > 16
+        size = (12 if wide else 6) if form.group is None else (6 if wide else 3)
+
+        def run(t: Expr) -> None:
+            if single:
+                body.block(t, 0, 1)
+                return
+            unpacked = body.unpack(t, needed=n >= size) if form.bits == 4 else None
+            blocks(
+                n, size, lambda first, count: body.block(t, first, count, unpacked if count == size else None)
+            )
+
+        code.spread(shape[0], run, work=work_of(product, single=single), grain=GRAIN)
+
+
+class _Body:
+    """The inner loops over one tile."""
+
+    def __init__(
+        self, product: Product, form: IntegerForm, machine: Machine, buffers: tuple[Buffer, ...]
+    ) -> None:
+        self.product = product
+        self.form = form
+        self.machine = machine
+        self.x, self.x_scales, self.offsets, self.w, self.scales, self.bias, self.y = buffers
+        self.vectors = form.tile(machine) // machine.lanes
+        self.groups = form.groups(product.columns)
+        self.quads = form.inputs(product.columns, machine)[0] // 4 // self.groups
+        """Of a group."""
+
+    def unpack(self, t: Expr, *, needed: Expr) -> Buffer:
+        """The nibbles of a tile as bytes [quads, vectors, 4 · lanes]."""
+        lanes, rows = self.machine.lanes, self.product.columns // 8
+        unpacked = code.workspace(rows * 8 * self.vectors * lanes, "uint8")
+        with code.when(needed), code.serial(rows) as row:
+            for v in range(self.vectors):
+                word = code.bind(code.load(self.w, t, row, v * lanes, lanes=lanes))
+                for half in range(2):
+                    at = ((2 * row + half) * self.vectors + v) * 4 * lanes
+                    code.store(unpacked, self._nibbles(word, half), at, lanes=4 * lanes)
+        return unpacked
+
+    def block(self, t: Expr, first: Expr, count: int, unpacked: Buffer | None = None) -> None:
+        """`count` tokens from `first` on."""
+        lanes = self.machine.lanes
+        floats = [[Register(lanes) for _ in range(self.vectors)] for _ in range(count)]
+        # One token alone needs several sums, or it would wait for the latency of each multiplication.
+        chains = 2 if count == 1 and self.machine.has_vnni else 1
+        with code.serial(self.groups) as g:
+            starts = [code.bind(code.splat(self.offsets[first + i, g], lanes, "int32")) for i in range(count)]
+            sums = [self._sums(start, chains) for start in starts]
+            self._group(t, first, g, sums, unpacked)
+            for v in range(self.vectors):
+                scale = code.bind(code.load(self.scales, t, g, v * lanes, lanes=lanes))
+                for token in range(count):
+                    whole = sum(chain[v].get() for chain in sums[token])
+                    if not self.machine.has_vnni:
+                        whole = whole + starts[token]
+                    factor = scale * code.splat(self.x_scales[first + token, g], lanes)
+                    floats[token][v].add(code.convert(whole, "float32", lanes) * factor)
+        for token in range(count):
+            values = [register.get() for register in floats[token]]
+            finish(self.y, self.bias, first + token, t, values, self.product.mode, lanes)
+
+    def _sums(self, start: Expr, chains: int) -> list[list[Register]]:
+        """The first chain begins with `start`, if products are added to it directly."""
+        lanes = self.machine.lanes
+        zero = code.splat(0, lanes, "int32")
+        begins = [start, zero] if self.machine.has_vnni else [zero]
+        return [
+            [Register(lanes, "int32", value=begin) for _ in range(self.vectors)] for begin in begins[:chains]
+        ]
+
+    def _group(
+        self, t: Expr, first: Expr, g: Expr, sums: list[list[list[Register]]], unpacked: Buffer | None
+    ) -> None:
+        """All inputs of a group."""
+        size = PIECE if self.form.bits == 4 else UNROLLED
+        start = code.bind(g * self.quads)
+        whole = self.quads // size
+        if whole == 1:
+            self._piece(t, first, start, size, sums, unpacked)
+        else:
+            with code.serial(whole) as piece:
+                self._piece(t, first, start + piece * size, size, sums, unpacked)
+        if rest := self.quads % size:
+            self._piece(t, first, start + whole * size, rest, sums, unpacked)
+
+    def _piece(
+        self,
+        t: Expr,
+        first: Expr,
+        start: Expr,
+        count: int,
+        sums: list[list[list[Register]]],
+        unpacked: Buffer | None,
+    ) -> None:
+        """`count` quads from `start` on."""
+        lanes, machine = self.machine.lanes, self.machine
+        halves: dict[tuple[int, int], Register] = {}
+        for index, weights in enumerate(self._weights(t, start, count, unpacked)):
+            for token, chains in enumerate(sums):
+                four = code.load(self.x, first + token, (start + index) * 4, lanes=4)
+                one = code.splat(code.reinterpret(four, "int32"), lanes)
+                inputs = code.bind(code.reinterpret(one, "int8", 4 * lanes))
+                registers = chains[index // 2 % len(chains)]
+                for v, weight in enumerate(weights):
+                    if machine.has_vnni:
+                        registers[v].set(code.dot_quads(registers[v].get(), weight, inputs, machine))
+                        continue
+                    products = code.multiply_bytes(weight, inputs, machine)
+                    if index:
+                        halves[token, v].add(products)
+                    else:
+                        halves[token, v] = Register(2 * lanes, "int16", value=products)
+        for (token, v), half in halves.items():
+            sums[token][0][v].add(code.add_pairs(half.get(), machine))
+
+    def _weights(self, t: Expr, start: Expr, count: int, unpacked: Buffer | None) -> Iterator[list[Expr]]:
+        """Per quad of inputs, the codes of each vector."""
+        lanes = self.machine.lanes
+        words: list[Expr] = []
+        for index in range(count):
+            quad = start + index
+            if self.form.bits == 8:
+                found = [
+                    code.load(self.w, t, quad, v * 4 * lanes, lanes=4 * lanes) for v in range(self.vectors)
+                ]
+            elif unpacked is not None:
+                places = [(quad * self.vectors + v) * 4 * lanes for v in range(self.vectors)]
+                found = [code.load(unpacked, place, lanes=4 * lanes) for place in places]
+            else:
+                if index % 2 == 0:
+                    row = (start + index) // 2
+                    loaded = [code.load(self.w, t, row, v * lanes, lanes=lanes) for v in range(self.vectors)]
+                    words = [code.bind(word) for word in loaded]
+                found = [self._nibbles(word, index % 2) for word in words]
+            yield [code.bind(vector) for vector in found]
+
+    def _nibbles(self, word: Expr, half: int) -> Expr:
+        """Four inputs of each output, from a word of eight: see `pack.pack_nibbles`."""
+        lanes = self.machine.lanes
+        word = word >> code.splat(4, lanes, "int32") if half else word
+        return code.reinterpret(word & code.splat(NIBBLES, lanes, "int32"), "uint8", 4 * lanes)
