@@ -21,13 +21,22 @@ from pathlib import Path
 
 from benchmarks.checkpoint import BenchmarkCheckpoint
 from benchmarks.child import ROOT, child_environment
-from benchmarks.steps import Export, Genai, Lower, Order, Outcome, Quantize, Step
+from benchmarks.steps import Export, Genai, Gguf, Lower, Order, Outcome, Quantize, Step
 from registry.digest import Digest, digest_file, digest_tree, digest_value
 from registry.errors import ConfigurationError
 from registry.value import Value
 
 RECORD = "record.json"
-LIBRARIES = ("onnx", "onnxruntime", "onnxruntime-genai", "apache-tvm", "torch", "transformers", "numpy")
+LIBRARIES = (
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-genai",
+    "llama-cpp-python",
+    "apache-tvm",
+    "torch",
+    "transformers",
+    "numpy",
+)
 SHARED_SOURCES = ("compilers/export", "compilers/quantize", "compilers/weights.py", "benchmarks/steps.py")
 TIME_LIMIT_S = 1200.0
 
@@ -179,6 +188,8 @@ def _key(step: Step, facts: BenchmarkCheckpoint) -> Digest:
     match step:
         case Genai():
             places = ()
+        case Gguf():
+            places = ("benchmarks/gguf.py",)
         case Export() | Quantize():
             places = SHARED_SOURCES
         case Lower():

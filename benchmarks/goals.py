@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, assert_never
 
-from benchmarks.products import BASE_TARGET, FLOAT_PANEL, GENAI, INT4_PANEL, PLAIN, TUNED, best_target
+from benchmarks.products import (
+    BASE_TARGET,
+    FLOAT_PANEL,
+    GENAI,
+    INT4_PANEL,
+    LLAMA,
+    PLAIN,
+    THREADS_PANEL,
+    TUNED,
+    best_target,
+    on_threads,
+)
 from benchmarks.rounds import Measurement, Ratio, ratio
 from registry.target import Host
 from registry.value import Value
@@ -13,7 +24,12 @@ from registry.value import Value
 NOISE = 1.03
 """A median ratio up to this is level if our engine was in front in a quarter of the rounds or blocks."""
 
-Work = Literal["prefill", "decode"]
+DECODE_GAIN, PREFILL_GAIN = 1.3, 1.8
+"""How many times as fast as llama.cpp's Q4_0 the best 4-bit artifact is to be, at no worse divergence."""
+THREAD_GAIN = 1.6
+"""How many times as fast two threads are to read a prompt as one."""
+
+Work = Literal["prefill", "decode", "KL to fp32"]
 State = Literal["met", "level", "missed", "not measured"]
 
 
@@ -26,10 +42,12 @@ class Goal(Value):
     theirs: str
     work: Work
     threads: int
+    at_most: float = 1.0
+    """The ratio that is asked for."""
     required: bool
     """False: shown for completeness, no promise is made."""
     ratio: Ratio | None = None
-    """Our time over theirs."""
+    """Our time, or our divergence, over theirs."""
     state: State = "not measured"
 
 
@@ -49,6 +67,7 @@ def judge_goals(measurements: Sequence[Measurement], *, host: Host, threads: Seq
                 required=True,
             )
         )
+        goals += _int4_goals(f"rung tvm w4g32-rtn ({best})", threads=count)
         for theirs in (PLAIN, TUNED):
             for target in dict.fromkeys((best, BASE_TARGET)):
                 for work in ("decode", "prefill"):
@@ -63,7 +82,46 @@ def judge_goals(measurements: Sequence[Measurement], *, host: Host, threads: Seq
                             required=count == 1 and target == best,
                         )
                     )
+    if set(threads) >= {1, 2}:
+        ours = f"rung tvm w4g32-rtn ({best})"
+        goals.append(
+            Goal(
+                statement=f"a second thread reads prompts at least {THREAD_GAIN} times as fast",
+                panel=THREADS_PANEL,
+                ours=on_threads(ours, 2),
+                theirs=on_threads(ours, 1),
+                work="prefill",
+                threads=2,
+                at_most=1 / THREAD_GAIN,
+                required=True,
+            )
+        )
     return [_judge(goal, measurements) for goal in goals]
+
+
+def _int4_goals(ours: str, *, threads: int) -> list[Goal]:
+    """The best 4-bit artifact against llama.cpp and against ONNX Runtime."""
+    llama, ort = f"{LLAMA} Q4_0", "rung onnxruntime w4g32-rtn"
+    asked: list[tuple[Work, str, float]] = [
+        ("decode", llama, 1 / DECODE_GAIN),
+        ("prefill", llama, 1 / PREFILL_GAIN),
+        ("decode", ort, 1.0),
+    ]
+    if threads == 1:  # where divergences are measured
+        asked.append(("KL to fp32", llama, 1.0))
+    return [
+        Goal(
+            statement=f"int4 {work} at most {bound:.2f} of {theirs}'s",
+            panel=INT4_PANEL,
+            ours=ours,
+            theirs=theirs,
+            work=work,
+            threads=threads,
+            at_most=bound,
+            required=True,
+        )
+        for work, theirs, bound in asked
+    ]
 
 
 def _judge(goal: Goal, measurements: Sequence[Measurement]) -> Goal:
@@ -71,16 +129,28 @@ def _judge(goal: Goal, measurements: Sequence[Measurement]) -> Goal:
     ours, theirs = known.get(goal.ours), known.get(goal.theirs)
     if ours is None or theirs is None:
         return goal
-    found = (
-        ratio(ours.decode_ms, theirs.decode_ms)
-        if goal.work == "decode"
-        else ratio(ours.prefill_ms, theirs.prefill_ms)
-    )
-    return goal if found is None else goal.model_copy(update={"ratio": found, "state": state_of(found)})
+    found = _ratio(goal.work, ours, theirs)
+    if found is None:
+        return goal
+    return goal.model_copy(update={"ratio": found, "state": state_of(found, at_most=goal.at_most)})
 
 
-def state_of(found: Ratio) -> State:
-    """Whether a ratio of our time to theirs is in front, level within the noise of this run, or behind."""
-    if found.median <= 1:
+def _ratio(work: Work, ours: Measurement, theirs: Measurement) -> Ratio | None:
+    match work:
+        case "decode":
+            return ratio(ours.decode_ms, theirs.decode_ms)
+        case "prefill":
+            return ratio(ours.prefill_ms, theirs.prefill_ms)
+        case "KL to fp32":
+            if ours.divergence is None or theirs.divergence is None:
+                return None
+            return ratio([ours.divergence], [theirs.divergence])
+        case _:
+            assert_never(work)
+
+
+def state_of(found: Ratio, *, at_most: float = 1.0) -> State:
+    """Whether a ratio is what was asked for or better, so within the noise of this run, or not."""
+    if found.median <= at_most:
         return "met"
-    return "level" if found.median <= NOISE and found.low <= 1 else "missed"
+    return "level" if found.median <= NOISE * at_most and found.low <= at_most else "missed"

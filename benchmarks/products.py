@@ -9,12 +9,14 @@ from pathlib import Path
 
 from benchmarks.build import StepRecord, step_directory
 from benchmarks.engines.interface import EngineKind, EngineSpec
+from benchmarks.gguf import GgufType
 from benchmarks.rounds import Panel
-from benchmarks.steps import Export, Genai, Lower, Quantize, Step
+from benchmarks.steps import Export, Genai, Gguf, Lower, Quantize, Step
 from registry.target import Host, Target, missing_features, targets
 
 BASE_TARGET = "cpu-x86-64-v3"
 FLOAT_PANEL, INT4_PANEL, OTHER_PANEL = "float32 weights", "4-bit weights", "other recipes"
+THREADS_PANEL = "a second thread"
 RECIPES: Mapping[str, tuple[str, ...]] = {
     FLOAT_PANEL: ("fp32",),
     INT4_PANEL: ("w4g32-rtn",),
@@ -26,6 +28,8 @@ PLAIN = "onnxruntime fp32, plain"
 TUNED = "onnxruntime fp32, GQA"
 GENAI = "onnxruntime-genai"
 TORCH = "torch fp32, eager"
+LLAMA = "llama.cpp"
+GGUF: tuple[GgufType, ...] = ("Q4_0", "Q8_0")
 
 
 def best_target(host: Host) -> str:
@@ -57,6 +61,7 @@ def all_steps(host: Host) -> list[Step]:
         *(step for panel in RECIPES for step in artifacts(panel, host=host)),
         Genai(precision="fp32"),
         Genai(precision="int4"),
+        *(Gguf(form=form) for form in GGUF),
     ]
 
 
@@ -77,9 +82,17 @@ def all_panels(
             plain,
             _spec(TUNED, "onnxruntime-gqa", genai["fp32"]),
             _spec(f"{GENAI} fp32", "onnxruntime-genai", genai["fp32"]),
-            _spec(TORCH, "torch", checkpoint),
+            reference_spec(checkpoint),
         ],
-        INT4_PANEL: [_spec(f"{GENAI} int4", "onnxruntime-genai", genai["int4"], weights="int4"), plain],
+        INT4_PANEL: [
+            _spec(f"{GENAI} int4", "onnxruntime-genai", genai["int4"], weights="int4"),
+            *(
+                _spec(f"{LLAMA} {form}", "llama-cpp", step_directory(cache, Gguf(form=form)), weights=form)
+                for form in GGUF
+            ),
+            plain,
+            reference_spec(checkpoint),
+        ],
         OTHER_PANEL: [plain],
     }
     return [
@@ -96,6 +109,26 @@ def all_panels(
         )
         for name in RECIPES
     ]
+
+
+def reference_spec(checkpoint: Path) -> EngineSpec:
+    """The engine whose outputs are the reference."""
+    return _spec(TORCH, "torch", checkpoint)
+
+
+def threads_panel(host: Host, *, cache: Path) -> Panel:
+    """The best 4-bit artifact on one thread and on two, by turns."""
+    step = Lower(toolchain="tvm", recipe="w4g32-rtn", target=best_target(host))
+    spec = artifact_spec(step, step_directory(cache, step))
+    engines = tuple(
+        spec.model_copy(update={"name": on_threads(spec.name, count), "threads": count}) for count in (1, 2)
+    )
+    return Panel(name=THREADS_PANEL, engines=engines)
+
+
+def on_threads(name: str, count: int) -> str:
+    """Name of an engine in the panel that compares numbers of threads."""
+    return f"{name}, {count} thread{'s' if count > 1 else ''}"
 
 
 def plain_directory(cache: Path) -> Path:

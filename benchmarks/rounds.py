@@ -12,6 +12,7 @@ import statistics
 import sys
 from collections.abc import Sequence
 
+from benchmarks.divergence import Reference
 from benchmarks.engines.interface import EngineSpec
 from benchmarks.turn import AskDecode, AskPrefill, Memory, Turn
 from benchmarks.worker import Worker
@@ -65,6 +66,8 @@ class Measurement(Value):
     """Its greedy output."""
     memory: Memory | None = None
     """After the last round."""
+    divergence: float | None = None
+    """Mean KL(fp32 reference ‖ this engine), nats per position; None where it was not asked or told."""
     error: str | None = None
     """Why there are no numbers."""
 
@@ -79,7 +82,9 @@ class Ratio(Value):
     """Third quartile."""
 
 
-def measure_panel(panel: Panel, plan: Plan, *, threads: int) -> list[Measurement]:
+def measure_panel(
+    panel: Panel, plan: Plan, *, threads: int, reference: Reference | None = None
+) -> list[Measurement]:
     """All engines of a panel, in the panel's order; one that fails is a measurement with its error."""
     errors: dict[str, str] = {}
     turns: dict[str, list[Turn]] = {spec.name: [] for spec in panel.engines}
@@ -88,7 +93,8 @@ def measure_panel(panel: Panel, plan: Plan, *, threads: int) -> list[Measurement
         for spec in panel.engines:
             print(f"{panel.name}, {threads} thread(s): loading {spec.name}", file=sys.stderr, flush=True)
             try:
-                worker = Worker(spec, threads=threads, capacity=len(plan.prompt) + plan.tokens)
+                own = spec.threads or threads
+                worker = Worker(spec, threads=own, capacity=len(plan.prompt) + plan.tokens)
                 workers[spec.name] = stack.enter_context(worker)
             except EvaluationError as error:
                 errors[spec.name] = error.message
@@ -104,6 +110,12 @@ def measure_panel(panel: Panel, plan: Plan, *, threads: int) -> list[Measurement
                     except EvaluationError as error:
                         errors[name] = error.message
                         del workers[name]
+        divergences: dict[str, float | None] = {}
+        for name, worker in workers.items():
+            try:
+                divergences[name] = reference.divergence(worker) if reference is not None else None
+            except EvaluationError as error:
+                errors[name] = error.message
     results = []
     for spec in panel.engines:
         found = Measurement(
@@ -115,7 +127,11 @@ def measure_panel(panel: Panel, plan: Plan, *, threads: int) -> list[Measurement
             error=errors.get(spec.name),
         )
         if found.error is None:
-            facts = {"version": loaded[spec.name].version, "load_s": loaded[spec.name].seconds}
+            facts = {
+                "version": loaded[spec.name].version,
+                "load_s": loaded[spec.name].seconds,
+                "divergence": divergences.get(spec.name),
+            }
             found = _summary(found.model_copy(update=facts), turns[spec.name], plan)
         results.append(found)
     return results

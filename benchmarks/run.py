@@ -14,11 +14,19 @@ from pathlib import Path
 
 from benchmarks.build import StepRecord, build_all, forget_steps, lock_cache, step_directory
 from benchmarks.checkpoint import FULL, QUICK, BenchmarkShape, make_checkpoint, prompt_tokens
+from benchmarks.divergence import Reference
 from benchmarks.goals import judge_goals
 from benchmarks.machine import Watch, this_machine
 from benchmarks.overhead import Load, Served, measure_overhead
 from benchmarks.page import render, speed_table
-from benchmarks.products import BASE_TARGET, all_panels, all_steps, artifact_spec
+from benchmarks.products import (
+    BASE_TARGET,
+    all_panels,
+    all_steps,
+    artifact_spec,
+    reference_spec,
+    threads_panel,
+)
 from benchmarks.report import Report
 from benchmarks.rounds import Measurement, Plan, agreement, measure_panel
 from benchmarks.steps import Lower
@@ -66,12 +74,17 @@ def measure(shape: BenchmarkShape, *, cache: Path, threads: Sequence[int], round
     panels = all_panels(host, checkpoint=checkpoint, cache=cache, records=records)
     plan = Plan(prompt=tuple(prompt_tokens(shape, count=128)), rounds=rounds)
     watch = Watch.start()
+    reference = Reference(reference_spec(checkpoint), shape=shape)
     measurements: list[Measurement] = []
     for count in threads:
         for panel in panels:
-            found = measure_panel(panel, plan, threads=count)
+            # What an engine computes does not depend on threads.
+            held = reference if count == min(threads) else None
+            found = measure_panel(panel, plan, threads=count, reference=held)
             print(f"\n{panel.name}, {count} thread(s)\n{speed_table(found)}\n", file=sys.stderr)
             measurements += found
+    if set(threads) >= {1, 2}:
+        measurements += measure_panel(threads_panel(host, cache=cache), plan, threads=2)
     load = Load(shape=shape, rounds=rounds)
     served = _measure_server(load, cache=cache, records=records)
     quiet = watch.stop()

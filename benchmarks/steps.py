@@ -17,6 +17,7 @@ from typing import Annotated, Literal, assert_never
 from pydantic import Field
 
 from benchmarks.child import die_with_parent
+from benchmarks.gguf import GgufType, make_gguf
 from registry.artifact import MANIFEST_NAME, Manifest, ModelFacts
 from registry.checkpoint import FileEntry
 from registry.digest import Digest, digest_file, digest_value
@@ -75,7 +76,19 @@ class Genai(Value):
         return f"genai-builder {self.precision}"
 
 
-Step = Annotated[Export | Quantize | Lower | Genai, Field(discriminator="kind")]
+class Gguf(Value):
+    """Checkpoint → llama.cpp's file, quantized by llama.cpp."""
+
+    kind: Literal["gguf"] = "gguf"
+    form: GgufType
+
+    @property
+    def name(self) -> str:
+        """Of the step and its directory."""
+        return f"llama-quantize {self.form}"
+
+
+Step = Annotated[Export | Quantize | Lower | Genai | Gguf, Field(discriminator="kind")]
 
 
 class Order(Value):
@@ -118,6 +131,8 @@ def run_order(order: Order) -> None:
             _lower(order, order.step)
         case Genai():
             _genai(order, order.step)
+        case Gguf():
+            make_gguf(order.checkpoint, order.step.form, out=order.out)
         case _:
             assert_never(order.step)
 

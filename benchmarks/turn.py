@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import Field, RootModel
 
-from benchmarks.engines.interface import BatchEngine, Engine, EngineSpec
+from benchmarks.engines.interface import BatchEngine, Engine, EngineSpec, LogitsEngine
 from registry.errors import EvaluationError
 from registry.value import Value
 
@@ -57,7 +58,17 @@ class AskBatch(Value):
     """To generate for each."""
 
 
-Question = RootModel[Annotated[AskPrefill | AskDecode | AskBatch, Field(discriminator="kind")]]
+class AskLogits(Value):
+    """Write the logits of texts to a file, as NumPy's `.npy`."""
+
+    kind: Literal["logits"] = "logits"
+    texts: tuple[tuple[int, ...], ...]
+    singly: int
+    """Tokens at the end of each text that are read one by one."""
+    out: Path
+
+
+Question = RootModel[Annotated[AskPrefill | AskDecode | AskBatch | AskLogits, Field(discriminator="kind")]]
 
 
 class Memory(Value):
@@ -89,6 +100,13 @@ class Batch(Value):
 
     wall_s: float
     tokens: tuple[tuple[int, ...], ...]
+
+
+class Logits(Value):
+    """What became of the question for logits."""
+
+    written: bool
+    """False: this engine tells none."""
 
 
 class Trouble(Value):
@@ -126,6 +144,14 @@ def take_batch(engine: Engine, ask: AskBatch) -> Batch:
     began = time.perf_counter()
     tokens = engine.generate(ask.prompts, tokens=ask.tokens)
     return Batch(wall_s=time.perf_counter() - began, tokens=tokens)
+
+
+def write_logits(engine: Engine, ask: AskLogits) -> Logits:
+    """Float32 [positions of all texts, vocabulary]."""
+    if not isinstance(engine, LogitsEngine):
+        return Logits(written=False)
+    np.save(ask.out, np.concatenate([engine.logits(text, singly=ask.singly) for text in ask.texts]))
+    return Logits(written=True)
 
 
 def process_memory(process: str | int = "self") -> Memory:

@@ -22,15 +22,18 @@ from benchmarks.engines.interface import Engine, EngineSpec, make_engine
 from benchmarks.turn import (
     AskBatch,
     AskDecode,
+    AskLogits,
     AskPrefill,
     Batch,
     Load,
     Loaded,
+    Logits,
     Question,
     Trouble,
     Turn,
     take_batch,
     take_turn,
+    write_logits,
 )
 from registry.errors import EvaluationError
 from registry.value import Value
@@ -40,7 +43,7 @@ TIME_LIMIT_S = 600.0
 _BORN = time.monotonic()
 
 
-Answer = TypeVar("Answer", Loaded, Turn, Batch)
+Answer = TypeVar("Answer", Loaded, Turn, Batch, Logits)
 
 
 class Worker:
@@ -91,6 +94,14 @@ class Worker:
             EvaluationError: The engine failed, or has one sequence only.
         """
         return self._ask(ask, Batch)
+
+    def logits(self, ask: AskLogits) -> Logits:
+        """Logits of texts, in a file.
+
+        Raises:
+            EvaluationError: The engine failed.
+        """
+        return self._ask(ask, Logits)
 
     def close(self) -> None:
         """End the process."""
@@ -164,7 +175,9 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _do(engine: Engine, question: AskPrefill | AskDecode | AskBatch) -> Value:
+def _do(engine: Engine, question: AskPrefill | AskDecode | AskBatch | AskLogits) -> Value:
+    if isinstance(question, AskLogits):
+        return write_logits(engine, question)
     if isinstance(question, AskBatch):
         return take_batch(engine, question)
     return take_turn(engine, question)

@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, cast, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from registry.errors import UnknownNameError
 from registry.value import Value
 
@@ -27,6 +30,8 @@ class EngineSpec(Value):
     """Directory of the checkpoint, the graph or the bundle."""
     weights: str
     """Representation of the weights: a recipe's name, or `int4` for another project's own."""
+    threads: int | None = None
+    """Its own number of threads, whatever the panel's is."""
     exact: bool
     """Whether its weights are the checkpoint's own in float32: then its output must be the reference's."""
 
@@ -57,6 +62,15 @@ class BatchEngine(Protocol):
 
     def generate(self, prompts: Sequence[Sequence[int]], *, tokens: int) -> tuple[tuple[int, ...], ...]:
         """Read all prompts, then `tokens` greedy tokens for each; the outputs."""
+        ...
+
+
+@runtime_checkable
+class LogitsEngine(Protocol):
+    """An engine that also tells the logits of a text."""
+
+    def logits(self, tokens: Sequence[int], *, singly: int) -> NDArray[np.float32]:
+        """Logits of all positions [positions, vocabulary], the last `singly` tokens read one by one."""
         ...
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from compilers.runtime import Bundle, Segment, find_runtime
+import numpy as np
+
+from compilers.runtime import Bundle, FloatArray, Segment, find_runtime
 from registry.artifact import MANIFEST_NAME, Manifest
 from serving.host import this_host
 
@@ -48,6 +50,14 @@ class SessionEngine:
                 outputs[row].append(int(logits[-1].argmax()))
             segments = [Segment(row=row, tokens=output[-1:]) for row, output in enumerate(outputs)]
         return tuple(tuple(output) for output in outputs)
+
+    def logits(self, tokens: Sequence[int], *, singly: int) -> FloatArray:
+        """Logits of all positions of a text, its last `singly` tokens read one by one."""
+        self.reset()
+        cut = len(tokens) - singly
+        pieces = [tokens[:cut], *([token] for token in tokens[cut:])]
+        found = [self._session.forward(self._cache, [Segment(0, piece, "all")])[0] for piece in pieces]
+        return np.concatenate(found)
 
     def _forward(self, tokens: Sequence[int]) -> int:
         (logits,) = self._session.forward(self._cache, [Segment(row=0, tokens=tokens)])

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
 
 
 class TorchEager:
@@ -38,6 +40,19 @@ class TorchEager:
     def decode(self) -> int:
         """One more token."""
         return self._forward([self._last])
+
+    def logits(self, tokens: Sequence[int], *, singly: int) -> NDArray[np.float32]:
+        """Logits of all positions of a text, its last `singly` tokens read one by one."""
+        self.reset()
+        cut = len(tokens) - singly
+        pieces = [tokens[:cut], *([token] for token in tokens[cut:])]
+        found = []
+        with torch.inference_mode():
+            for piece in pieces:
+                ids = torch.tensor([list(piece)], dtype=torch.long)
+                out = self._model(input_ids=ids, past_key_values=self._cache, use_cache=True)
+                found.append(out.logits[0].numpy())
+        return np.concatenate(found)
 
     def _forward(self, tokens: Sequence[int]) -> int:
         ids = torch.tensor([list(tokens)], dtype=torch.long)

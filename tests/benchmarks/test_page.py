@@ -9,7 +9,18 @@ from benchmarks.goals import judge_goals, state_of
 from benchmarks.machine import Quiet, Watch, this_machine
 from benchmarks.overhead import Load, Served
 from benchmarks.page import render, speed_table
-from benchmarks.products import FLOAT_PANEL, GENAI, INT4_PANEL, PLAIN, all_steps, artifacts, best_target
+from benchmarks.products import (
+    FLOAT_PANEL,
+    GENAI,
+    INT4_PANEL,
+    LLAMA,
+    PLAIN,
+    THREADS_PANEL,
+    all_steps,
+    artifacts,
+    best_target,
+    on_threads,
+)
 from benchmarks.report import Report
 from benchmarks.rounds import Measurement, Plan, Ratio
 from benchmarks.run import problems_of
@@ -53,10 +64,36 @@ def test_goals_are_held_against_the_named_alternative_of_the_same_panel_and_thre
 
     goals = judge_goals([theirs, elsewhere, ours], host=OLD, threads=(1,))
 
-    (int4,) = [goal for goal in goals if goal.panel == INT4_PANEL]
+    (int4,) = [goal for goal in goals if goal.theirs == f"{GENAI} int4"]
     assert int4.state == "met"
     assert int4.ratio is not None
     assert int4.ratio.median == pytest.approx(0.9)
+
+
+def test_a_goal_may_ask_for_more_than_to_be_level():
+    assert state_of(Ratio(median=0.9, low=0.8, high=1.0), at_most=0.5) == "missed"
+    assert state_of(Ratio(median=0.51, low=0.49, high=0.6), at_most=0.5) == "level"
+    assert state_of(Ratio(median=0.5, low=0.5, high=0.5), at_most=0.5) == "met"
+
+
+def test_the_best_4_bit_artifact_is_held_against_llama_cpp_in_speed_and_divergence():
+    name = "rung tvm w4g32-rtn (cpu-x86-64-v4-vnni)"
+    ours = measured(name, panel=INT4_PANEL, decode=7, prefill=60)
+    theirs = measured(f"{LLAMA} Q4_0", panel=INT4_PANEL, decode=10, prefill=100)
+    ours, theirs = (m.model_copy(update={"divergence": kl}) for m, kl in ((ours, 0.09), (theirs, 0.1)))
+
+    goals = judge_goals([theirs, ours], host=NEW, threads=(1,))
+
+    found = {goal.work: goal.state for goal in goals if goal.theirs == theirs.engine and goal.ours == name}
+    assert found == {"decode": "met", "prefill": "missed", "KL to fp32": "met"}
+
+
+def test_the_gain_of_a_second_thread_is_asked_for_where_both_were_measured():
+    assert not [goal for goal in judge_goals([], host=NEW, threads=(1,)) if goal.panel == THREADS_PANEL]
+    (goal,) = [goal for goal in judge_goals([], host=NEW, threads=(1, 2)) if goal.panel == THREADS_PANEL]
+    name = "rung tvm w4g32-rtn (cpu-x86-64-v4-vnni)"
+    assert goal.at_most == pytest.approx(1 / 1.6)
+    assert (goal.ours, goal.theirs) == (on_threads(name, 2), on_threads(name, 1))
 
 
 def test_a_goal_without_numbers_says_so():
