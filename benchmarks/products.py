@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from benchmarks.build import StepRecord, step_directory
@@ -53,12 +53,13 @@ def artifacts(panel: str, *, host: Host) -> list[Lower]:
     return found
 
 
-def all_steps(host: Host) -> list[Step]:
-    """Everything to build, in order."""
+def all_steps(host: Host, *, panels: Collection[str] = tuple(RECIPES)) -> list[Step]:
+    """Everything to build for some panels, in order."""
+    recipes = dict.fromkeys(("fp32", *(recipe for panel in panels for recipe in RECIPES[panel])))
     return [
         Export(),
-        *(Quantize(recipe=recipe) for recipes in RECIPES.values() for recipe in recipes),
-        *(step for panel in RECIPES for step in artifacts(panel, host=host)),
+        *(Quantize(recipe=recipe) for recipe in recipes),
+        *(step for panel in panels for step in artifacts(panel, host=host)),
         Genai(precision="fp32"),
         Genai(precision="int4"),
         *(Gguf(form=form) for form in GGUF),
@@ -72,7 +73,12 @@ def artifact_spec(step: Lower, path: Path) -> EngineSpec:
 
 
 def all_panels(
-    host: Host, *, checkpoint: Path, cache: Path, records: Mapping[str, StepRecord]
+    host: Host,
+    *,
+    checkpoint: Path,
+    cache: Path,
+    records: Mapping[str, StepRecord],
+    panels: Collection[str] = tuple(RECIPES),
 ) -> list[Panel]:
     """The panels; an artifact that could not be built is left to the report of the steps."""
     genai = {p: step_directory(cache, Genai(precision=p)) for p in ("fp32", "int4")}
@@ -107,7 +113,7 @@ def all_panels(
                 ),
             ),
         )
-        for name in RECIPES
+        for name in panels
     ]
 
 

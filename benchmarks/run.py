@@ -21,6 +21,9 @@ from benchmarks.overhead import Load, Served, measure_overhead
 from benchmarks.page import render, speed_table
 from benchmarks.products import (
     BASE_TARGET,
+    INT4_PANEL,
+    RECIPES,
+    THREADS_PANEL,
     all_panels,
     all_steps,
     artifact_spec,
@@ -47,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with lock_cache(cache):
             if options.fresh:
                 forget_steps(cache)
-            report = measure(shape, cache=cache, threads=options.threads, rounds=options.rounds)
+            report = measure(
+                shape, cache=cache, threads=options.threads, rounds=options.rounds, only=options.panel
+            )
     except RungError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -65,17 +70,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if problems else 0
 
 
-def measure(shape: BenchmarkShape, *, cache: Path, threads: Sequence[int], rounds: int) -> Report:
-    """Everything, for one shape."""
+def measure(
+    shape: BenchmarkShape, *, cache: Path, threads: Sequence[int], rounds: int, only: str | None = None
+) -> Report:
+    """Everything, for one shape; of one panel alone, without the server, if one is named."""
     began, host = time.monotonic(), this_host()
+    names = (only,) if only else tuple(RECIPES)
     checkpoint = cache / "checkpoint"
     facts = make_checkpoint(checkpoint, shape=shape)
-    records = build_all(all_steps(host), checkpoint=checkpoint, facts=facts, cache=cache)
-    panels = all_panels(host, checkpoint=checkpoint, cache=cache, records=records)
+    records = build_all(all_steps(host, panels=names), checkpoint=checkpoint, facts=facts, cache=cache)
+    panels = all_panels(host, checkpoint=checkpoint, cache=cache, records=records, panels=names)
     plan = Plan(prompt=tuple(prompt_tokens(shape, count=128)), rounds=rounds)
     watch = Watch.start()
     reference = Reference(reference_spec(checkpoint), shape=shape)
     measurements: list[Measurement] = []
+    asked = {*names, THREADS_PANEL} if INT4_PANEL in names else set(names)
     for count in threads:
         for panel in panels:
             # What an engine computes does not depend on threads.
@@ -83,10 +92,10 @@ def measure(shape: BenchmarkShape, *, cache: Path, threads: Sequence[int], round
             found = measure_panel(panel, plan, threads=count, reference=held)
             print(f"\n{panel.name}, {count} thread(s)\n{speed_table(found)}\n", file=sys.stderr)
             measurements += found
-    if set(threads) >= {1, 2}:
+    if set(threads) >= {1, 2} and INT4_PANEL in names:
         measurements += measure_panel(threads_panel(host, cache=cache), plan, threads=2)
     load = Load(shape=shape, rounds=rounds)
-    served = _measure_server(load, cache=cache, records=records)
+    served = Served(rows=()) if only else _measure_server(load, cache=cache, records=records)
     quiet = watch.stop()
     return Report(
         machine=this_machine(),
@@ -98,7 +107,7 @@ def measure(shape: BenchmarkShape, *, cache: Path, threads: Sequence[int], round
         measurements=tuple(measurements),
         load=load,
         served=served,
-        goals=tuple(judge_goals(measurements, host=host, threads=threads)),
+        goals=tuple(g for g in judge_goals(measurements, host=host, threads=threads) if g.panel in asked),
     )
 
 
@@ -141,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--fresh", action="store_true", help="build everything anew, so that all build times are of one run"
     )
+    parser.add_argument("--panel", choices=RECIPES, help="measure this table alone, and not the server")
     parser.add_argument("--rounds", type=_count, default=5, help="counted rounds (5)")
     parser.add_argument("--out", type=Path, help="where the numbers go, as JSON (beside the cache)")
     parser.add_argument(

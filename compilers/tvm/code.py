@@ -176,6 +176,11 @@ def workspace(size: int, dtype: str) -> Buffer:
     return tir.alloc_buffer((size,), dtype, scope="global", layout=None)
 
 
+def nothing(extent: Expr) -> Expr:
+    """Zero; of an extent that is only known at run time, so that LLVM does not know it either."""
+    return 0 if isinstance(extent, int | tirx.IntImm) else bind(extent >> 40)
+
+
 def largest(left: Expr, right: Expr) -> Expr:
     """The larger of two."""
     return tir.max(left, right)

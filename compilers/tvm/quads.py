@@ -11,6 +11,7 @@ Where there are many tokens, a tile's nibbles are unpacked once, and all tokens 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from compilers.tvm import code
 from compilers.tvm.code import Buffer, Expr, Machine, PrimFunc, Register
@@ -63,6 +64,16 @@ def quad_product(
         code.spread(shape[0], run, work=work_of(product, single=single), grain=GRAIN)
 
 
+@dataclass(frozen=True, slots=True)
+class _Quad:
+    """Four inputs of some tokens."""
+
+    weights: list[Expr]
+    """Codes, per vector of outputs."""
+    inputs: list[Expr]
+    """Per token, the same in all lanes."""
+
+
 class _Body:
     """The inner loops over one tile."""
 
@@ -77,6 +88,7 @@ class _Body:
         self.groups = form.groups(product.columns)
         self.quads = form.inputs(product.columns, machine)[0] // 4 // self.groups
         """Of a group."""
+        self.nothing = code.nothing(self.x.shape[0])
 
     def unpack(self, t: Expr, *, needed: Expr) -> Buffer:
         """The nibbles of a tile as bytes [quads, vectors, 4 · lanes]."""
@@ -146,25 +158,37 @@ class _Body:
         unpacked: Buffer | None,
     ) -> None:
         """`count` quads from `start` on."""
-        lanes, machine = self.machine.lanes, self.machine
-        halves: dict[tuple[int, int], Register] = {}
+        if self.machine.has_vnni:
+            for index, quad in enumerate(self._quads(t, first, start, count, len(sums), unpacked)):
+                for chains, inputs in zip(sums, quad.inputs, strict=True):
+                    for register, weight in zip(chains[index // 2 % len(chains)], quad.weights, strict=True):
+                        register.set(code.dot_quads(register.get(), weight, inputs, self.machine))
+            return
+        lanes = 2 * self.machine.lanes
+        halves = [[Register(lanes, "int16") for _ in range(self.vectors)] for _ in sums]
+        # A loop of which LLVM does not know that it runs four times: unrolled, its scheduler would group the
+        # products by token, and keep all inputs of the piece on the stack.
+        with code.serial(count // 2 + self.nothing) as step:
+            for quad in self._quads(t, first, start + step * 2, 2, len(sums), unpacked):
+                for registers, inputs in zip(halves, quad.inputs, strict=True):
+                    for register, weight in zip(registers, quad.weights, strict=True):
+                        register.add(code.multiply_bytes(weight, inputs, self.machine))
+        for chains, registers in zip(sums, halves, strict=True):
+            for register, half in zip(chains[0], registers, strict=True):
+                register.add(code.add_pairs(half.get(), self.machine))
+
+    def _quads(
+        self, t: Expr, first: Expr, start: Expr, count: int, tokens: int, unpacked: Buffer | None
+    ) -> Iterator[_Quad]:
+        """Some quads of inputs, one after the other."""
+        lanes = self.machine.lanes
         for index, weights in enumerate(self._weights(t, start, count, unpacked)):
-            for token, chains in enumerate(sums):
+            inputs = []
+            for token in range(tokens):
                 four = code.load(self.x, first + token, (start + index) * 4, lanes=4)
                 one = code.splat(code.reinterpret(four, "int32"), lanes)
-                inputs = code.bind(code.reinterpret(one, "int8", 4 * lanes))
-                registers = chains[index // 2 % len(chains)]
-                for v, weight in enumerate(weights):
-                    if machine.has_vnni:
-                        registers[v].set(code.dot_quads(registers[v].get(), weight, inputs, machine))
-                        continue
-                    products = code.multiply_bytes(weight, inputs, machine)
-                    if index:
-                        halves[token, v].add(products)
-                    else:
-                        halves[token, v] = Register(2 * lanes, "int16", value=products)
-        for (token, v), half in halves.items():
-            sums[token][0][v].add(code.add_pairs(half.get(), machine))
+                inputs.append(code.bind(code.reinterpret(one, "int8", 4 * lanes)))
+            yield _Quad(weights, inputs)
 
     def _weights(self, t: Expr, start: Expr, count: int, unpacked: Buffer | None) -> Iterator[list[Expr]]:
         """Per quad of inputs, the codes of each vector."""
