@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Self
 
@@ -61,7 +62,8 @@ class Ladder(Value):
 
     family: str = Field(min_length=1)
     targets: tuple[str, ...] = Field(min_length=1)
-    toolchains: tuple[str, ...] = ("onnxruntime", "tvm")
+    toolchains: tuple[str, ...] | dict[str, tuple[str, ...]] = ("onnxruntime", "tvm")
+    """For all targets, or by patterns of target names (`cpu-*`); the first that fits a target counts."""
     tier: tuple[TierEntry, ...] = Field(min_length=1)
     task: dict[str, TaskEntry] = Field(min_length=1)
     evaluation: EvaluationEntry = EvaluationEntry()
@@ -78,6 +80,9 @@ class Ladder(Value):
                     "so the ladder is cyclic: it would be above and below itself"
                 )
             seen[entry.checkpoint] = number
+        for target in self.targets:
+            if not self.toolchains_of(target):
+                raise ValueError(f"`toolchains` names none for the target `{target}`")
         for name, task in self.task.items():
             if len(task.floor) != len(self.tier):
                 raise ValueError(f"task.{name}.floor has {len(task.floor)} values for {len(self.tier)} tiers")
@@ -95,6 +100,19 @@ class Ladder(Value):
     def recipes(self, entry: TierEntry) -> tuple[Recipe, ...]:
         """The parsed recipes of a tier."""
         return tuple(parse_recipe(name, where=f"tier of `{entry.checkpoint}`") for name in entry.recipes)
+
+    @property
+    def toolchain_names(self) -> tuple[str, ...]:
+        """All toolchains that the ladder names, in its order."""
+        lists = self.toolchains.values() if isinstance(self.toolchains, dict) else [self.toolchains]
+        return tuple(dict.fromkeys(name for names in lists for name in names))
+
+    def toolchains_of(self, target: str) -> tuple[str, ...]:
+        """The toolchains that are to build for a target."""
+        if not isinstance(self.toolchains, dict):
+            return self.toolchains
+        fitting = (names for pattern, names in self.toolchains.items() if fnmatchcase(target, pattern))
+        return next(fitting, ())
 
     def parsed_targets(self) -> tuple[Target, ...]:
         """The targets' facts."""

@@ -58,6 +58,19 @@ def test_paths_of_a_base_in_another_folder_still_lead_to_its_files(write, tmp_pa
     assert ladder.task["reasoning"].include == "shared/tasks"
 
 
+def test_toolchains_go_by_patterns_of_targets_the_first_that_fits(write):
+    table = '[toolchains]\n"cpu-x86-64-v3" = ["onnxruntime"]\n"cpu-*" = ["tvm"]\n'
+    ladder = read_ladder(write(GOOD + table))
+    assert ladder.toolchains_of("cpu-x86-64-v3") == ("onnxruntime",)
+    assert ladder.toolchains_of("cpu-aarch64-neoverse-n1") == ("tvm",)
+    assert ladder.toolchain_names == ("onnxruntime", "tvm")
+
+
+def test_a_target_without_a_toolchain_is_refused_by_name(write):
+    with pytest.raises(ConfigurationError, match="`toolchains` names none for the target"):
+        read_ladder(write(GOOD + '[toolchains]\n"cuda-*" = ["tvm"]\n'))
+
+
 def test_cyclic_extends_name_the_cycle(write):
     write('extends = "b.toml"\n', "a.toml")
     path = write('extends = "a.toml"\n', "b.toml")
