@@ -7,12 +7,12 @@ old one; where one side holds several versions of a checkpoint, by the version t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field
 
-from matrices.cell import LADDER, Cell
-from matrices.evidence import earned_tiers
+from matrices.cell import Cell, State
+from matrices.evidence import earned_tiers, height
 from matrices.release import Candidate, Release
 from matrices.table import one_line, size
 from registry.value import Value
@@ -226,4 +226,6 @@ def _by_height(before: str, after: str) -> Direction:
 
 def _height(state: str) -> int:
     """Place on the ladder of evidence; below it for states that are off the ladder or unknown."""
-    return next((number for number, known in enumerate(LADDER) if known == state), -1)
+    known = next((one for one in get_args(State) if one == state), None)
+    found = None if known is None else height(known)
+    return -1 if found is None else found

@@ -86,6 +86,8 @@ class VerifyOutput(Value):
     parity: Parity
     runtime_version: str
     chip: str
+    driver: str | None = None
+    """Version of the accelerator's driver; None for processors."""
 
 
 class EvaluateOutput(Value):
@@ -94,6 +96,8 @@ class EvaluateOutput(Value):
     result: TaskResult
     runtime_version: str
     chip: str
+    driver: str | None = None
+    """Version of the accelerator's driver; None for processors."""
 
 
 class TaskRequest(Value):

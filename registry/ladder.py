@@ -10,7 +10,7 @@ import os
 import tomllib
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Final, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -18,7 +18,16 @@ from registry.digest import digest_value
 from registry.errors import ConfigurationError
 from registry.recipe import Recipe, parse_recipe
 from registry.target import Target, find_target
-from registry.value import Value, configuration_error
+from registry.value import Grown, Value, configuration_error
+
+EvidenceLevel = Literal["portable", "built", "loads", "close", "evaluated", "benchmarked"]
+"""How far the evidence of a cell reaches, on the chip itself; see `matrices/evidence.py`."""
+EVIDENCE_LEVELS: Final[tuple[EvidenceLevel, ...]] = (
+    "portable", "built", "loads", "close", "evaluated", "benchmarked",
+)  # fmt: skip
+"""From the least to the most."""
+OTHER_TARGETS: Final = "default"
+"""Key of `[evidence]` for the targets that it does not name."""
 
 
 class TierEntry(Value):
@@ -57,8 +66,10 @@ class EvaluationEntry(Value):
     """Samples between two looks at the sequential test."""
 
 
-class Ladder(Value):
+class Ladder(Grown):
     """A parsed ladder file."""
+
+    LATER: ClassVar[tuple[str, ...]] = ("evidence",)
 
     family: str = Field(min_length=1)
     targets: tuple[str, ...] = Field(min_length=1)
@@ -69,6 +80,9 @@ class Ladder(Value):
     evaluation: EvaluationEntry = EvaluationEntry()
     calibration: str | None = None
     """JSONL file with a field `text`, relative to the ladder file; for GPTQ recipes and parity probes."""
+    evidence: dict[str, EvidenceLevel] = Field(default={})
+    """Target → least evidence that a release accepts for it; `default` is for all others, and is `evaluated`
+    where it is not given. Without the table a release demands nothing beyond the approval."""
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -92,10 +106,24 @@ class Ladder(Value):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _demands_evidence_of_its_targets(self) -> Self:
+        for name in self.evidence:
+            if name != OTHER_TARGETS and name not in self.targets:
+                raise ValueError(f"evidence.{name} is not one of the ladder's targets {list(self.targets)}")
+        return self
+
     @property
     def digest(self) -> str:
         """The digest of all that the ladder says."""
         return digest_value(self)
+
+    def demanded_evidence(self) -> dict[str, EvidenceLevel]:
+        """Target → least evidence that a release accepts; empty without `[evidence]`."""
+        if not self.evidence:
+            return {}
+        others = self.evidence.get(OTHER_TARGETS, "evaluated")
+        return {target: self.evidence.get(target, others) for target in self.targets}
 
     def recipes(self, entry: TierEntry) -> tuple[Recipe, ...]:
         """The parsed recipes of a tier."""

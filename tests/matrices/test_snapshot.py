@@ -215,7 +215,7 @@ def test_what_is_missing_is_named(written, keys, tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "said"),
     [
-        ({"schema_version": 2}, SchemaError, "has schema 2, this version of Rung reads 1"),
+        ({"schema_version": 3}, SchemaError, "has schema 3, this version of Rung reads up to 2"),
         ({"tiers": "many"}, SchemaError, "tiers"),
         ({"surprise": 1}, SchemaError, "surprise"),
     ],
