@@ -482,7 +482,9 @@ def find_inputs(
         store: Where the bytes are.
         timeout_s: Of no work: none is run.
     """
-    nodes = _Nodes(plan, records, store, timeout_s, lambda name: find_toolchain(name).version())
+    nodes = _Nodes(
+        plan, records, store, timeout_s, lambda name: find_toolchain(name).version(), until="evaluated"
+    )
     if records.find(keys.export_key(planned.checkpoint), ExportOutput) is None:
         return None
     checkpoint = records.find(nodes.probe_key(planned.checkpoint), ProbeOutput)

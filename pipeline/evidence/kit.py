@@ -25,6 +25,7 @@ from registry.digest import Digest, canonical_json, digest_value, short
 from registry.errors import CorruptError, NotFoundError, RungError, SchemaError
 from registry.ladder import EvaluationEntry, TaskEntry
 from registry.signing import sign, verify
+from registry.target import targets
 from registry.value import Value, describe
 from serving.source import Source
 
@@ -147,6 +148,22 @@ def issued_kit(base: Path, digest: str, *, public_key: Path) -> Kit | None:
     except RungError:
         return None
     return kit if kit.digest == digest else None
+
+
+def blobs_of_kits(base: Path) -> set[str]:
+    """Digests of what the latest kit of each target names, for whoever removes what nobody needs.
+
+    Kits before the latest hold nothing back: their index stays, the bytes may go.
+    """
+    found: set[str] = set()
+    for target in targets():
+        try:
+            kit = Kit.model_validate_json((base / DIRECTORY / target / INDEX_NAME).read_bytes())
+        except (OSError, ValidationError):
+            continue  # a kit that cannot be read is taken by nobody
+        found |= {entry.digest for entry in kit.blobs}
+        found |= {subject.manifest.digest for subject in kit.subjects}
+    return found
 
 
 def _write(kit: Kit, directory: Path, *, private_key: Path) -> None:

@@ -20,6 +20,8 @@ from registry.digest import canonical_json, short
 from registry.signing import fingerprint
 from registry.workspace import Workspace
 
+UNCLEAN = "unclean"
+
 
 @dataclass(frozen=True, slots=True)
 class Taken:
@@ -57,7 +59,9 @@ def take_in(
     for path in paths:
         report, key = read_report(path, trusted=keys)
         checked.append((path, report, key, check_report(path, report, place=place, database=database)))
-    return [_taken(*one, place=place, database=database) for one in checked]
+    taken = [_taken(*one, place=place, database=database) for one in checked]
+    (place.state / UNCLEAN).touch()  # what the new evidence took the place of is removed by the next build
+    return taken
 
 
 def _taken(
