@@ -35,7 +35,9 @@ class Rehearsal:
 Rehearse = Callable[[Bundle], "Rehearsal | Unsupported"]
 """Raises LoadError where the artifact is damaged or does not run; `Unsupported` where means are absent."""
 
-REHEARSALS: Mapping[ArtifactFormat, str] = {}
+REHEARSALS: Mapping[ArtifactFormat, str] = {
+    "iree": "compilers.iree.rehearse:rehearse_iree",
+}
 """Artifact format → `module:function`, imported on first use; formats that are not named have no stand-in."""
 
 

@@ -120,6 +120,7 @@ class Runtime(Protocol):
 RUNTIMES: Mapping[str, str] = {
     "onnxruntime": "compilers.onnxruntime.run:OnnxRuntime",
     "tvm": "compilers.tvm.run:TvmRuntime",
+    "iree": "compilers.iree.run:IreeRuntime",
 }
 """Artifact format → `module:class`, imported on first use."""
 

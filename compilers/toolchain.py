@@ -97,6 +97,7 @@ class Toolchain(Protocol):
 TOOLCHAINS: Mapping[str, str] = {
     "onnxruntime": "compilers.onnxruntime.lower:OnnxRuntimeToolchain",
     "tvm": "compilers.tvm.lower:TvmToolchain",
+    "iree": "compilers.iree.lower:IreeToolchain",
 }
 """Name → `module:class`, imported on first use."""
 
