@@ -14,14 +14,17 @@ from typing import Any
 
 import numpy as np
 
+from compilers.iree.binaries import embedded_binaries
 from compilers.iree.module import SCOPE
 from compilers.iree.package import RUNTIME, installed_version
 from compilers.static.cache import State
 from compilers.static.plan import STEPS, StaticPlan
 from compilers.static.session import StaticSession, StepInputs, StepOutputs
-from registry.errors import LoadError, ToolchainMissingError
+from registry.errors import CorruptError, LoadError, ToolchainMissingError
 
 AGAIN = "pull or build the artifact again"
+FAILURES = (RuntimeError, ValueError, LookupError, OSError, MemoryError)
+"""What the bindings make of the runtime's status codes."""
 _FLAGS = threading.Lock()
 """The number of threads is a flag of the process, read when a device is made."""
 Untyped = Any
@@ -79,7 +82,7 @@ def open_device(driver: str, *, named: str | None = None) -> Untyped:
             names = ", ".join(d["name"] for d in devices) or "none"
             raise LoadError(f"IREE's driver `{driver}` has no fitting device; it has {names}", hint=hint)
         return made.create_device(fitting[0])
-    except (RuntimeError, ValueError) as error:  # what the bindings raise
+    except FAILURES as error:
         raise LoadError(f"IREE's driver `{driver}` finds no device: {_brief(error)}", hint=hint) from error
 
 
@@ -90,17 +93,21 @@ def open_session(device: Untyped, plan: StaticPlan, *, module: Path, weights: Pa
         LoadError: The module is damaged or for another device, or the weights are not those that it wants.
     """
     rt = runtime()
+    try:
+        embedded_binaries(module)  # reads the archive's checksums: IREE maps what it is given
+    except CorruptError as error:
+        raise LoadError(error.message, hint=error.hint) from error
     instance, index = rt.VmInstance(), rt.ParameterIndex()
     try:
         index.load(str(weights))
-    except (RuntimeError, ValueError, OSError) as error:
+    except FAILURES as error:
         raise LoadError(f"`{weights}` is no weights file: {_brief(error)}", hint=AGAIN) from error
     try:
         code = rt.VmModule.mmap(instance, str(module))
         parameters = rt.create_io_parameters_module(instance, index.create_provider(scope=SCOPE))
         context = rt.VmContext(instance, [parameters, rt.create_hal_module(instance, device), code])
         functions = [code.lookup_function(step) for step in STEPS]
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
+    except FAILURES as error:
         raise LoadError(f"IREE cannot load `{module}`: {_brief(error)}", hint=AGAIN) from error
     if not all(functions):
         raise LoadError(f"`{module}` has no functions {' and '.join(STEPS)}", hint=AGAIN)
@@ -124,7 +131,7 @@ class IreeStep:
         try:
             made: Sequence[Untyped] = self._function(*inputs.arrays())
             logits, *new = (self._fetch(array) for array in made)
-        except (RuntimeError, ValueError) as error:  # what the bindings raise
+        except FAILURES as error:
             raise LoadError(
                 f"IREE failed in a step: {_brief(error)}", hint="free some memory of the device"
             ) from error

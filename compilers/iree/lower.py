@@ -13,8 +13,9 @@ import subprocess
 from importlib import util
 from pathlib import Path
 
+from compilers.iree.binaries import embedded_binaries
 from compilers.iree.package import COMPILER, installed_version
-from compilers.iree.target import CUDA_KNOWN, compiler_flags
+from compilers.iree.target import CODE, CUDA_KNOWN, compiler_flags
 from compilers.static.plan import PLAN_NAME, STEPS, write_plan
 from compilers.toolchain import Lowered, Source, Support, Supported, Unsupported
 from compilers.weights import read_layout
@@ -105,6 +106,7 @@ class IreeToolchain:
         form = StaticForm(context=min(CONTEXT, source.facts.max_context), tokens=PREFILL_TOKENS)
         models = {step: static_model(network, layout, source.recipe, form=form, step=step) for step in STEPS}
         _compile(import_graphs(models), target, source.recipe, out / MODULE_NAME)
+        _check_code(out / MODULE_NAME, target)
         write_plan(static_plan(network, form), out / PLAN_NAME)
         return Lowered(entry=MODULE_NAME, files=(MODULE_NAME, PLAN_NAME), options={"context": form.context})
 
@@ -125,6 +127,19 @@ def _compile(text: str, target: Target, recipe: Recipe, path: Path) -> None:
         raise BuildError(
             f"IREE could not compile for `{target.name}` ({how}): {said or 'it said nothing'}",
             hint="see the log; with a signal 9 the machine's memory was too small",
+        )
+
+
+def _check_code(path: Path, target: Target) -> None:
+    """Refuse a module with other code than the target's: IREE could also embed portable bytecode."""
+    try:
+        kinds = {binary.kind for binary in embedded_binaries(path)}
+    except CorruptError as error:
+        raise BuildError(error.message, hint="see the log of this stage") from error
+    if kinds != {CODE[target.kind]}:
+        raise BuildError(
+            f"`{path.name}` for `{target.name}` holds {', '.join(sorted(kinds)) or 'no machine code'}",
+            hint="this version of IREE compiles otherwise than expected; report it",
         )
 
 

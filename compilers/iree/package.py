@@ -1,15 +1,14 @@
-"""Which versions of IREE are taken: the compiler's modules and the runtime belong together."""
+"""Which versions of IREE are taken: a module loads in the runtime of its compiler's series only.
+
+See https://iree.dev/developers/general/versioning-scheme/.
+"""
 
 from __future__ import annotations
 
-from importlib import metadata
-
-from registry.errors import ToolchainMissingError
+from compilers.installed import required_version
 
 COMPILER, RUNTIME = "iree-base-compiler", "iree-base-runtime"
-SERIES = "3.13"
-"""Modules are promised to load in the runtime of the same version only
-(https://iree.dev/developers/general/versioning-scheme/)."""
+VERSIONS = ">=3.13,<3.14"
 
 
 def installed_version(package: str) -> str:
@@ -18,11 +17,4 @@ def installed_version(package: str) -> str:
     Raises:
         ToolchainMissingError: It is not installed, or of another series.
     """
-    hint = "install `rung[iree]`"
-    try:
-        version = metadata.version(package)
-    except metadata.PackageNotFoundError as error:
-        raise ToolchainMissingError(f"`{package}` is not installed", hint=hint) from error
-    if not version.startswith(f"{SERIES}."):
-        raise ToolchainMissingError(f"`{package}` is {version}, not of the series {SERIES}", hint=hint)
-    return version
+    return required_version(package, versions=VERSIONS, extra="iree")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from compilers.iree.binaries import Kind
 from registry.recipe import Recipe
 from registry.target import Target
 
@@ -9,6 +12,8 @@ CUDA_KNOWN = ("sm_80", "sm_86", "sm_89")
 """CUDA architectures that IREE has a description of; later ones fail with `missing GPU target`."""
 DRIVERS = {"cuda": "cuda", "rocm": "hip", "vulkan": "vulkan"}
 """Kind of a target → IREE's driver; CPUs have two (`device.py`)."""
+CODE: Mapping[str, Kind] = {"cpu": "elf", "cuda": "ptx", "rocm": "hsaco", "vulkan": "spirv"}
+"""Kind of a target → the code that its modules hold."""
 SPIRV_PROFILE = "vp_android_baseline_2022"
 """Limits that every driver in use has; the SPIR-V version and capabilities are given apart."""
 
