@@ -10,6 +10,7 @@ import pytest
 
 from compilers.iree.binaries import embedded_binaries
 from compilers.iree.lower import MODULE_NAME, IreeToolchain
+from compilers.proof.prove import prove
 from compilers.toolchain import Supported, Unsupported
 from registry.errors import BuildError, CorruptError, ToolchainMissingError
 from registry.recipe import parse_recipe
@@ -42,6 +43,15 @@ def test_a_module_holds_code_for_its_target_and_no_path(
     data = (out / lowered.entry).read_bytes()
     assert str(tmp_path).encode() not in data
     assert b"site-packages" not in data
+    proof = prove(
+        out,
+        files=lowered.files,
+        entry=lowered.entry,
+        format="iree",
+        toolchain="iree",
+        target=find_target(name),
+    )
+    assert proof.sound, proof.problems
     kind, expected = CODE[name]
     found = embedded_binaries(out / lowered.entry)
     assert {binary.kind for binary in found} == {kind}
