@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compilers.toolchain import Lowered, Source, Support, Supported, Unsupported
+from compilers.tvm.gpu.lower import lower_gpu, supports_gpu
 from compilers.tvm.library import installed_version
 from compilers.tvm.plan import LIBRARY_NAME, PLAN_NAME, TensorForm
 from compilers.tvm.weights import read_forms
@@ -51,10 +52,8 @@ class TvmToolchain:
                 return Unsupported(
                     "not_implemented", f"kernels are written for x86-64 with AVX2, not {target.architecture}"
                 )
-            case "cuda":
-                return Unsupported("not_implemented", "kernels are written for CPUs; none for CUDA yet")
-            case "rocm":
-                return Unsupported("not_upstream", "the TVM wheel has no ROCm runtime to load the artifact")
+            case "cuda" | "rocm":
+                return supports_gpu(recipe)
             case "vulkan":
                 return Unsupported("not_upstream", "TVM's Vulkan code generator is not in its wheel")
             case "npu":
@@ -74,10 +73,13 @@ class TvmToolchain:
             )
         installed_version()
         from compilers.network import read_network
-        from compilers.tvm.program import build_program
 
         network = read_network(source.graph)
         _check_facts(network, source.facts)
+        if target.kind != "cpu":
+            return lower_gpu(network, _forms(source.weights), target, out=out)
+        from compilers.tvm.program import build_program
+
         program = build_program(network, tensors=_forms(source.weights), machine=machine_of(target))
         _compile(program.module, target, out / LIBRARY_NAME)
         (out / PLAN_NAME).write_text(program.plan.model_dump_json() + "\n", encoding="utf-8")
