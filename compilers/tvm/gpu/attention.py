@@ -17,7 +17,7 @@ UNSEEN = -1e30
 
 
 def attention(made: dict[str, PrimFunc], name: str, *, heads: int, kv_heads: int, head_size: int) -> None:
-    """q [count, q_width], batch, K cache, V cache, out [count, out_width]; count, positions' capacity, window.
+    """Takes q [count, q_width], batch, K cache, V cache, out [count, out_width], count, capacity, window.
 
     K cache: [rows, kv_heads, capacity / BLOCK, head_size, BLOCK]; V: [rows, kv_heads, capacity, head_size].
     `window` is how many keys a query sees, itself included. The grid is heads × tokens.
@@ -70,15 +70,14 @@ def attention(made: dict[str, PrimFunc], name: str, *, heads: int, kv_heads: int
                 end = code.bind(code.least(position + 1 - chunk, CHUNK))
                 for part in range(across):
                     code.store(sums, sums[part] * shrink, part)
-                    with code.when(
-                        code.both(thread < groups * head_size, thread + part * CHUNK < head_size)
-                        if groups == 1
-                        else thread < groups * head_size
-                    ):
-                        with code.serial((end - low + (groups - 1) - group) // groups) as step:
-                            p = code.bind(low + group + step * groups)
-                            at = code.wide((chunk + p) * head_size + element + part * CHUNK)
-                            code.store(sums, sums[part] + scores[p] * values[base + at], part)
+                    working = thread < groups * head_size
+                    if groups == 1:
+                        working = code.both(working, thread + part * CHUNK < head_size)
+                    turns = (end - low + (groups - 1) - group) // groups
+                    with code.when(working), code.serial(turns) as step:
+                        p = code.bind(low + group + step * groups)
+                        at = code.wide((chunk + p) * head_size + element + part * CHUNK)
+                        code.store(sums, sums[part] + scores[p] * values[base + at], part)
                 code.barrier()
             target = code.bind(code.wide(token) * code.wide(out_width) + code.wide(head * head_size))
             if groups == 1:

@@ -135,15 +135,14 @@ def _compile_rocm(lowered: _LoweredKernels, linker: tuple[str, ...], target: Tar
     import tvm_ffi
 
     made: list[bytes] = []
+    failures: list[BuildError] = []
 
     def link(code: bytes) -> bytearray:
-        with tempfile.TemporaryDirectory(prefix="rung-rocm-") as name:
-            folder = Path(name)
-            (folder / "kernels.o").write_bytes(bytes(code))
-            command = [*linker, "--no-undefined", "--build-id=none", "-shared", "kernels.o"]
-            _run([*command, "-o", "kernels.hsaco"], folder, target, None)
-            made.append((folder / "kernels.hsaco").read_bytes())
-        return bytearray(made[-1])
+        try:
+            made.append(_link(bytes(code), linker, target))
+        except BuildError as error:  # kept from passing through TVM, which would make another one of it
+            failures.append(error)
+        return bytearray(made[-1] if made else b"")
 
     tvm_ffi.register_global_func("tvm_callback_rocm_link", link, override=True)
     # No bitcode of the vendor: kernels call no function of its library, and the linker would say so.
@@ -151,9 +150,20 @@ def _compile_rocm(lowered: _LoweredKernels, linker: tuple[str, ...], target: Tar
     try:
         tvm.get_global_func("target.build.rocm")(lowered.module, lowered.target)
     except (RuntimeError, ValueError, TypeError) as error:
-        raise _failed(target.name, error) from error
+        raise (failures or [_failed(target.name, error)])[0] from error
+    if failures:
+        raise failures[0]
     _check_code_object(made, target)
     return made[-1]
+
+
+def _link(code: bytes, linker: tuple[str, ...], target: Target) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="rung-rocm-") as name:
+        folder = Path(name)
+        (folder / "kernels.o").write_bytes(code)
+        command = [*linker, "--no-undefined", "--build-id=none", "-shared", "kernels.o"]
+        _run([*command, "-o", "kernels.hsaco"], folder, target, None)
+        return (folder / "kernels.hsaco").read_bytes()
 
 
 def _check_code_object(made: list[bytes], target: Target) -> None:
@@ -199,8 +209,9 @@ def _run(command: list[str], folder: Path, target: Target, environment: dict[str
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BuildError(f"`{command[0]}` failed for `{target.name}`: {error}", hint="see the log") from error
     if done.returncode != 0:
-            raise BuildError(
-            f"`{command[0]}` failed for `{target.name}`: {chr(10).join(lines)}",
+        lines = (done.stderr or done.stdout).strip().splitlines()[-20:]
+        raise BuildError(
+            f"`{command[0]}` failed for `{target.name}` with status {done.returncode}: {chr(10).join(lines)}",
             hint="see the log; check the compiler's version",
         )
 

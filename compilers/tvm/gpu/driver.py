@@ -11,9 +11,10 @@ import ctypes
 import re
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +22,10 @@ from numpy.typing import NDArray
 from registry.errors import LoadError
 
 AnyArray = NDArray[Any]  # Any: whichever type is copied
-Handle = Any
+Handle: TypeAlias = Any
 """A number or object of the driver's own."""
+Untyped: TypeAlias = Any
+"""What ctypes takes and gives."""
 
 
 class Memory:
@@ -167,7 +170,9 @@ class _NativeDriver:
     def copy(self, source: Memory, target: Memory, *, offsets: tuple[int, int], size_bytes: int) -> None:
         """Copy on the GPU."""
         begin, end = ((m.handle.value or 0) + o for m, o in zip((source, target), offsets, strict=True))
-        self._call(self._names.copy, ctypes.c_void_p(end), ctypes.c_void_p(begin), ctypes.c_size_t(size_bytes))
+        self._call(
+            self._names.copy, ctypes.c_void_p(end), ctypes.c_void_p(begin), ctypes.c_size_t(size_bytes)
+        )
 
     def launch(
         self, kernel: Handle, *, grid: tuple[int, int], threads: int, arguments: Sequence[Memory | int]
@@ -179,11 +184,11 @@ class _NativeDriver:
         self._call(self._names.launch, kernel, *sizes, None, places, None)
 
     def _free(self, address: Handle) -> None:
-        # The driver has gone where the interpreter ends; memory is freed then anyway.
-        self.use()
-        self._function(self._names.free)(address)
+        with suppress(LoadError):  # the driver has gone, and the memory with it
+            self.use()
+            self._function(self._names.free)(address)
 
-    def _call(self, name: str, *arguments: Any) -> None:  # Any: ctypes' own
+    def _call(self, name: str, *arguments: Untyped) -> None:
         status = self._function(name)(*arguments)
         if status != 0:
             raise LoadError(
@@ -191,7 +196,7 @@ class _NativeDriver:
                 hint="check the driver with the vendor's own tool, and how much memory the GPU has free",
             )
 
-    def _function(self, name: str) -> Any:  # Any: ctypes' own
+    def _function(self, name: str) -> Untyped:
         try:
             return getattr(self._library, name)
         except AttributeError as error:
@@ -285,7 +290,7 @@ def open_gpus(kind: str) -> list[Driver]:
 
 
 def amd_architectures(nodes: Path = _KFD) -> tuple[str, ...]:
-    """Architectures of the AMD GPUs that Linux names, in its order: `gfx942` …
+    """Architectures of the AMD GPUs that Linux names, in its order, such as `gfx942`.
 
     The number 90402 is major 9, minor 4, stepping 2, the last two as hexadecimal digits in the name
     (https://docs.kernel.org/gpu/amdgpu, `gfx_target_version`).

@@ -8,13 +8,13 @@ behind each other and then sines, as float32.
 from __future__ import annotations
 
 from compilers.tvm.gpu import code
-from compilers.tvm.gpu.code import PrimFunc
+from compilers.tvm.gpu.code import Buffer, Expr, PrimFunc
 
 THREADS = 128
 
 
 def embed(made: dict[str, PrimFunc], name: str, *, half: bool) -> None:
-    """table [ids, columns], batch, out [count, width]; the grid is 1 × tokens.
+    """Takes table [ids, columns], batch, out [count, width]; the grid is 1 × tokens.
 
     Args:
         made: Takes the kernel.
@@ -37,7 +37,7 @@ def embed(made: dict[str, PrimFunc], name: str, *, half: bool) -> None:
 
 
 def rms_norm(made: dict[str, PrimFunc], name: str, *, epsilon: float, gather: bool) -> None:
-    """x [count, width], weight [hidden], batch, out [tokens, width]; the grid is 1 × tokens.
+    """Takes x [count, width], weight [hidden], batch, out [tokens, width]; the grid is 1 × tokens.
 
     Args:
         made: Takes the kernel.
@@ -73,7 +73,7 @@ def rotate(
     made: dict[str, PrimFunc], name: str, *, heads: int, kv_heads: int, head_size: int, block: int,
     q_epsilon: float | None, k_epsilon: float | None,
 ) -> None:  # fmt: skip
-    """qkv [count, width], batch, norms' weights, out: q [count, q_width], K cache, V cache.
+    """Takes qkv [count, width], batch, norms' weights, out: q [count, q_width], K cache, V cache.
 
     Queries and keys are normalised per head, if an epsilon is given, then rotated by halves
     (https://arxiv.org/abs/2104.09864, in the order of Hugging Face). The grid is (heads + 2 · kv_heads) ×
@@ -107,8 +107,8 @@ def rotate(
                         code.store(factor, code.inverse_root(mean + code.number(epsilon)), 0)
             angles = code.bind(code.wide(count) * 4 + code.wide(token) * head_size)
 
-            def rotated(d, weight, epsilon):  # type: ignore[no-untyped-def]  # TIR has no types
-                def element(at):  # type: ignore[no-untyped-def]
+            def rotated(d: Expr, weight: Buffer, epsilon: float | None) -> Expr:
+                def element(at: Expr) -> Expr:
                     value = head[at]
                     return value if epsilon is None else value * factor[0] * weight[at]
 

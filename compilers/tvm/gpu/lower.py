@@ -17,7 +17,9 @@ def supports_gpu(recipe: Recipe) -> Support:
     """Whether there are kernels for a recipe."""
     if recipe.weights in ("float32", "float16", "int4"):
         return Supported()
-    return Unsupported("not_implemented", f"there are GPU kernels for float and 4-bit weights, not {recipe.layout}")
+    return Unsupported(
+        "not_implemented", f"there are GPU kernels for float and 4-bit weights, not for {recipe.layout}"
+    )
 
 
 def lower_gpu(network: Network, tensors: Mapping[str, TensorForm], target: Target, *, out: Path) -> Lowered:

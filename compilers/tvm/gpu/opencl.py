@@ -10,11 +10,10 @@ import ctypes
 import ctypes.util
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
-from compilers.tvm.gpu.driver import AnyArray, Handle, Memory
+from compilers.tvm.gpu.driver import AnyArray, Handle, Memory, Untyped
 from registry.errors import LoadError
 
 _ALL_DEVICES = 0xFFFFFFFF
@@ -22,9 +21,7 @@ _DEVICE_NAME, _DEVICE_VERSION = 0x102B, 0x102F
 _BUILD_LOG = 0x1183
 _READ_WRITE = 1
 _OPTIONS = b"-cl-std=CL1.2"
-_HANDLES = (
-    "clCreateContext", "clCreateCommandQueue", "clCreateProgramWithSource", "clCreateKernel", "clCreateBuffer",
-)  # fmt: skip
+_MAKERS = ("Context", "CommandQueue", "ProgramWithSource", "Kernel", "Buffer")
 
 
 class OpenClDriver:
@@ -32,8 +29,8 @@ class OpenClDriver:
 
     def __init__(self, library: ctypes.CDLL, device: Handle) -> None:
         self._library = library
-        for name in _HANDLES:
-            getattr(library, name).restype = ctypes.c_void_p
+        for name in _MAKERS:
+            getattr(library, f"clCreate{name}").restype = ctypes.c_void_p
         self._device = device
         self.chip = self._describe(_DEVICE_NAME)
         self.architecture = "opencl"
@@ -45,7 +42,9 @@ class OpenClDriver:
         )
         _check("clCreateContext", status.value)
         self._queue = ctypes.c_void_p(
-            library.clCreateCommandQueue(self._context, ctypes.c_void_p(device), ctypes.c_uint64(0), ctypes.byref(status))
+            library.clCreateCommandQueue(
+                self._context, ctypes.c_void_p(device), ctypes.c_uint64(0), ctypes.byref(status)
+            )
         )
         _check("clCreateCommandQueue", status.value)
 
@@ -133,9 +132,7 @@ class OpenClDriver:
         for index, argument in enumerate(arguments):
             value = argument.handle if isinstance(argument, Memory) else ctypes.c_int32(argument)
             size = ctypes.c_size_t(ctypes.sizeof(value))
-            _check(
-                "clSetKernelArg", self._library.clSetKernelArg(kernel, index, size, ctypes.byref(value))
-            )
+            _check("clSetKernelArg", self._library.clSetKernelArg(kernel, index, size, ctypes.byref(value)))
         work = (ctypes.c_size_t * 2)(grid[0] * threads, grid[1])
         group = (ctypes.c_size_t * 2)(threads, 1)
         status = self._library.clEnqueueNDRangeKernel(
@@ -174,6 +171,6 @@ def open_opencl() -> OpenClDriver | None:
     return None
 
 
-def _check(name: str, status: Any) -> None:  # Any: ctypes' own
+def _check(name: str, status: Untyped) -> None:
     if status != 0:
         raise LoadError(f"OpenCL: `{name}` failed: {status}", hint="see cl.h for the number's meaning")

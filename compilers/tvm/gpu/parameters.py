@@ -1,4 +1,4 @@
-"""Weights onto the GPU: as the canonical file has them, row after row, only padded or widened where needed."""
+"""Weights onto the GPU: as the canonical file has them, padded or widened only where that is needed."""
 
 from __future__ import annotations
 

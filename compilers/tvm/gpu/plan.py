@@ -32,7 +32,7 @@ class Parameter(Value):
     columns: int
     """Elements of a row; rows that are shorter in the file get zeros behind them."""
     dtype: Literal["float32", "float16", "codes"]
-    """As stored; vectors are widened to float32. Codes are bytes with two codes each, columns counts codes."""
+    """As stored; vectors are widened to float32. Codes are bytes of two; `columns` counts codes."""
 
 
 class Room(Value):

@@ -1,4 +1,4 @@
-"""Matrix products: activations in float32 times a matrix in float32, float16 or 4-bit codes, summed in float32.
+"""Matrix products: float32 activations times a matrix in float32, float16 or 4-bit codes, summed in float32.
 
 A matrix [rows, columns] lies as the canonical file has it, row after row, read 16 bytes at a time. Few
 tokens take `rows_product`, which is bound by reading the matrix once: a row's columns are split over lanes.

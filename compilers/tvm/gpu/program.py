@@ -11,9 +11,7 @@ from typing import Literal
 
 from compilers.network import Layer, Linear, Network, Norm
 from compilers.tvm.gpu import product
-from compilers.tvm.gpu.plan import (
-    Argument, Count, GpuPlan, KernelForm, Launch, Parameter, Room, Step,
-)  # fmt: skip
+from compilers.tvm.gpu.plan import Argument, Count, GpuPlan, KernelForm, Launch, Parameter, Room, Step
 from compilers.tvm.gpu.product import Form, Mode
 from compilers.tvm.gpu.templates import THREADS
 from compilers.tvm.plan import TensorForm
@@ -43,7 +41,7 @@ class _Matrix:
 
 
 def build_launches(network: Network, *, tensors: Mapping[str, TensorForm]) -> GpuPlan:
-    """The launches of a network whose weights file holds `tensors`; kernels without argument order and digest.
+    """The launches of a network whose weights file holds `tensors`; kernels have no digest yet.
 
     Raises:
         BuildError: The weights file holds a matrix in a form that there are no kernels for.
