@@ -13,10 +13,10 @@ export HF_HUB_OFFLINE = 1
 export HF_DATASETS_OFFLINE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo silicon test smoke lint types layers check bench family clean
+.PHONY: help demo silicon test smoke lint types layers check bench family aarch64-root clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Rung needs Python 3.11 or newer; set PYTHON=" >&2; exit 2; }
@@ -45,6 +45,9 @@ test: $(DEV) ## Run the tests
 
 smoke: $(DEV) ## Run the quick part of the tests
 	$(BIN)/python -m pytest -m smoke
+
+aarch64-root: $(RUN) ## Make the AArch64 userland in which artifacts for Arm are rehearsed under QEMU
+	$(BIN)/python -m compilers.emulate.root .aarch64-root
 
 lint: $(DEV) ## Check style and formatting
 	$(BIN)/ruff check .

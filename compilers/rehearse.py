@@ -37,6 +37,7 @@ Rehearse = Callable[[Bundle], "Rehearsal | Unsupported"]
 
 REHEARSALS: Mapping[ArtifactFormat, str] = {
     "iree": "compilers.iree.rehearse:rehearse_iree",
+    "onnxruntime": "compilers.emulate.session:rehearse_aarch64",
     "tvm": "compilers.tvm.rehearse:rehearse_tvm",
 }
 """Artifact format → `module:function`, imported on first use; formats that are not named have no stand-in."""

@@ -20,6 +20,10 @@ def rehearse_tvm(bundle: Bundle) -> Rehearsal | Unsupported:
     except UnknownNameError as error:
         return Unsupported("not_implemented", error.message)
     match target.kind:
+        case "cpu":
+            from compilers.emulate.session import rehearse_aarch64
+
+            return rehearse_aarch64(bundle)
         case "cuda" | "rocm":
             from compilers.tvm.gpu.rehearse import rehearse_gpu
 
