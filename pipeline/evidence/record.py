@@ -11,7 +11,17 @@ from pipeline.evidence.check import Verified
 from pipeline.evidence.document import Measured, Node
 
 NOT_THE_ARTIFACTS: Final = frozenset(
-    {"toolchain_missing", "hardware", "runtime", "timeout", "memory", "storage_full", "evaluation"}
+    {
+        "toolchain_missing",
+        "hardware",
+        "runtime",
+        "timeout",
+        "memory",
+        "storage_full",
+        "evaluation",
+        "corrupt",
+        "not_found",
+    }
 )
 """Codes of problems that say nothing of the artifact."""
 

@@ -34,7 +34,7 @@ from pipeline.requests import (
 from registry.artifact import Manifest
 from registry.atomic import write_atomically
 from registry.digest import canonical_json, digest_value
-from registry.errors import NotFoundError, RungError
+from registry.errors import CorruptError, NotFoundError, RungError
 from registry.recipe import parse_recipe
 from registry.store import Store
 from registry.target import Host, find_target, missing_features
@@ -108,9 +108,7 @@ def run_kit(
     results = []
     for number, subject in enumerate(subjects, start=1):
         report(f"{number}/{len(subjects)} {subject.cell}")
-        if blobs is not None:
-            pull_artifact(subject.manifest, blobs=blobs, out=work)
-        results.append(node.measure(subject))
+        results.append(node.measure(subject, blobs=blobs))
     return Report(
         kit=kit.digest,
         target=kit.target,
@@ -163,11 +161,11 @@ class _Node:
         for entry in self.kit.blobs:
             fetch_blob(blobs, entry, store=self.store, partial=self.work / "partial", received=lambda _: None)
 
-    def measure(self, subject: KitSubject) -> Measured:
+    def measure(self, subject: KitSubject, *, blobs: Source | None) -> Measured:
         """Everything that is asked of one artifact, or why it is not there."""
         manifest = subject.manifest
         version = self.facts.runtimes.get(manifest.format)
-        problem = self.cannot(manifest)
+        problem = self.cannot(manifest) or self.lacks(manifest, blobs)
         kept = self.kept(subject) if problem is None else Kept(problem=problem, at=datetime.now(UTC))
         if problem is None and not self.is_whole(kept):
             kept = self.examine(subject, kept.model_copy(update={"problem": None}))
@@ -204,6 +202,16 @@ class _Node:
         if manifest.format not in self.facts.runtimes:
             said = f"the runtime `{manifest.format}` is not installed here"
             return Problem(code="toolchain_missing", message=said, hint="install `rung[serve]`")
+        return None
+
+    def lacks(self, manifest: Manifest, blobs: Source | None) -> Problem | None:
+        """Bring the artifact; why that cannot be."""
+        if blobs is None:
+            return None
+        try:
+            pull_artifact(manifest, blobs=blobs, out=self.work)
+        except (CorruptError, NotFoundError) as error:
+            return Problem(**error.to_json())
         return None
 
     def examine(self, subject: KitSubject, kept: Kept) -> Kept:
