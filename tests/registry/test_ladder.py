@@ -127,3 +127,31 @@ def test_a_directory_or_binary_file_is_no_ladder(write, tmp_path):
     (tmp_path / "b.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigurationError, match="not TOML"):
         read_ladder(tmp_path / "b.toml")
+
+
+def _demanding(tmp_path, table):
+    path = tmp_path / "ladder.toml"
+    path.write_text(
+        'family = "f"\ntargets = ["cpu-x86-64-v3", "npu-qnn-v73"]\n[[tier]]\ncheckpoint = "a"\n'
+        f'recipes = ["fp32"]\n[task.retrieval]\nfloor = [0.5]\n{table}'
+    )
+    return read_ladder(path)
+
+
+def test_a_ladder_may_demand_evidence_per_target(tmp_path):
+    ladder = _demanding(tmp_path, '[evidence]\nnpu-qnn-v73 = "portable"\n')
+    assert ladder.demanded_evidence() == {"cpu-x86-64-v3": "evaluated", "npu-qnn-v73": "portable"}
+    ladder = _demanding(tmp_path, '[evidence]\ndefault = "close"\nnpu-qnn-v73 = "portable"\n')
+    assert ladder.demanded_evidence()["cpu-x86-64-v3"] == "close"
+
+
+def test_a_ladder_without_demands_is_what_it_was_before_there_were_any(tmp_path):
+    ladder = _demanding(tmp_path, "")
+    assert ladder.demanded_evidence() == {}
+    assert "evidence" not in ladder.model_dump()
+
+
+@pytest.mark.parametrize("table", ['[evidence]\ncuda-sm90 = "built"\n', '[evidence]\ndefault = "perfect"\n'])
+def test_a_demand_of_another_target_or_level_is_refused(tmp_path, table):
+    with pytest.raises(ConfigurationError, match="evidence"):
+        _demanding(tmp_path, table)
