@@ -6,7 +6,7 @@ says why. Both are float32: parity with torch is held to float32's precision.
 
 from __future__ import annotations
 
-from compilers.tvm.gpu.driver import Driver, Memory
+from compilers.tvm.gpu.driver import Driver, Memory, Start
 from compilers.tvm.gpu.plan import BLOCK, CHUNK, GpuPlan
 from registry.errors import LoadError
 
@@ -23,6 +23,8 @@ class GpuCache:
         self.positions = -(-capacity // CHUNK) * CHUNK
         """Positions that a row's memory holds."""
         self.lengths = [0] * rows
+        self.launches: dict[tuple[int, int, int], list[Start]] = {}
+        """Launches that a session prepared for this cache, by what they depend on."""
         self._driver = driver
         self._plan = plan
         size = rows * plan.kv_heads * self.positions * plan.head_size * _ITEM_BYTES

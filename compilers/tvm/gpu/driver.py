@@ -8,13 +8,14 @@ https://rocm.docs.amd.com/projects/HIP; they have the same functions under other
 from __future__ import annotations
 
 import ctypes
+import functools
 import re
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NoReturn, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,8 @@ Handle: TypeAlias = Any
 """A number or object of the driver's own."""
 Untyped: TypeAlias = Any
 """What ctypes takes and gives."""
+Start = Callable[[], None]
+"""Starts one kernel."""
 
 
 class Memory:
@@ -78,10 +81,13 @@ class Driver(Protocol):
         """Copy on the GPU; `offsets` are of source and target, in bytes; they must not overlap."""
         ...
 
-    def launch(
+    def prepare(
         self, kernel: Handle, *, grid: tuple[int, int], threads: int, arguments: Sequence[Memory | int]
-    ) -> None:
-        """Start a kernel behind all that was started before; integers are passed as int32."""
+    ) -> Start:
+        """What starts a kernel, behind all that was started before; integers are passed as int32.
+
+        It may be called again and again, as long as the memory lives.
+        """
         ...
 
 
@@ -174,14 +180,21 @@ class _NativeDriver:
             self._names.copy, ctypes.c_void_p(end), ctypes.c_void_p(begin), ctypes.c_size_t(size_bytes)
         )
 
-    def launch(
+    def prepare(
         self, kernel: Handle, *, grid: tuple[int, int], threads: int, arguments: Sequence[Memory | int]
-    ) -> None:
-        """Start a kernel."""
+    ) -> Start:
+        """What starts a kernel."""
         values = [a.handle if isinstance(a, Memory) else ctypes.c_int32(a) for a in arguments]
         places = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
         sizes = [ctypes.c_uint(size) for size in (*grid, 1, threads, 1, 1, 0)]
-        self._call(self._names.launch, kernel, *sizes, None, places, None)
+        launch = functools.partial(self._function(self._names.launch), kernel, *sizes, None, places, None)
+
+        def start(kept: Untyped = values) -> None:  # `places` points into the values
+            status = launch()
+            if status != 0:
+                self._refuse(self._names.launch, status)
+
+        return start
 
     def _free(self, address: Handle) -> None:
         with suppress(LoadError):  # the driver has gone, and the memory with it
@@ -191,10 +204,13 @@ class _NativeDriver:
     def _call(self, name: str, *arguments: Untyped) -> None:
         status = self._function(name)(*arguments)
         if status != 0:
-            raise LoadError(
-                f"{self._names.platform}: `{name}` failed: {self._describe(status)}",
-                hint="check the driver with the vendor's own tool, and how much memory the GPU has free",
-            )
+            self._refuse(name, status)
+
+    def _refuse(self, name: str, status: int) -> NoReturn:
+        raise LoadError(
+            f"{self._names.platform}: `{name}` failed: {self._describe(status)}",
+            hint="check the driver with the vendor's own tool, and how much memory the GPU has free",
+        )
 
     def _function(self, name: str) -> Untyped:
         try:

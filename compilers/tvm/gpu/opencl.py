@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from compilers.tvm.gpu.driver import AnyArray, Handle, Memory, Untyped
+from compilers.tvm.gpu.driver import AnyArray, Handle, Memory, Start, Untyped
 from registry.errors import LoadError
 
 _ALL_DEVICES = 0xFFFFFFFF
@@ -125,20 +125,26 @@ class OpenClDriver:
         )  # fmt: skip
         _check("clEnqueueCopyBuffer", status)
 
-    def launch(
+    def prepare(
         self, kernel: Handle, *, grid: tuple[int, int], threads: int, arguments: Sequence[Memory | int]
-    ) -> None:
-        """Start a kernel behind all that was started before."""
-        for index, argument in enumerate(arguments):
-            value = argument.handle if isinstance(argument, Memory) else ctypes.c_int32(argument)
-            size = ctypes.c_size_t(ctypes.sizeof(value))
-            _check("clSetKernelArg", self._library.clSetKernelArg(kernel, index, size, ctypes.byref(value)))
+    ) -> Start:
+        """What starts a kernel, behind all that was started before."""
+        values = [a.handle if isinstance(a, Memory) else ctypes.c_int32(a) for a in arguments]
         work = (ctypes.c_size_t * 2)(grid[0] * threads, grid[1])
         group = (ctypes.c_size_t * 2)(threads, 1)
-        status = self._library.clEnqueueNDRangeKernel(
-            self._queue, kernel, 2, None, work, group, 0, None, None
-        )
-        _check("clEnqueueNDRangeKernel", status)
+
+        def start() -> None:
+            for index, value in enumerate(values):
+                size = ctypes.c_size_t(ctypes.sizeof(value))
+                _check(
+                    "clSetKernelArg", self._library.clSetKernelArg(kernel, index, size, ctypes.byref(value))
+                )
+            status = self._library.clEnqueueNDRangeKernel(
+                self._queue, kernel, 2, None, work, group, 0, None, None
+            )
+            _check("clEnqueueNDRangeKernel", status)
+
+        return start
 
     def _describe(self, what: int) -> str:
         text = ctypes.create_string_buffer(256)

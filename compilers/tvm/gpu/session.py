@@ -11,7 +11,7 @@ from compilers.runtime import Cache, FloatArray, Segment
 from compilers.segments import check_cache_size, check_segments
 from compilers.tvm.batch import Batch, Integers, flatten, wanted
 from compilers.tvm.gpu.cache import GpuCache
-from compilers.tvm.gpu.driver import Driver, Memory
+from compilers.tvm.gpu.driver import Driver, Memory, Start
 from compilers.tvm.gpu.parameters import upload_parameter
 from compilers.tvm.gpu.plan import Argument, GpuPlan, Step
 from compilers.tvm.weights import AnyArray
@@ -19,6 +19,8 @@ from registry.errors import LoadError
 
 TOKENS_AT_ONCE = 512
 """Longer batches are cut, so that intermediate results need little memory."""
+KEPT_TOKENS = 32
+"""Largest number of tokens of which prepared launches are kept, and how many such lists."""
 SUFFIX = "_kernel"
 """What TVM adds to the name of a kernel."""
 
@@ -44,6 +46,8 @@ class GpuSession:
         self._rooms: dict[str, Memory] = {}
         self._room_sizes = {"tokens": 0, "wanted": 0}
         self._batch: Memory | None = None
+        self._generation = 0
+        """Raised when rooms move in memory: launches that were prepared before are void."""
 
     def new_cache(self, *, rows: int, capacity: int) -> GpuCache:
         """An empty cache of `rows` rows of at most `capacity` tokens each.
@@ -84,15 +88,26 @@ class GpuSession:
             self._upload_batch(batch, piece, asked[first:last] - start)
             counts = {"tokens": piece.stop - piece.start, "wanted": last - first}
             self._grow_rooms(counts)
-            for step in self._plan.steps:
-                # A piece of which no logits are wanted only fills the cache.
-                if counts[step.count]:
-                    self._launch(step, cache, counts)
+            for start_kernel in self._launches(cache, counts):
+                start_kernel()
             if last > first:
                 self.driver.download(self._rooms["logits"], logits[first:last])
         return logits
 
-    def _launch(self, step: Step, cache: GpuCache, counts: Mapping[str, int]) -> None:
+    def _launches(self, cache: GpuCache, counts: Mapping[str, int]) -> list[Start]:
+        """What starts each kernel of a call; kept for small counts, which come again and again."""
+        key = (self._generation, counts["tokens"], counts["wanted"])
+        if (found := cache.launches.get(key)) is not None:
+            return found
+        # A piece of which no logits are wanted only fills the cache.
+        made = [self._prepare(step, cache, counts) for step in self._plan.steps if counts[step.count]]
+        if counts["tokens"] <= KEPT_TOKENS:
+            if len(cache.launches) >= KEPT_TOKENS:
+                cache.launches.clear()
+            cache.launches[key] = made
+        return made
+
+    def _prepare(self, step: Step, cache: GpuCache, counts: Mapping[str, int]) -> Start:
         count = counts[step.count]
         launch = next(way for way in step.launches if way.at_most is None or count <= way.at_most)
         grid = (launch.blocks, -(-count // launch.at_once))
@@ -102,7 +117,8 @@ class GpuSession:
             else self._argument(step.arguments[name], cache, counts)
             for name in form.arguments
         ]  # fmt: skip
-        self.driver.launch(self._kernels[launch.kernel], grid=grid, threads=form.threads, arguments=arguments)
+        kernel = self._kernels[launch.kernel]
+        return self.driver.prepare(kernel, grid=grid, threads=form.threads, arguments=arguments)
 
     def _argument(self, argument: Argument, cache: GpuCache, counts: Mapping[str, int]) -> Memory | int:
         match argument.kind:
@@ -145,6 +161,7 @@ class GpuSession:
         for kind, count in counts.items():
             if count <= self._room_sizes[kind]:
                 continue
+            self._generation += 1
             size = min(TOKENS_AT_ONCE, 1 << (count - 1).bit_length())
             for name, room in self._plan.rooms.items():
                 if room.count == kind:

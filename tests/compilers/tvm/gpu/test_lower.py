@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from compilers.proof.cuda import find_cuobjdump
-from compilers.toolchain import Supported, Unsupported
+from compilers.proof.proof import Proof
+from compilers.proof.prove import prove
+from compilers.toolchain import Lowered, Supported, Unsupported
 from compilers.tvm.gpu.open import read_plan
 from compilers.tvm.gpu.tools import find_lld, find_nvcc
 from compilers.tvm.lower import TvmToolchain
@@ -30,6 +32,13 @@ GPUS = sorted(name for name, target in targets().items() if target.kind in ("cud
 @pytest.fixture(scope="module")
 def built(checkpoint_of: Callable[..., Path], build: Builder) -> Built:
     return build(checkpoint_of(architecture="Qwen2ForCausalLM", tie_word_embeddings=True), recipe="w4g32-rtn")
+
+
+def proof_of(lowered: Lowered, target: str, folder: Path) -> Proof:
+    return prove(
+        folder, files=lowered.files, entry=lowered.entry, format="tvm", toolchain="tvm",
+        target=find_target(target),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("target", GPUS)
@@ -57,6 +66,7 @@ def test_a_fatbin_holds_cubins_of_every_architecture_and_no_source(built: Built,
     assert b"__global__" not in data
     assert str(tmp_path).encode() not in data
     assert b"/rung-cuda-" not in data
+    assert proof_of(lowered, "cuda-sm80-sm89-sm90-sm100", tmp_path).problems == ()
     kernels = read_plan(tmp_path).kernels
     assert 10 <= len(kernels) <= 20
     assert all(f"{name}_kernel".encode() in data for name in kernels)
@@ -73,6 +83,7 @@ def test_a_code_object_is_for_its_gpu_and_exports_each_kernel(
     image = ELFFile(io.BytesIO(data))
     assert image["e_machine"] == "EM_AMDGPU"
     assert find_target(target).architecture.encode() in data
+    assert proof_of(lowered, target, tmp_path).problems == ()
     names = {symbol.name for symbol in image.get_section_by_name(".dynsym").iter_symbols()}
     kernels = read_plan(tmp_path).kernels
     assert {f"{name}_kernel.kd" for name in kernels} <= names
