@@ -21,6 +21,7 @@ from matrices.table import (
     Grid,
     RowKey,
     lay_out,
+    measured_on,
     one_line,
     reasons,
     size,
@@ -113,7 +114,7 @@ def matrix_markdown(
     for row in grid.rows:
         texts = [_markdown_cell(grid, grid.cells.get((row, column))) for column in grid.columns]
         lines.append("| " + " | ".join([row.checkpoint, row.recipe, *texts]) + " |")
-    lines += ["", _codes(grid)]
+    lines += ["", _codes(grid), *(f"- {line}" for line in measured_on(grid))]
     lines += [f"- {sentence} ({_named(held)})" for sentence, held in reasons(grid)]
     lines += _throughput_markdown(listed)
     return "\n".join(lines) + "\n"
@@ -176,6 +177,7 @@ def _legend(grid: Grid) -> list[RenderableType]:
     used = {cell.state for cell in grid.cells.values()}
     marks = "  ".join(f"{mark} {state}" for state, mark in MARKS.items() if state in used)
     parts: list[RenderableType] = [Text(_codes(grid), style="dim"), Text(marks, style="dim")]
+    parts += [Text(line, style="dim") for line in measured_on(grid)]
     for sentence, held in reasons(grid):
         parts.append(Text(f"{MARKS[held[0].state]} {sentence} ({_named(held)})"))
     return parts

@@ -69,7 +69,10 @@ class Grid:
         return tuple(_tier_text(earned, task) for task in self.codes)
 
     def note(self, cell: Cell) -> str:
-        """What an emulator or stand-in showed; empty where there is nothing."""
+        """What an emulator showed, and how little an approval rests on; empty where there is nothing."""
+        level = evidence_level(cell)
+        if cell.state == "approved" and level not in ("evaluated", "benchmarked"):
+            return f"evidence: {level}"
         if cell.rehearsal is None or rehearsed_by(cell) is None or evaluated_on(cell) is not None:
             return ""
         return "close in emulation" if cell.rehearsal.within else "NOT close in emulation"
@@ -138,6 +141,18 @@ def task_codes(tasks: Iterable[str]) -> dict[str, str]:
         choices += [f"t{number}" for number in range(1, len(codes) + 2)]
         codes[task] = next(code for code in choices if code not in codes.values())
     return codes
+
+
+def measured_on(grid: Grid) -> list[str]:
+    """Where the cells of each column were measured: chip, runtime and driver, each column once."""
+    found: dict[str, dict[str, None]] = {}
+    for (_, column), cell in sorted(grid.cells.items()):
+        entry = evaluated_on(cell)
+        if entry is not None and entry.chip:
+            driver = f", driver {entry.driver}" if entry.driver else ""
+            where = f"{entry.chip} with {entry.runtime} {entry.runtime_version}{driver}"
+            found.setdefault(f"{column.target} {column.toolchain}", {})[where] = None
+    return [f"{column} was measured on {', '.join(where)}" for column, where in sorted(found.items())]
 
 
 def summary(cells: Iterable[Cell]) -> str:

@@ -21,15 +21,13 @@ from matrices.cell import Cell, TaskResult
 from matrices.db import Database
 from pipeline.evidence.document import Measured, Report
 from pipeline.evidence.kit import Kit, KitSubject, KitTask, issued_kit
-from registry.artifact import ArtifactFormat, Manifest
+from registry.artifact import Manifest
 from registry.digest import digest_value, short
 from registry.errors import EvaluationError, RefusedError, RungError
 from registry.store import Store
 from registry.target import find_target, missing_features, targets
 from registry.workspace import Workspace
 
-BOUND_TO_TOOLCHAIN: Final[tuple[ArtifactFormat, ...]] = ("tvm", "iree")
-"""Formats whose runtime comes with the toolchain: each part of its version is one of the toolchain's."""
 CLOCK_SKEW: Final = timedelta(minutes=10)
 AGAIN: Final = "run `rung evidence run` again, with a new work directory"
 
@@ -168,9 +166,7 @@ class _Check:
                 raise self.refused(
                     f"it claims {one.runtime} {claimed} for `{one.cell}`, {what} says {version}"
                 )
-        if not _ran(one) or manifest.format not in BOUND_TO_TOOLCHAIN:
-            return
-        if not set((claimed or "").split("+")) <= set(manifest.toolchain_version.split("+")):
+        if _ran(one) and not runs_what_was_compiled(claimed or "", manifest):
             raise self.refused(
                 f"`{one.cell}` was built with {manifest.toolchain} {manifest.toolchain_version}, "
                 f"it was measured with {one.runtime} {claimed}",
@@ -251,6 +247,22 @@ class _Check:
 
     def refused(self, why: str, hint: str = AGAIN) -> RefusedError:
         return RefusedError(f"evidence file `{self.path}` is refused: {why}", hint=hint)
+
+
+def runs_what_was_compiled(version: str, manifest: Manifest) -> bool:
+    """Whether a runtime of a version can have run code that the manifest's toolchain compiled.
+
+    TVM's runtime is the one of its compiler: each part of its version is one of the toolchain's. IREE loads
+    modules of its own series alone (https://iree.dev/developers/general/versioning-scheme/). Other artifacts
+    are not bound to a version; that they ran on the one that they name is enough.
+    """
+    match manifest.format:
+        case "tvm":
+            return set(version.split("+")) <= set(manifest.toolchain_version.split("+"))
+        case "iree":
+            return version.split(".")[:2] == manifest.toolchain_version.split(".")[:2]
+        case _:
+            return True
 
 
 def _ran(one: Measured) -> bool:

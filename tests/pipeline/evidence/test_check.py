@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from matrices.db import open_database
-from pipeline.evidence.check import _Check
-from pipeline.evidence.document import Measured, Report, read_report, write_report
+from pipeline.evidence.check import _Check, runs_what_was_compiled
+from pipeline.evidence.document import Report, read_report, write_report
 from pipeline.evidence.take import take_in
 from registry.digest import digest_value
 from registry.errors import NotFoundError, RefusedError, SchemaError, SignatureError
@@ -175,33 +175,43 @@ def test_a_runtime_version_other_than_the_claimed_one_is_refused(take, report: R
         take(change(report))
 
 
-def test_a_runtime_that_is_not_of_the_toolchain_that_compiled_is_refused(build: Build, report: Report):
-    """Compiled code is bound to its runtime's version; a graph for onnxruntime is not."""
+@pytest.mark.parametrize(
+    ("format_", "compiled", "ran", "fits"),
+    [
+        ("tvm", "0.27+ffi0.1+nvcc13", "0.27+ffi0.1", True),
+        ("tvm", "0.27+ffi0.1", "0.28+ffi0.1", False),
+        ("tvm", "0.27+ffi0.1", "0.27+ffi0.2", False),
+        ("iree", "3.13.0", "3.13.1", True),
+        ("iree", "3.13.0", "3.14.0", False),
+        ("onnxruntime", "1.32.0", "1.40.0", True),
+    ],
+)
+def test_compiled_code_is_bound_to_its_runtimes_version_a_graph_is_not(
+    build: Build, report: Report, format_, compiled, ran, fits
+):
+    manifest = build.workspace.store.find_artifact(report.results[0].artifact)
+    bound = manifest.model_copy(update={"format": format_, "toolchain_version": compiled})
+    assert runs_what_was_compiled(ran, bound) == fits
+
+
+def test_a_runtime_that_is_not_of_the_toolchain_that_compiled_is_refused(
+    build: Build, report: Report, tmp_path: Path
+):
     manifest = build.workspace.store.find_artifact(report.results[0].artifact)
     bound = manifest.model_copy(
-        update={"format": "tvm", "toolchain": "tvm", "toolchain_version": "0.27+ffi0.1+nvcc13"}
+        update={"format": "tvm", "toolchain": "tvm", "toolchain_version": "0.27+ffi0.1"}
     )
-
-    def of(version: str) -> tuple[Report, Measured]:
-        one = report.results[0]
-        parts = {
-            "runtime": "tvm",
-            "runtime_version": version,
-            "verify": one.verify.model_copy(update={"runtime_version": version}),
-            "speed": None,
-            "scorecards": (),
-        }
-        return with_node(report, runtimes={"tvm": version}), one.model_copy(update=parts)
-
+    one = report.results[0]
+    parts = {"runtime": "tvm", "runtime_version": "0.28+ffi0.1", "speed": None, "scorecards": ()}
+    parts["verify"] = one.verify.model_copy(update={"runtime_version": "0.28+ffi0.1"})
+    other = with_node(report, runtimes={"tvm": "0.28+ffi0.1"})
     database = open_database(build.workspace.database_url)
-    try:
-        good, one = of("0.27+ffi0.1")
-        _Check(Path("f"), good, build.workspace, database).check_versions(one, bound)
-        other, one = of("0.28+ffi0.1")
-        with pytest.raises(RefusedError, match=r"was built with tvm 0\.27\+ffi0\.1\+nvcc13, it was measured"):
-            _Check(Path("f"), other, build.workspace, database).check_versions(one, bound)
-    finally:
-        database.close()
+    check = _Check(tmp_path / "f", other, build.workspace, database)
+    with pytest.raises(
+        RefusedError, match=r"was built with tvm 0\.27\+ffi0\.1, it was measured with tvm 0\.28"
+    ):
+        check.check_versions(one.model_copy(update=parts), bound)
+    database.close()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from pipeline.evidence.document import read_report
 from pipeline.evidence.kit import Kit, write_kit
-from registry.errors import RungError
 from tests.pipeline.evidence.conftest import ROOT, TARGET, Box, Build, run_kit
 
 BANNED = ("torch", "mlflow", "sqlalchemy", "sqlmodel", "alembic", "transformers", "onnx", "lm_eval")
@@ -28,6 +27,18 @@ def test_a_kit_names_everything_that_a_run_needs_and_nothing_of_the_build_machin
     assert str(build.place.root) not in (build.kit / "kits" / TARGET / "kit.json").read_text()
     again = build.place.must("evidence", "export", "ladder.toml", "--target", TARGET)
     assert kit.digest[7:19] in again.err, "equal content is the same kit"
+
+
+def test_a_kit_may_be_taken_from_a_published_workspace(build: Build, box: Box):
+    build.place.must("evidence", "export", "ladder.toml", "--target", TARGET)
+    ran = box.rung(
+        "evidence", "run", "--target", TARGET, "--from", str(build.workspace.state), "--trusted", "builder.pub",
+        "--key", "node.key", "--out", "from.json", "--only", "parity",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    report, _ = read_report(box.root / "from.json", trusted=[box.root / "node.pub"])
+    assert [one.problem for one in report.results] == [None, None]
+    assert all(one.speed is None for one in report.results)
 
 
 def test_a_killed_run_goes_on_and_measures_nothing_twice(build: Build, box: Box):
@@ -147,4 +158,3 @@ def test_usage_that_cannot_be_meant_is_told(build: Build, box: Box):
     ran = build.place.rung("evidence", "export", "ladder.toml", "--target", "cpu-x86-64-v9")
     assert ran.code == 2
     assert "did you mean" in ran.err or "unknown target" in ran.err
-    assert issubclass(RungError, Exception)
