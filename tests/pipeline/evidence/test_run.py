@@ -32,8 +32,8 @@ def test_a_kit_names_everything_that_a_run_needs_and_nothing_of_the_build_machin
 def test_a_kit_may_be_taken_from_a_published_workspace(build: Build, box: Box):
     build.place.must("evidence", "export", "ladder.toml", "--target", TARGET)
     ran = box.rung(
-        "evidence", "run", "--target", TARGET, "--from", str(build.workspace.state), "--trusted", "builder.pub",
-        "--key", "node.key", "--out", "from.json", "--only", "parity",
+        "evidence", "run", "--target", TARGET, "--from", str(build.workspace.state),
+        "--trusted", "builder.pub", "--key", "node.key", "--out", "from.json", "--only", "parity",
     )  # fmt: skip
     assert ran.code == 0, ran.err
     report, _ = read_report(box.root / "from.json", trusted=[box.root / "node.pub"])
