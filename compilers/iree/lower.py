@@ -61,7 +61,7 @@ class IreeToolchain:
 
     def supports(self, recipe: Recipe, target: Target, facts: ModelFacts) -> Support:
         """Whether this variant can be lowered to this target, and why not."""
-        if recipe.layout == "w8a8":
+        if recipe.activations != "float":
             return Unsupported(
                 "not_implemented", "products of integer activations are not written for IREE yet"
             )

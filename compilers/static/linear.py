@@ -45,12 +45,12 @@ class DequantizedLinears:
         match self._recipe.layout:
             case "w8a8":
                 return _whole_rows(graph, rows, weight, linear, name)
-            case layout if layout.startswith("w8"):
+            case layout if layout.startswith("w8g"):
                 scales, numbers = _scales(graph, weight), _numbers(graph, weight)
                 matrix = _dequantized(graph, numbers, scales, f"{weight}.float", zero=BYTE_ZERO)
                 matrix = graph.reshape(matrix, (linear.rows, linear.columns), f"{weight}.matrix")
                 return _gemm(graph, rows, matrix, linear, name)
-            case layout if layout.startswith("w4"):
+            case layout if layout.startswith("w4g"):
                 return _nibbles(graph, rows, weight, linear, name)
             case layout:
                 raise BuildError(

@@ -46,6 +46,10 @@ class TvmToolchain:
 
     def supports(self, recipe: Recipe, target: Target, facts: ModelFacts) -> Support:
         """Whether this variant can be lowered to this target, and why not."""
+        if recipe.activations == "int16-static":
+            return Unsupported(
+                "not_implemented", f"kernels are not written for the 16-bit activations of `{recipe.name}`"
+            )
         match target.kind:
             case "cpu" if target.architecture == "x86_64" and "avx2" in target.features:
                 return Supported()

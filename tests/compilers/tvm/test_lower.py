@@ -47,7 +47,7 @@ def test_every_recipe_on_processors_is_supported_and_every_other_target_says_why
             continue  # tests/compilers/tvm/gpu
         for recipe in KNOWN:
             support = TvmToolchain().supports(parse_recipe(recipe), target, built.facts)
-            if target.name in PROCESSORS:
+            if target.name in PROCESSORS and parse_recipe(recipe).activations != "int16-static":
                 assert isinstance(support, Supported)
             else:
                 assert isinstance(support, Unsupported)
