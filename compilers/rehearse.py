@@ -42,6 +42,8 @@ REHEARSALS: Mapping[ArtifactFormat, str] = {
     "iree": "compilers.iree.rehearse:rehearse_iree",
     "onnxruntime": "compilers.emulate.session:rehearse_aarch64",
     "tvm": "compilers.tvm.rehearse:rehearse_tvm",
+    "qnn": "compilers.qnn.rehearse:rehearse_qnn",
+    "portable": "compilers.portable.rehearse:rehearse_portable",
 }
 """Artifact format → `module:function`, imported on first use; formats that are not named have no stand-in."""
 
