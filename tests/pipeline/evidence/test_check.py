@@ -105,6 +105,14 @@ def test_a_damaged_file_is_refused(evidence_file: Path, tmp_path: Path, box: Box
         read_report(tmp_path / "absent.json", trusted=[])
 
 
+@pytest.mark.parametrize("text", ['{"evidence": {"a": NaN}, "signature": {}}', "[" * 200_000, "[]", "{}"])
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, box: Box, text: str):
+    path = tmp_path / "evidence.json"
+    path.write_text(text)
+    with pytest.raises(SignatureError, match="is not a signed evidence file"):
+        read_report(path, trusted=[box.root / "node.pub"])
+
+
 def test_an_unsigned_file_is_refused(evidence_file: Path, tmp_path: Path, box: Box):
     document = json.loads(evidence_file.read_text())
     del document["signature"]
