@@ -36,6 +36,8 @@ DEBIAN = (
 )  # fmt: skip
 WHEELS = ("numpy", "pydantic", "safetensors", "apache-tvm-ffi", "onnxruntime")
 """With what they depend on, in the versions that are installed here."""
+OPTIONAL_WHEELS = ("iree-base-runtime",)
+"""Runtimes that are taken where they are installed here."""
 RUNTIME_FILES = ("tvm/lib/libtvm_runtime.so", ".dist-info/METADATA")
 """What of TVM's 95 MB a node needs."""
 PLATFORMS = (
@@ -107,8 +109,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _wanted() -> dict[str, str]:
     """What a root is made of."""
-    names = (*WHEELS, "apache-tvm", "pydantic-core")
+    names = (*_wheels(), "apache-tvm", "pydantic-core")
     return {"suite": SUITE, "python": PYTHON_VERSION, **{name: _version(name) for name in names}}
+
+
+def _wheels() -> tuple[str, ...]:
+    return (*WHEELS, *(name for name in OPTIONAL_WHEELS if any(metadata.distributions(name=name))))
 
 
 def _version(name: str) -> str:
@@ -159,7 +165,7 @@ def _unpack_wheels(work: Path, site: Path) -> None:
         "--only-binary=:all:", "--python-version", PYTHON_VERSION, "--implementation", "cp", *platforms,
         "--dest", str(wheels),
     ]  # fmt: skip
-    _run([*pip, *(f"{name}=={_version(name)}" for name in WHEELS)], folder=work)
+    _run([*pip, *(f"{name}=={_version(name)}" for name in _wheels())], folder=work)
     # The compiler's own dependencies are no part of a node.
     _run([*pip, "--no-deps", f"apache-tvm=={_version('apache-tvm')}"], folder=work)
     site.mkdir()

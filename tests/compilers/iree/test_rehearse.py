@@ -1,4 +1,4 @@
-"""Vulkan modules executed by Mesa's llvmpipe, and what has no stand-in."""
+"""Vulkan modules executed by Mesa's llvmpipe, Arm ones under QEMU, and what has no stand-in."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from compilers.runtime import Bundle
 from compilers.toolchain import Unsupported
 from compilers.torch_reference import TorchSession
 from registry.errors import LoadError
+from tests.compilers.emulate.conftest import aarch64_root, emulated  # noqa: F401  # fixtures
 from tests.compilers.static.test_session import compare
 
 pytest.importorskip("iree.compiler", reason="IREE's compiler is not installed")
@@ -56,3 +57,21 @@ def test_targets_without_a_stand_in_say_so(
     for name in ("rocm-gfx942", "cuda-sm80"):
         manifest = built.manifest.model_copy(update={"target": name})
         assert isinstance(rehearse(Bundle(manifest, built.out)), Unsupported)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["fp32", "w4g32-rtn"])
+def test_aarch64_code_gives_torchs_logits_under_qemu(
+    recipe: str,
+    emulated: Path,  # noqa: F811
+    checkpoint_of: Callable[..., Path],
+    build: Callable[..., Any],
+) -> None:
+    checkpoint = checkpoint_of(**ONE_LAYER)
+    built = build(checkpoint, toolchain="iree", target="cpu-aarch64-neoverse-n1", recipe=recipe)
+    rehearsal = rehearse(Bundle(built.manifest, built.out))
+    if isinstance(rehearsal, Unsupported):
+        pytest.skip(rehearsal.reason)
+    assert "qemu-aarch64" in rehearsal.means
+    reference = TorchSession(checkpoint, weights=dequantized_state(built.weights, built.recipe))
+    compare(rehearsal.session, reference, atol=2e-5)
