@@ -6,16 +6,17 @@ BIN    := $(VENV)/bin
 RUN    := $(VENV)/.run-stamp
 DEV    := $(VENV)/.dev-stamp
 BENCH  := $(VENV)/.bench-stamp
+SILICON := $(VENV)/.silicon-stamp
 DEMO   ?= demo
 
 export HF_HUB_OFFLINE = 1
 export HF_DATASETS_OFFLINE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test smoke lint types layers check bench family clean
+.PHONY: help demo silicon test smoke lint types layers check bench family aarch64-root clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Rung needs Python 3.11 or newer; set PYTHON=" >&2; exit 2; }
@@ -29,14 +30,24 @@ $(DEV): $(RUN) pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
+$(SILICON): $(RUN) pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[build,eval,serve,silicon]'
+	@touch $@
+
 demo: $(RUN) ## Build, judge, approve, release and serve the demo family (in ./demo)
 	$(BIN)/python -m pipeline.demo.run $(DEMO)
+
+silicon: $(SILICON) ## Build one checkpoint for CPUs, GPUs and NPUs of six vendors (in ./silicon)
+	$(BIN)/python -m pipeline.demo.silicon silicon
 
 test: $(DEV) ## Run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 smoke: $(DEV) ## Run the quick part of the tests
 	$(BIN)/python -m pytest -m smoke
+
+aarch64-root: $(RUN) ## Make the AArch64 userland in which artifacts for Arm are rehearsed under QEMU
+	$(BIN)/python -m compilers.emulate.root .aarch64-root
 
 lint: $(DEV) ## Check style and formatting
 	$(BIN)/ruff check .
@@ -61,4 +72,4 @@ family: $(DEV) ## Train the demo family again (about 30 minutes)
 	$(BIN)/python -m pipeline.demo.train --out pipeline/demo/family
 
 clean: ## Remove the environment, the demo and caches
-	rm -rf $(VENV) $(DEMO) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) silicon build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from compilers.bounds import float_bound, integer_share
+from compilers.bounds import float_bound, half_rms, integer_share
 from compilers.parity import Parity
 from compilers.runtime import FloatArray, Segment, Session
 from registry.digest import digest_value
@@ -129,8 +129,15 @@ def measure_parity(
     kl_quantized = float(kl_divergence(checkpoint_logits, variant_logits).mean())
     max_abs = max(float(np.abs(difference).max()) for difference in differences)
     limit = float_bound(float(np.abs(variant_logits).max()))
+    rms = max(float(np.sqrt(np.mean(difference**2))) for difference in differences)
     share = integer_share(recipe, toolchain=toolchain)
-    within = max_abs <= limit or (share is not None and kl_variant <= share * kl_quantized)
+    half = half_rms(recipe, toolchain=toolchain)
+    spread = float(variant_logits.std())
+    within = (
+        max_abs <= limit
+        or (share is not None and kl_variant <= share * kl_quantized)
+        or (half is not None and rms <= half * spread)
+    )
     reason = f"the largest difference from torch is {max_abs:.2g}, the bound is {limit:.2g}"
     if share is not None and max_abs > limit:
         reason = (
@@ -138,9 +145,14 @@ def measure_parity(
             f"the bound is {share:g} × "
             f"the {kl_quantized:.2g} nats that quantization cost"
         )
+    elif half is not None and max_abs > limit:
+        reason = (
+            f"the root mean square difference from torch is {rms:.2g} with float16 arithmetic, "
+            f"the bound is {half:g} × the logits' spread of {spread:.2g}"
+        )
     return Parity(
         max_abs=max_abs,
-        rms=max(float(np.sqrt(np.mean(difference**2))) for difference in differences),
+        rms=rms,
         kl=max(float(kl_divergence(checkpoint_logits, run).mean()) for run in runs),
         kl_variant=kl_variant,
         greedy_agreement=float(np.mean(runs[0].argmax(-1) == checkpoint_logits.argmax(-1))),

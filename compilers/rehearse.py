@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import cast
 
 from compilers.runtime import Bundle, Session
@@ -35,7 +36,15 @@ class Rehearsal:
 Rehearse = Callable[[Bundle], "Rehearsal | Unsupported"]
 """Raises LoadError where the artifact is damaged or does not run; `Unsupported` where means are absent."""
 
-REHEARSALS: Mapping[ArtifactFormat, str] = {}
+OPENCL_VENDORS = Path("/etc/OpenCL/vendors")
+"""Where OpenCL's loader finds implementations (https://github.com/KhronosGroup/OpenCL-ICD-Loader)."""
+REHEARSALS: Mapping[ArtifactFormat, str] = {
+    "iree": "compilers.iree.rehearse:rehearse_iree",
+    "onnxruntime": "compilers.emulate.session:rehearse_aarch64",
+    "tvm": "compilers.tvm.rehearse:rehearse_tvm",
+    "qnn": "compilers.qnn.rehearse:rehearse_qnn",
+    "portable": "compilers.portable.rehearse:rehearse_portable",
+}
 """Artifact format → `module:function`, imported on first use; formats that are not named have no stand-in."""
 
 
@@ -44,7 +53,8 @@ def means_here() -> dict[str, str | None]:
     tools = {name: shutil.which(name) for name in ("qemu-aarch64-static", "qemu-aarch64")}
     packages = {name: _version(name) for name in ("iree-base-runtime", "onnxruntime", "onnxruntime-qnn")}
     roots = {name: os.environ.get(name) for name in ("RUNG_AARCH64_ROOT", "VK_ICD_FILENAMES")}
-    return {**tools, **packages, **roots}
+    opencl = {"opencl": " ".join(sorted(path.name for path in OPENCL_VENDORS.glob("*.icd"))) or None}
+    return {**tools, **packages, **roots, **opencl}
 
 
 def rehearse(bundle: Bundle) -> Rehearsal | Unsupported:

@@ -120,6 +120,9 @@ class Runtime(Protocol):
 RUNTIMES: Mapping[str, str] = {
     "onnxruntime": "compilers.onnxruntime.run:OnnxRuntime",
     "tvm": "compilers.tvm.run:TvmRuntime",
+    "iree": "compilers.iree.run:IreeRuntime",
+    "qnn": "compilers.qnn.run:QnnRuntime",
+    "portable": "compilers.portable.run:PortableRuntime",
 }
 """Artifact format → `module:class`, imported on first use."""
 

@@ -97,6 +97,10 @@ class Toolchain(Protocol):
 TOOLCHAINS: Mapping[str, str] = {
     "onnxruntime": "compilers.onnxruntime.lower:OnnxRuntimeToolchain",
     "tvm": "compilers.tvm.lower:TvmToolchain",
+    "iree": "compilers.iree.lower:IreeToolchain",
+    "qnn": "compilers.qnn.lower:QnnToolchain",
+    "cann": "compilers.portable.lower:CannToolchain",
+    "openvino": "compilers.portable.lower:OpenVinoToolchain",
 }
 """Name → `module:class`, imported on first use."""
 

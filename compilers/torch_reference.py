@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from compilers.activations import CODES, INPUT, OUTPUT, steps_of
 from compilers.export.architecture import Architecture, read_architecture
 from compilers.runtime import Cache, FloatArray, Segment
 from compilers.segments import check_cache_size, check_segments
@@ -93,7 +94,8 @@ class TorchSession:
 
     Args:
         checkpoint_dir: Checkpoint in the Hugging Face layout.
-        weights: State dict that replaces the checkpoint's own, such as `dequantized_state` gives.
+        weights: State dict that replaces the checkpoint's own, such as `dequantized_state` gives. Ranges of
+            static activations in it (`registry/variant.py`) make the session round to 16 bits there.
 
     Raises:
         CheckpointError: The checkpoint cannot be read, or the weights do not fit it.
@@ -184,7 +186,11 @@ class TorchSession:
 def _replace_weights(model: Untyped, weights: Mapping[str, NDArray[np.float32]], *, where: str) -> None:
     if "lm_head.weight" in weights and model.config.tie_word_embeddings:
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
-    state = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in weights.items()}
+    state = {
+        name: torch.from_numpy(np.ascontiguousarray(value))
+        for name, value in weights.items()
+        if not name.endswith((f".{INPUT}", f".{OUTPUT}"))
+    }
     if model.config.tie_word_embeddings and "lm_head.weight" not in state:
         state["lm_head.weight"] = state["model.embed_tokens.weight"]
     try:
@@ -193,6 +199,32 @@ def _replace_weights(model: Untyped, weights: Mapping[str, NDArray[np.float32]],
         raise CheckpointError(
             f"the weights do not fit `{where}`: {error}", hint="they must be of a variant of this checkpoint"
         ) from error
+    for name in weights:
+        if name.endswith(f".{INPUT}"):
+            matrix = name.removesuffix(f".{INPUT}")
+            module = model.get_submodule(matrix.removesuffix(".weight"))
+            _round_activations(module, taken=weights[name], made=weights[f"{matrix}.{OUTPUT}"])
+
+
+def _round_activations(module: Untyped, *, taken: NDArray[np.float32], made: NDArray[np.float32]) -> None:
+    """Make a matrix product take and give values that have a 16-bit code; its bias is added behind that."""
+
+    def before(module: Untyped, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (_rounded(inputs[0], taken), *inputs[1:])
+
+    def after(module: Untyped, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        if module.bias is None:
+            return _rounded(output, made)
+        return _rounded(output - module.bias, made) + module.bias
+
+    module.register_forward_pre_hook(before)
+    module.register_forward_hook(after)
+
+
+def _rounded(value: torch.Tensor, extent: NDArray[np.float32]) -> torch.Tensor:
+    steps = steps_of(float(extent[0]), float(extent[1]))
+    codes = torch.round(value / steps.scale) + steps.zero
+    return (codes.clamp(0, CODES) - steps.zero) * steps.scale
 
 
 def _groups(segments: Sequence[Segment]) -> Iterator[list[int]]:

@@ -154,7 +154,10 @@ def _quantized_parts(recipe: Recipe, shape: Shape) -> list[tuple[str, Dtype, Sha
     rows, columns = shape
     group = recipe.group_size
     if group is None:
-        return [("codes", "I8", (rows, columns)), ("scales", "F32", (rows,))]
+        whole: list[tuple[str, Dtype, Shape]] = [("codes", "I8", (rows, columns)), ("scales", "F32", (rows,))]
+        if recipe.activations == "int16-static":
+            whole += [("input_range", "F32", (2,)), ("output_range", "F32", (2,))]
+        return whole
     stored = group // 2 if recipe.weights == "int4" else group
     return [
         ("codes", "U8", (rows, columns // group, stored)),

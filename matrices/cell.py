@@ -6,20 +6,25 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import ClassVar, Literal
 
 from compilers.parity import Parity
+from compilers.speed import Speed
 from evals.verdict import Verdict
 from registry.digest import Digest
-from registry.value import Value
+from registry.value import Grown, Value
 
 State = Literal[
-    "declared", "built", "loads", "close", "evaluated", "benchmarked", "approved",
+    "declared", "portable", "built", "loads", "close", "evaluated", "benchmarked", "approved",
     "failed", "unsupported", "expired", "rejected", "withdrawn",
 ]  # fmt: skip
-"""The ladder of evidence, and the ways off it."""
+"""The ladder of evidence, `portable` beside it (only the node itself can compile), and the ways off it."""
 
 LADDER: tuple[State, ...] = ("declared", "built", "loads", "close", "evaluated", "benchmarked", "approved")
+
+Via = Literal["chip", "emulator", "proxy"]
+"""What a step of evidence was obtained on: the target's own chip; an emulator or stand-in; or another
+target, to which the same weights were lowered. Only the chip itself lifts a cell."""
 
 
 class TaskResult(Value):
@@ -39,8 +44,10 @@ class TaskResult(Value):
     tasks_digest: Digest
 
 
-class Evidence(Value):
+class Evidence(Grown):
     """One step of the evidence ladder, with what it was obtained on."""
+
+    LATER: ClassVar[tuple[str, ...]] = ("via", "driver")
 
     state: State
     digest: Digest | None
@@ -48,13 +55,32 @@ class Evidence(Value):
     runtime: str | None = None
     runtime_version: str | None = None
     chip: str | None = None
+    """The chip's own name; where `via` is `emulator`, the means and its version."""
     at: datetime
     detail: str = ""
     """One line for people."""
+    via: Via = "chip"
+    driver: str | None = None
+    """Version of the accelerator's driver; None for processors, and where none is known."""
 
 
-class Cell(Value):
+class VariantFacts(Value):
+    """What a cell's weights are, whichever target they are lowered to."""
+
+    weights: Digest
+    """Of the canonical weights file: equal digests are the same variant."""
+    weights_bytes: int
+    """What decoding one token has to read at least."""
+    parameters: int
+    """Of the checkpoint."""
+    kv_bytes_per_token: int
+    """KV cache of one token over all layers, as the artifact holds it."""
+
+
+class Cell(Grown):
     """One cell of the matrix, with all that a release manager looks at."""
+
+    LATER: ClassVar[tuple[str, ...]] = ("rehearsal", "variant", "speed")
 
     id: str
     """`checkpoint/version:recipe:target:toolchain`, such as `agent-mid/1:w4g32-gptq:cpu-x86-64-v3:tvm`."""
@@ -75,12 +101,18 @@ class Cell(Value):
     """Digest of the manifest."""
     size_bytes: int | None = None
     parity: Parity | None = None
+    """Measured on the chip."""
     tasks: tuple[TaskResult, ...] = ()
     evidence: tuple[Evidence, ...] = ()
     """In the order in which it was obtained."""
     log: Digest | None = None
     """Blob with the lowering's log."""
     updated_at: datetime
+    rehearsal: Parity | None = None
+    """Measured on an emulator or stand-in, where the artifact was rehearsed; see its evidence for which."""
+    variant: VariantFacts | None = None
+    speed: Speed | None = None
+    """Throughput on the chip of the latest `benchmarked` evidence."""
 
 
 def cell_id(*, checkpoint: str, recipe: str, target: str, toolchain: str) -> str:

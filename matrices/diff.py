@@ -7,12 +7,12 @@ old one; where one side holds several versions of a checkpoint, by the version t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field
 
-from matrices.cell import LADDER, Cell
-from matrices.evidence import earned_tiers
+from matrices.cell import Cell, State
+from matrices.evidence import earned_tiers, evaluated_on, evidence_level, height
 from matrices.release import Candidate, Release
 from matrices.table import one_line, size
 from registry.value import Value
@@ -29,6 +29,10 @@ class Side(Value):
     size_bytes: int | None = None
     kl: float | None = None
     """Nats to the fp32 checkpoint."""
+    level: str | None = None
+    """How far its evidence on the chip reaches."""
+    measured_on: str | None = None
+    """Chip and driver."""
     tiers: dict[str, int | None] = Field(default={})
     accuracies: dict[str, float] = Field(default={})
 
@@ -37,7 +41,7 @@ class Change(Value):
     """One difference."""
 
     what: str
-    """`state`, `tier`, `accuracy`, `kl`, `size` or `artifact`."""
+    """`state`, `level`, `chip`, `tier`, `accuracy`, `kl`, `size` or `artifact`."""
     task: str | None = None
     before: str
     after: str
@@ -128,9 +132,18 @@ def _side(cell: Cell) -> Side:
         artifact=cell.artifact,
         size_bytes=cell.size_bytes,
         kl=cell.parity.kl if cell.parity else None,
+        level=evidence_level(cell),
+        measured_on=_chip(cell),
         tiers=earned_tiers(cell),
         accuracies={result.task_type: result.accuracy for result in cell.tasks},
     )
+
+
+def _chip(cell: Cell) -> str | None:
+    entry = evaluated_on(cell)
+    if entry is None or entry.chip is None:
+        return None
+    return entry.chip + (f", driver {entry.driver}" if entry.driver else "")
 
 
 def _sides(release: Release) -> list[Side]:
@@ -174,6 +187,12 @@ def _plain_changes(before: Side, after: Side) -> list[Change]:
     if before.state != after.state:
         direction = _by_height(before.state, after.state)
         changes.append(Change(what="state", before=before.state, after=after.state, direction=direction))
+    if before.level and after.level and before.level != after.level:
+        direction = _by_height(before.level, after.level)
+        changes.append(Change(what="level", before=before.level, after=after.level, direction=direction))
+    if before.measured_on and after.measured_on and before.measured_on != after.measured_on:
+        chips = before.measured_on, after.measured_on
+        changes.append(Change(what="chip", before=chips[0], after=chips[1], direction="other"))
     if before.kl is not None and after.kl is not None and before.kl != after.kl:
         direction = "better" if after.kl < before.kl else "worse"
         texts = f"{before.kl:.2e} nats", f"{after.kl:.2e} nats"
@@ -226,4 +245,6 @@ def _by_height(before: str, after: str) -> Direction:
 
 def _height(state: str) -> int:
     """Place on the ladder of evidence; below it for states that are off the ladder or unknown."""
-    return next((number for number, known in enumerate(LADDER) if known == state), -1)
+    known = next((one for one in get_args(State) if one == state), None)
+    found = None if known is None else height(known)
+    return -1 if found is None else found

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from matrices.cell import Cell, Evidence, TaskResult
-from matrices.evidence import earned_tiers, missing_evidence
+from compilers.speed import Speed
+from matrices.cell import Cell, Evidence, TaskResult, Via
+from matrices.evidence import earned_tiers, evaluated_on, evidence_level, missing_evidence, rehearsed_by
+from matrices.evidence import standing as in_words
+from matrices.penalty import Standing
+from matrices.proxy import Proxy
 from matrices.ruling import Ruling
-from matrices.table import MARKS, one_line, size
+from matrices.table import MARKS, evidence_json, one_line, size
 from registry.digest import short
 
 Entry = Evidence | Ruling
+_WHERE: Mapping[Via, str] = {"chip": "", "emulator": "in emulation by ", "proxy": "by proxy on "}
 
 
 def explain_cell(
-    cell: Cell, *, history: Sequence[Entry], tasks: Iterable[str] = (), releases: Sequence[str] = ()
+    cell: Cell,
+    *,
+    history: Sequence[Entry],
+    tasks: Iterable[str] = (),
+    releases: Sequence[str] = (),
+    proxy: Proxy | None = None,
+    standing: Standing | None = None,
 ) -> list[str]:
     """The cell in lines for a person.
 
@@ -24,21 +35,31 @@ def explain_cell(
         history: All that was recorded of it, oldest first.
         tasks: Task types of the ladder.
         releases: Names of the releases that hold it.
+        proxy: Results of the same weights on another target.
+        standing: Its throughput against its chip's roofline.
     """
-    lines = [cell.id, f"  state      {MARKS[cell.state]} {cell.state}"]
+    lines = [cell.id, f"  state      {MARKS[cell.state]} {in_words(cell)}"]
     if cell.reason:
         lines.append(f"  reason     {one_line(cell.reason)}")
     ruling = _standing_ruling(cell, history)
     if ruling and ruling.waiver and cell.state == "approved":
         lines.append(f"  WAIVER     {one_line(ruling.waiver)} ({ruling.who})")
         lines += [f"             waived: {one_line(one)}" for one in ruling.missing]
+    if level := evidence_level(cell):
+        lines.append(f"  evidence   {level}" + _obtained_on(cell))
     lines += _facts(cell)
     if releases:
         lines.append(f"  releases   {', '.join(releases)}")
     if cell.parity:
         lines += _parity(cell)
+    lines += _rehearsal(cell)
     for result in cell.tasks:
         lines += _task(result)
+    if proxy is not None and not cell.tasks:
+        lines.append(f"  {proxy.words}; it earns no tier here")
+        lines += [f"  {line}" for result in proxy.tasks for line in _task(result)[:1]]
+    if cell.speed is not None:
+        lines += _speed(cell.speed, standing)
     lines += ["  history", *(f"    {_entry(entry)}" for entry in history)]
     if cell.state != "approved":
         missing = missing_evidence(cell, tasks=tasks)
@@ -48,17 +69,29 @@ def explain_cell(
 
 
 def cell_json(
-    cell: Cell, *, history: Sequence[Entry], tasks: Iterable[str] = (), releases: Sequence[str] = ()
+    cell: Cell,
+    *,
+    history: Sequence[Entry],
+    tasks: Iterable[str] = (),
+    releases: Sequence[str] = (),
+    proxy: Proxy | None = None,
+    standing: Standing | None = None,
 ) -> dict[str, Any]:  # Any: JSON
-    """The cell as plain data."""
+    """The cell as plain data; see `explain_cell`."""
     ruling = _standing_ruling(cell, history)
     return cell.model_dump(mode="json") | {
         "earned": earned_tiers(cell),
         "missing": missing_evidence(cell, tasks=tasks),
+        "level": evidence_level(cell),
+        "evidence": [evidence_json(entry) for entry in cell.evidence],
+        "proxy": proxy.model_dump(mode="json") if proxy else None,
+        "throughput": standing.model_dump(mode="json") if standing else None,
         "ruling": ruling.model_dump(mode="json") if ruling else None,
         "releases": list(releases),
         "history": [
-            {"kind": type(entry).__name__.lower()} | entry.model_dump(mode="json") for entry in history
+            {"kind": type(entry).__name__.lower()}
+            | (evidence_json(entry) if isinstance(entry, Evidence) else entry.model_dump(mode="json"))
+            for entry in history
         ],
     }
 
@@ -95,6 +128,31 @@ def _parity(cell: Cell) -> list[str]:
     ]
 
 
+def _rehearsal(cell: Cell) -> list[str]:
+    entry = rehearsed_by(cell)
+    if entry is None or cell.rehearsal is None:
+        return []
+    bound = "within the bound" if cell.rehearsal.within else "OUTSIDE THE BOUND"
+    return [f"  emulation  {bound} by {entry.chip}: {one_line(cell.rehearsal.reason)}"]
+
+
+def _obtained_on(cell: Cell) -> str:
+    entry = evaluated_on(cell)
+    if entry is None or entry.chip is None:
+        return ""
+    driver = f", driver {entry.driver}" if entry.driver else ""
+    return f" on {entry.chip}, {entry.runtime} {entry.runtime_version}{driver}"
+
+
+def _speed(speed: Speed, standing: Standing | None) -> list[str]:
+    lines = [
+        f"  speed      decode {speed.decode_tokens_per_s:,.1f} tokens/s at context {speed.context}, "
+        f"prefill {speed.prefill_tokens_per_s:,.1f} tokens/s of {speed.prompt_tokens}; "
+        f"{speed.threads} threads, median of {speed.repeats}"
+    ]
+    return lines + ([f"    roofline {standing.words}"] if standing else [])
+
+
 def _task(result: TaskResult) -> list[str]:
     tier = f"tier {result.tier}" if result.tier else "no tier"
     measured = f"accuracy {result.accuracy:.3f} on {result.samples} of {result.available} samples"
@@ -117,5 +175,6 @@ def _entry(entry: Entry) -> str:
         return f"{at}  ruling: {entry.verb} by {entry.who}: {one_line(entry.why)}{waiver}"
     on = " ".join(part for part in (entry.runtime, entry.runtime_version) if part)
     details = [f"[{short(entry.digest)}]" if entry.digest else "", f"on {on}" if on else ""]
-    details += [entry.chip or "", one_line(entry.detail)]
+    details += [_WHERE[entry.via] + entry.chip if entry.chip else "", one_line(entry.detail)]
+    details.insert(3, f"driver {entry.driver}" if entry.driver else "")
     return f"{at}  {entry.state:<11} " + ", ".join(detail for detail in details if detail)

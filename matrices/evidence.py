@@ -11,14 +11,32 @@ Pure: values in, sentences out. The rules:
 - Evidence holds for one artifact, one runtime and one version of it, compared as exact strings: what is
   evaluated is what is shipped. Any other version has expired evidence, a patch release too, because kernels
   change there.
+- The same holds for the driver of its accelerator, and for the toolchain that the artifact was built with.
 - A waiver lets a cell be approved with evidence missing. It never grants a tier.
+- What an emulator showed, or the same weights on another target (`matrices/proxy.py`), is shown beside the
+  cell and lifts it nowhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from matrices.cell import LADDER, Cell, Evidence, State, TaskResult
+from registry.artifact import Manifest
+from registry.ladder import EVIDENCE_LEVELS, EvidenceLevel
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """What is in use somewhere; what is not named is not judged."""
+
+    runtimes: Mapping[str, str] = field(default_factory=dict)
+    """Runtime → version."""
+    drivers: Mapping[str, str] = field(default_factory=dict)
+    """Chip → version of its driver."""
+    toolchains: Mapping[str, str] = field(default_factory=dict)
+    """Toolchain → version."""
 
 
 def place(state: State) -> int | None:
@@ -32,12 +50,64 @@ def reached(cell: Cell, *, state: State) -> bool:
     return here is not None and there is not None and here >= there
 
 
+def height(state: State) -> int | None:
+    """How much a state shows, for comparisons: `portable` between `declared` and `built`; None: off both."""
+    if state == "portable":
+        return 1
+    found = place(state)
+    return None if found is None else 2 * found
+
+
+def evidence_level(cell: Cell) -> EvidenceLevel | None:
+    """How far the evidence of the cell's artifact reaches, on the chip itself; None: it has no artifact.
+
+    Steps count as far as they follow one another without a gap, and those before an expiry not at all.
+    """
+    if cell.artifact is None:
+        return None
+    steps = {entry.state for entry in _standing_entries(cell)}
+    level: EvidenceLevel = "portable" if cell.state == "portable" or _only_portable(cell) else "built"
+    if level == "portable" or "loads" not in steps:
+        return level
+    if "close" not in steps or cell.parity is None or not cell.parity.within:
+        return "loads"
+    if "evaluated" not in steps or not cell.tasks or cell.state in ("loads", "close"):
+        return "close"
+    return "benchmarked" if "benchmarked" in steps and cell.speed is not None else "evaluated"
+
+
+def demand_unmet(cell: Cell, *, demanded: EvidenceLevel | None) -> str | None:
+    """Why the cell's evidence is less than a release demands for its target; None if it suffices."""
+    level = evidence_level(cell)
+    if demanded is None or (level is not None and _rank(level) >= _rank(demanded)):
+        return None
+    reaches = "there is no artifact" if level is None else f"its evidence reaches `{level}`"
+    return f"{reaches}, the release demands `{demanded}` of `{cell.target}`"
+
+
 def evaluated_on(cell: Cell) -> Evidence | None:
-    """The latest evaluation of the cell's own artifact that names its runtime's version, if there is one."""
+    """The latest evaluation of the cell's own artifact, on a chip, that names its runtime's version."""
     for entry in reversed(cell.evidence):
-        if entry.state == "evaluated" and entry.digest == cell.artifact and entry.runtime_version:
+        own = entry.digest == cell.artifact and entry.via == "chip"
+        if entry.state == "evaluated" and own and entry.runtime_version:
             return entry
     return None
+
+
+def rehearsed_by(cell: Cell) -> Evidence | None:
+    """The latest step of evidence of the cell's own artifact by an emulator or stand-in."""
+    for entry in reversed(cell.evidence):
+        if entry.via == "emulator" and entry.digest == cell.artifact:
+            return entry
+    return None
+
+
+def standing(cell: Cell) -> str:
+    """The state in words, with what an emulator showed: `built, close in emulation`."""
+    entry = rehearsed_by(cell)
+    if entry is None or cell.rehearsal is None or cell.state not in ("portable", "built", "expired"):
+        return cell.state
+    return f"{cell.state}, {'close' if cell.rehearsal.within else 'NOT close'} in emulation"
 
 
 def earned_tiers(cell: Cell) -> dict[str, int | None]:
@@ -66,22 +136,65 @@ def missing_evidence(cell: Cell, *, tasks: Iterable[str]) -> list[str]:
     return found
 
 
-def expired(cell: Cell, *, runtimes: Mapping[str, str]) -> str | None:
-    """Why the cell's evaluation does not hold for these runtimes; None if it holds, or was never made.
+def expired(
+    cell: Cell,
+    *,
+    runtimes: Mapping[str, str] | None = None,
+    versions: Versions | None = None,
+    manifest: Manifest | None = None,
+) -> str | None:
+    """Why the cell's evidence does not hold for what is in use; None if it holds, or there is none.
 
     Args:
         cell: The cell with its evidence.
         runtimes: Runtime → version in use; a runtime that is not named is not judged.
+        versions: The same, and drivers and toolchains.
+        manifest: The artifact's, which names its toolchain's version; None: toolchains are not judged.
     """
-    entry = evaluated_on(cell)
-    if entry is None or entry.runtime is None:
+    used = versions or Versions(runtimes=runtimes or {})
+    entry = _measured_on(cell)
+    if entry is None:
         return None
-    if runtimes.get(entry.runtime, entry.runtime_version) == entry.runtime_version:
-        return None
-    return (
-        f"evaluated on {entry.runtime} {entry.runtime_version}, "
-        f"in use is {entry.runtime} {runtimes[entry.runtime]}"
-    )
+    did = "evaluated" if entry.state == "evaluated" else "measured"
+    if entry.runtime and used.runtimes.get(entry.runtime, entry.runtime_version) != entry.runtime_version:
+        now = f"{entry.runtime} {used.runtimes[entry.runtime]}"
+        return f"{did} on {entry.runtime} {entry.runtime_version}, in use is {now}"
+    chip = entry.chip or ""
+    if entry.driver and used.drivers.get(chip, entry.driver) != entry.driver:
+        return f"{did} with driver {entry.driver} of {chip}, in use is {used.drivers[chip]}"
+    if manifest is not None:
+        built = manifest.toolchain_version
+        now = used.toolchains.get(manifest.toolchain, built)
+        if now != built:
+            return f"built with {manifest.toolchain} {built}, in use is {manifest.toolchain} {now}"
+    return None
+
+
+def _rank(level: EvidenceLevel) -> int:
+    return EVIDENCE_LEVELS.index(level)
+
+
+def _standing_entries(cell: Cell) -> list[Evidence]:
+    """Steps of the artifact on the chip, without those that expired and were not reported again since."""
+    own = [entry for entry in cell.evidence if entry.digest == cell.artifact and entry.via == "chip"]
+    ends = [number for number, entry in enumerate(own) if entry.state == "expired"]
+    since = own[ends[-1] + 1 :] if ends else own
+    again = any(entry.state in ("loads", "close", "evaluated", "benchmarked") for entry in since)
+    return own if again else since
+
+
+def _only_portable(cell: Cell) -> bool:
+    """Whether nothing but the node's own compiler could make code of the artifact, and none has yet."""
+    states = {e.state for e in cell.evidence if e.digest == cell.artifact and e.via == "chip"}
+    return "portable" in states and not states & {"built", "loads"}
+
+
+def _measured_on(cell: Cell) -> Evidence | None:
+    """The evaluation that counts, else the latest other measurement on the chip."""
+    if (entry := evaluated_on(cell)) is not None:
+        return entry
+    steps = ("loads", "close", "benchmarked")
+    return next((e for e in reversed(_standing_entries(cell)) if e.state in steps), None)
 
 
 def _missing_steps(cell: Cell) -> list[str]:
@@ -92,11 +205,13 @@ def _missing_steps(cell: Cell) -> list[str]:
         found.append(f"it is {cell.state}" + (f": {cell.reason}" if cell.reason else ""))
     if cell.artifact is None:
         return found
-    steps = {entry.state for entry in cell.evidence if entry.digest == cell.artifact}
+    steps = {entry.state for entry in cell.evidence if entry.digest == cell.artifact and entry.via == "chip"}
+    if cell.state == "portable":
+        found.append("it was never compiled: only its node can (`rung node-compile`)")
     if "loads" not in steps and not reached(cell, state="loads"):
         found.append("it was never loaded")
     if cell.parity is None:
-        found.append("its parity was never measured")
+        found.append("its parity was never measured" + _in_emulation(cell))
     elif not cell.parity.within:
         found.append(f"its parity is outside the bound: {cell.parity.reason}")
     if evaluated_on(cell) is None:
@@ -114,3 +229,10 @@ def _shortfall(result: TaskResult, *, own: int) -> str | None:
     if checkpoint_misses_floor and verdict.lower_bound_points > -verdict.margin_points:
         return None
     return f"`{result.task_type}` does not hold tier {own}: {verdict.status}, {verdict.reason}"
+
+
+def _in_emulation(cell: Cell) -> str:
+    entry = rehearsed_by(cell)
+    if entry is None or cell.rehearsal is None:
+        return ""
+    return f" on its chip ({'close' if cell.rehearsal.within else 'not close'} in emulation by {entry.chip})"

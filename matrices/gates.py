@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from matrices.cell import LADDER, State
-from matrices.evidence import evaluated_on
+from matrices.evidence import demand_unmet, evaluated_on
 from matrices.offer import Offer
 from matrices.release import ReleasedCell
 from matrices.request import Request
@@ -65,7 +65,7 @@ def hardware_gate(offer: Offer, question: Question) -> Finding:
 
 
 def evidence_gate(offer: Offer, question: Question) -> Finding:
-    """It was evaluated, as this very artifact, on this very version of its runtime."""
+    """It has the evidence that the release demands, of this very artifact and version of its runtime."""
     if offer.released is None:
         return _evidence_of_other(offer)
     cell, manifest = offer.released.cell, offer.released.manifest
@@ -73,7 +73,11 @@ def evidence_gate(offer: Offer, question: Question) -> Finding:
         return _deny(
             f"its evidence is of the artifact {short(cell.artifact or 'none')}, not {short(manifest.digest)}"
         )
+    if unmet := demand_unmet(cell, demanded=offer.demanded):
+        return _deny(unmet)
     entry = evaluated_on(cell)
+    if entry is None and offer.demanded not in (None, "evaluated", "benchmarked"):
+        return PASS  # the release asks for no more; that no tier was earned is the quality gate's
     if entry is None:
         return _deny("no evaluation of this artifact names the version of its runtime")
     if question.runtimes is None:

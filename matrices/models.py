@@ -85,7 +85,7 @@ class CellRow(SQLModel, table=True):
     artifact: str | None = None
     size_bytes: int | None = Field(default=None, sa_type=BigInteger)
     payload: str = Field(sa_type=Text)
-    """JSON of the numbers: `parity` and `tasks`."""
+    """JSON of the numbers: `parity`, `tasks`, and where they are there `rehearsal`, `variant` and `speed`."""
     log: str | None = None
     updated_at: datetime = Field(sa_type=UtcDateTime)
 
@@ -105,6 +105,8 @@ class EvidenceRow(SQLModel, table=True):
     chip: str | None = None
     at: datetime = Field(sa_type=UtcDateTime)
     detail: str = Field(default="", sa_type=Text)
+    via: str = Field(default="chip", sa_column_kwargs={"server_default": "chip"})
+    driver: str | None = None
 
 
 class RulingRow(SQLModel, table=True):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from matrices.evidence import earned_tiers
 from matrices.release import Candidate, Release, ReleasedCell
 from matrices.request import Request
+from registry.ladder import EvidenceLevel
 
 Preference = tuple[int, int, bool, int, int, str, str]
 
@@ -25,6 +26,8 @@ class Offer:
     """Task type → tier earned; a task type that was not measured is absent."""
     released: ReleasedCell | None = None
     other: Candidate | None = None
+    demanded: EvidenceLevel | None = None
+    """Least evidence that the release demands of the target, where it demands any."""
 
     @property
     def waiver(self) -> str | None:
@@ -74,7 +77,13 @@ class Offer:
 def offers(release: Release) -> list[Offer]:
     """Every cell of the release's ladder."""
     released = [
-        Offer(id=one.cell.id, target=one.cell.target, earned=earned_tiers(one.cell), released=one)
+        Offer(
+            id=one.cell.id,
+            target=one.cell.target,
+            earned=earned_tiers(one.cell),
+            released=one,
+            demanded=release.min_evidence.get(one.cell.target),
+        )
         for one in release.cells
     ]
     others = [

@@ -7,16 +7,19 @@ signature over it). Resolution reads nothing else.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
 from matrices.cell import Cell
 from registry.artifact import Manifest
 from registry.digest import Digest, digest_value
-from registry.value import Value
+from registry.ladder import EvidenceLevel
+from registry.value import Grown, Value
 
-SCHEMA_VERSION: Literal[1] = 1
+SchemaVersion = Literal[1, 2]
+SCHEMA_VERSION: Final = 2
+"""What is written. Version 2 added means, drivers, speeds and demanded evidence; version 1 is still read."""
 
 
 class Approval(Value):
@@ -50,10 +53,12 @@ class Candidate(Value):
     """Task type → tier earned."""
 
 
-class Release(Value):
+class Release(Grown):
     """The snapshot."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    LATER: ClassVar[tuple[str, ...]] = ("min_evidence",)
+
+    schema_version: SchemaVersion = SCHEMA_VERSION
     name: str
     family: str
     created_at: datetime
@@ -66,6 +71,8 @@ class Release(Value):
     """Sorted by id."""
     others: tuple[Candidate, ...] = ()
     """Every cell of the ladder that was not released, with the reason; sorted by id."""
+    min_evidence: dict[str, EvidenceLevel] = Field(default={})
+    """Target → least evidence that the release demands; of targets that are not named it demands none."""
 
     @property
     def digest(self) -> str:
@@ -74,5 +81,9 @@ class Release(Value):
 
     def is_same_content(self, other: Release) -> bool:
         """Whether the two say the same, whoever created them and whenever."""
-        made = {"created_at": self.created_at, "created_by": self.created_by}
+        made = {
+            "created_at": self.created_at,
+            "created_by": self.created_by,
+            "schema_version": self.schema_version,
+        }
         return self == other.model_copy(update=made)

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from matrices.cell import Cell
+from matrices.penalty import penalties, standings
 from matrices.ruling import Ruling
 from matrices.table import (
     MARKS,
@@ -20,6 +21,7 @@ from matrices.table import (
     Grid,
     RowKey,
     lay_out,
+    measured_on,
     one_line,
     reasons,
     size,
@@ -31,6 +33,7 @@ _ROW_HEAD: Final = 44
 _STATE_STYLE: Final[Mapping[str, str]] = {
     "approved": "bold green", "evaluated": "cyan", "benchmarked": "cyan", "failed": "bold red",
     "rejected": "red", "withdrawn": "red", "expired": "yellow", "unsupported": "dim", "declared": "dim",
+    "portable": "dim",
 }  # fmt: skip
 _TIER_STYLE: Final[Mapping[str, str]] = {"1": "bold green", "2": "cyan", "3": "yellow", NOT_MEASURED: "dim"}
 
@@ -61,11 +64,49 @@ def matrix_table(
     return Group(*parts)
 
 
+def throughput_table(cells: Iterable[Cell]) -> RenderableType | None:
+    """Throughput against rooflines and the penalty of each target; None where nothing was timed."""
+    listed = list(cells)
+    found = standings(listed)
+    if not found:
+        return None
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for head in ("cell", "chip", "decode tokens/s", "roofline", "prefill tokens/s", "roofline"):
+        table.add_column(Text(head), overflow="fold", justify="left" if head in ("cell", "chip") else "right")
+    for one in found:
+        table.add_row(
+            Text(one.cell), Text(one.chip or ""), f"{one.decode_tokens_per_s:,.1f}", _share(one.decode_share),
+            f"{one.prefill_tokens_per_s:,.1f}", _share(one.prefill_share),
+        )  # fmt: skip
+    return Group(table, *(Text(line) for line in penalty_lines(listed)))
+
+
+def penalty_lines(cells: Iterable[Cell]) -> list[str]:
+    """The penalty of each target, one line each."""
+    lines = []
+    for one in penalties(cells):
+        match one.status:
+            case "measured":
+                said = f"decode {_share(one.decode)}, prefill {_share(one.prefill)} {one.why}"
+                said += f" ({one.variants} variants)"
+            case "reference":
+                said = "is the reference"
+            case "unknown":
+                said = f"unknown: {one.why}"
+        lines.append(f"penalty of {one.target}: {said}")
+    return lines
+
+
+def _share(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.0%}"
+
+
 def matrix_markdown(
     cells: Iterable[Cell], *, rulings: Mapping[str, Ruling] | None = None, tasks: Iterable[str] = ()
 ) -> str:
     """The matrix as a Markdown table with its legend."""
-    grid = lay_out(cells, rulings=rulings, tasks=tasks)
+    listed = list(cells)
+    grid = lay_out(listed, rulings=rulings, tasks=tasks)
     columns = [f"{column.target}<br>{column.toolchain}" for column in grid.columns]
     lines = [summary(grid.cells.values()), ""]
     lines.append("| " + " | ".join(["checkpoint", "recipe", *columns]) + " |")
@@ -73,9 +114,24 @@ def matrix_markdown(
     for row in grid.rows:
         texts = [_markdown_cell(grid, grid.cells.get((row, column))) for column in grid.columns]
         lines.append("| " + " | ".join([row.checkpoint, row.recipe, *texts]) + " |")
-    lines += ["", _codes(grid)]
+    lines += ["", _codes(grid), *(f"- {line}" for line in measured_on(grid))]
     lines += [f"- {sentence} ({_named(held)})" for sentence, held in reasons(grid)]
+    lines += _throughput_markdown(listed)
     return "\n".join(lines) + "\n"
+
+
+def _throughput_markdown(cells: list[Cell]) -> list[str]:
+    found = standings(cells)
+    if not found:
+        return []
+    lines = ["", "| cell | chip | decode tokens/s | of roofline | prefill tokens/s | of roofline |"]
+    lines.append("|---|---|---|---|---|---|")
+    lines += [
+        f"| `{one.cell}` | {one.chip or ''} | {one.decode_tokens_per_s:,.1f} | {_share(one.decode_share)} "
+        f"| {one.prefill_tokens_per_s:,.1f} | {_share(one.prefill_share)} |"
+        for one in found
+    ]
+    return [*lines, "", *(f"- {line}" for line in penalty_lines(cells))]
 
 
 def _table(grid: Grid, columns: Iterable[ColumnKey]) -> Table:
@@ -104,6 +160,10 @@ def _cell_text(grid: Grid, row: RowKey, column: ColumnKey) -> Text:
     text = Text(grid.mark(cell), style=_STATE_STYLE.get(cell.state, ""))
     if cell.size_bytes is not None:
         text.append(f"  {size(cell.size_bytes)}", style="not bold dim")
+    if note := grid.note(cell):
+        text.append(f"\n{note}", style="not bold yellow")
+    if not cell.tasks and (elsewhere := grid.proxy_tiers(cell)):
+        text.append("\n" + _in_brackets(grid, elsewhere), style="not bold dim")
     if cell.tasks:
         text.append("\n")
         for number, (tier, code) in enumerate(zip(grid.tiers(cell), grid.codes.values(), strict=True)):
@@ -117,14 +177,24 @@ def _legend(grid: Grid) -> list[RenderableType]:
     used = {cell.state for cell in grid.cells.values()}
     marks = "  ".join(f"{mark} {state}" for state, mark in MARKS.items() if state in used)
     parts: list[RenderableType] = [Text(_codes(grid), style="dim"), Text(marks, style="dim")]
+    parts += [Text(line, style="dim") for line in measured_on(grid)]
     for sentence, held in reasons(grid):
         parts.append(Text(f"{MARKS[held[0].state]} {sentence} ({_named(held)})"))
     return parts
 
 
+def _in_brackets(grid: Grid, tiers: Iterable[str]) -> str:
+    """Tiers under their codes, in brackets: not this cell's own."""
+    widths = [max(2, len(code)) for code in grid.codes.values()]
+    texts = [f"{tier:>{width}}" for tier, width in zip(tiers, widths, strict=True)]
+    return "(" + " ".join(texts)[1:] + ")"
+
+
 def _codes(grid: Grid) -> str:
     named = ", ".join(f"{code} {task}" for task, code in grid.codes.items())
     said = f"1 is the best tier, {NONE_EARNED} none earned, {NOT_MEASURED} not measured"
+    if grid.proxies:
+        said += ", in brackets by proxy: the same weights on another target"
     return f"tiers earned: {named}; {said}" if named else "nothing was evaluated yet"
 
 
@@ -139,7 +209,10 @@ def _markdown_cell(grid: Grid, cell: Cell | None) -> str:
     tiers = ", ".join(
         f"{code} {tier}" for code, tier in zip(grid.codes.values(), grid.tiers(cell), strict=True)
     )
-    parts = [grid.mark(cell), size(cell.size_bytes), tiers if cell.tasks else ""]
+    elsewhere = ", ".join(
+        f"{code} ({tier})" for code, tier in zip(grid.codes.values(), grid.proxy_tiers(cell), strict=False)
+    )
+    parts = [grid.mark(cell), size(cell.size_bytes), grid.note(cell), tiers if cell.tasks else elsewhere]
     return one_line("<br>".join(part for part in parts if part)).replace("|", "\\|").replace("*", "\\*")
 
 

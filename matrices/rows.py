@@ -4,33 +4,42 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Row
 
 from compilers.parity import Parity
-from matrices.cell import Cell, Evidence, TaskResult
+from compilers.speed import Speed
+from matrices.cell import Cell, Evidence, TaskResult, VariantFacts
 from matrices.ruling import Ruling
 from matrices.stage import StageRecord
 from registry.digest import canonical_json
 from registry.errors import CorruptError
-from registry.value import Value, describe
+from registry.value import Grown, Value, describe
 
 Columns = dict[str, Any]  # Any: what a database column can hold
 _CELL_COLUMNS = (
     "id", "family", "checkpoint", "checkpoint_digest", "tier", "recipe", "target", "toolchain", "state",
     "reason", "build_key", "artifact", "size_bytes", "log", "updated_at",
 )  # fmt: skip
-_EVIDENCE_COLUMNS = ("state", "digest", "runtime", "runtime_version", "chip", "at", "detail")
+_EVIDENCE_COLUMNS = (
+    "state", "digest", "runtime", "runtime_version", "chip", "at", "detail", "via", "driver",
+)  # fmt: skip
+_NUMBERS = ("parity", "tasks", "rehearsal", "variant", "speed")
 _Kind = TypeVar("_Kind", bound=Value)
 
 
-class Payload(Value):
+class Payload(Grown):
     """The numbers of a cell that are only read together."""
+
+    LATER: ClassVar[tuple[str, ...]] = ("rehearsal", "variant", "speed")
 
     parity: Parity | None
     tasks: tuple[TaskResult, ...]
+    rehearsal: Parity | None = None
+    variant: VariantFacts | None = None
+    speed: Speed | None = None
 
 
 _TEXTS = TypeAdapter(tuple[str, ...])
@@ -38,7 +47,7 @@ _TEXTS = TypeAdapter(tuple[str, ...])
 
 def cell_columns(cell: Cell) -> Columns:
     """The row of a cell; its evidence has rows of its own."""
-    numbers = canonical_json(Payload(parity=cell.parity, tasks=cell.tasks)).decode()
+    numbers = canonical_json(Payload(**{name: getattr(cell, name) for name in _NUMBERS})).decode()
     return storable({name: getattr(cell, name) for name in _CELL_COLUMNS} | {"payload": numbers})
 
 
@@ -69,7 +78,7 @@ def read_cell(row: Row[Any], *, evidence: Iterable[Evidence]) -> Cell:  # Any: a
         numbers = Payload.model_validate_json(stored["payload"])
     except ValidationError as error:
         raise _corrupt("cell", str(with_numbers["id"]), error) from error
-    with_numbers |= {"parity": numbers.parity, "tasks": numbers.tasks, "evidence": tuple(evidence)}
+    with_numbers |= {name: getattr(numbers, name) for name in _NUMBERS} | {"evidence": tuple(evidence)}
     return _read(Cell, with_numbers, name=str(with_numbers["id"]))
 
 

@@ -10,13 +10,13 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 from pydantic import ValidationError
 
 from matrices.cell import Cell
-from matrices.evidence import earned_tiers
-from matrices.release import SCHEMA_VERSION, Approval, Candidate, Release, ReleasedCell
+from matrices.evidence import demand_unmet, earned_tiers
+from matrices.release import SCHEMA_VERSION, Approval, Candidate, Release, ReleasedCell, SchemaVersion
 from registry.artifact import Manifest
 from registry.atomic import temporary_directory, write_atomically
 from registry.digest import Digest, short
@@ -30,6 +30,7 @@ from registry.errors import (
     SignatureError,
     StorageFullError,
 )
+from registry.ladder import EvidenceLevel
 from registry.signing import sign, verify
 from registry.value import describe
 
@@ -50,6 +51,7 @@ def create_release(
     approvals: Mapping[str, Approval],
     manifest_of: Callable[[str], Manifest],
     created_at: datetime | None = None,
+    min_evidence: Mapping[str, EvidenceLevel] | None = None,
 ) -> Release:
     """Freeze a ladder's cells: the approved ones with their manifests, all others with the reason.
 
@@ -64,10 +66,12 @@ def create_release(
         approvals: Cell id → its approval, for every approved cell.
         manifest_of: Artifact digest → manifest, such as `Store.find_artifact`.
         created_at: Time of creation; None: now.
+        min_evidence: Target → least evidence that the release demands; None: none beyond the approval.
 
     Raises:
         ConfigurationError: The name is not one, or `created_by` is empty.
-        RefusedError: No cell is approved, or an approved one lacks its approval.
+        RefusedError: No cell is approved, an approved one lacks its approval, or has less evidence than is
+            demanded for its target.
         CorruptError: A manifest is not that of its cell.
     """
     check_name(name)
@@ -80,6 +84,8 @@ def create_release(
             f"release `{name}` would be empty: none of {len(own)} cells of `{family}` is approved",
             hint="approve cells first: `rung approve CELL --by WHO --reason WHY`",
         )
+    demands = dict(sorted((min_evidence or {}).items()))
+    _refuse_below_demand(name, [one.cell for one in released], demands=demands)
     return Release(
         name=name,
         family=family,
@@ -90,6 +96,7 @@ def create_release(
         tasks=tuple(sorted(set(tasks))),
         cells=tuple(released),
         others=tuple(_candidate(cell) for cell in own if cell.state != "approved"),
+        min_evidence=demands,
     )
 
 
@@ -186,6 +193,18 @@ def _released(
     return ReleasedCell(cell=cell, manifest=manifest, approval=approval)
 
 
+def _refuse_below_demand(name: str, cells: list[Cell], *, demands: Mapping[str, EvidenceLevel]) -> None:
+    short_of = {cell.id: demand_unmet(cell, demanded=demands.get(cell.target)) for cell in cells}
+    found = [f"`{cell}`: {why}" for cell, why in short_of.items() if why]
+    if found:
+        raise RefusedError(
+            f"release `{name}` demands more evidence than {len(found)} approved cells have: "
+            + "; ".join(found),
+            hint="obtain it on the chip (`rung evidence`), withdraw those cells, or demand less with "
+            "`[evidence]` of the ladder or `--min-evidence TARGET=LEVEL`",
+        )
+
+
 def _candidate(cell: Cell) -> Candidate:
     reason = cell.reason or {"declared": "never built"}.get(cell.state, "not approved")
     return Candidate(
@@ -214,10 +233,11 @@ def _parse(path: Path) -> Release:
         return Release.model_validate_json(data)
     except ValidationError as error:
         versions = re.search(rb'"schema_version"\s*:\s*(\d+)', data)
-        if versions and int(versions[1]) != SCHEMA_VERSION:
+        if versions and int(versions[1]) not in get_args(SchemaVersion):
             found = int(versions[1])
             raise SchemaError(
-                f"the release at `{path}` has schema {found}, this version of Rung reads {SCHEMA_VERSION}",
+                f"the release at `{path}` has schema {found}, "
+                f"this version of Rung reads up to {SCHEMA_VERSION}",
                 hint="upgrade Rung on this machine" if found > SCHEMA_VERSION else "create the release again",
             ) from error
         raise SchemaError(

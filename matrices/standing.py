@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from matrices.cell import Cell, Evidence, State, cell_id
-from matrices.evidence import missing_evidence, place
+from matrices.evidence import height, missing_evidence
 from matrices.ruling import Ruling, Verb
 from registry.digest import short
 from registry.errors import ConfigurationError
 
 STATE_OF: dict[Verb, State] = {"approve": "approved", "reject": "rejected", "withdraw": "withdrawn"}
 """The state that a ruling leads to, and nothing else does."""
-_NEEDS_ARTIFACT: tuple[State, ...] = ("built", "loads", "close", "evaluated", "benchmarked")
+_NEEDS_ARTIFACT: tuple[State, ...] = ("portable", "built", "loads", "close", "evaluated", "benchmarked")
 _NEEDS_REASON: tuple[State, ...] = ("failed", "unsupported", "expired")
 
 
@@ -60,7 +61,9 @@ def stand(before: Cell | None, reported: Cell, *, ruled: Sequence[Ruling]) -> St
     if reported.state == "declared" and before.state != "declared":
         return Standing(cell=before, fresh=())
     fresh = [entry for entry in reported.evidence if _is_new(entry, before.evidence)]
-    whole = reported.model_copy(update={"evidence": (*before.evidence, *fresh)})
+    whole = _with_numbers(reported, of=before, over="absent")
+    whole = whole.model_copy(update={"evidence": (*before.evidence, *fresh)})
+    whole = _lifted(whole, evidence=whole.evidence)
     cell, note = _judge(before, whole, ruled=ruled)
     if note:
         at, digest = reported.updated_at, cell.artifact
@@ -77,7 +80,7 @@ def _judge(before: Cell, reported: Cell, *, ruled: Sequence[Ruling]) -> tuple[Ce
         reason = f"{state} by {latest.who}: {latest.why}"
         return reported.model_copy(update={"state": state, "reason": reason}), ""
     if same and _says_nothing_new(before, reported):
-        return before, ""
+        return _lifted(_with_numbers(before, of=reported, over="all"), evidence=reported.evidence), ""
     if before.state != "approved":
         return reported, ""
     approval = next((one for one in reversed(ruled) if one.verb == "approve"), None)
@@ -85,7 +88,7 @@ def _judge(before: Cell, reported: Cell, *, ruled: Sequence[Ruling]) -> tuple[Ce
     if not same:
         was = short(before.artifact) if before.artifact else "none"
         return reported, f"lost {by}: it was for the artifact {was}"
-    if place(reported.state) is None:
+    if height(reported.state) is None:
         return reported, f"lost {by}: it is {reported.state} now"
     known = {result.task_type for result in before.tasks}
     waived = set(approval.missing) if approval else set()
@@ -95,10 +98,37 @@ def _judge(before: Cell, reported: Cell, *, ruled: Sequence[Ruling]) -> tuple[Ce
     return reported.model_copy(update={"state": "approved"}), ""
 
 
+def _with_numbers(cell: Cell, *, of: Cell, over: Literal["absent", "all"]) -> Cell:
+    """The cell with another report's numbers on the same artifact, in the place of absent or of all ones."""
+    if cell.artifact is None or cell.artifact != of.artifact:
+        return cell
+    taken = {
+        name: getattr(of, name)
+        for name in ("rehearsal", "variant", "speed")
+        if getattr(of, name) is not None and (over == "all" or getattr(cell, name) is None)
+    }
+    return cell.model_copy(update=taken) if taken else cell
+
+
+def _lifted(cell: Cell, *, evidence: Sequence[Evidence]) -> Cell:
+    """An evaluated cell that was timed with the same version of its runtime is benchmarked."""
+    if cell.state != "evaluated" or cell.speed is None:
+        return cell
+    own = [e for e in reversed(evidence) if e.digest == cell.artifact and e.via == "chip"]
+    versions = [
+        next((e.runtime_version for e in own if e.state == state), None)
+        for state in ("evaluated", "benchmarked")
+    ]
+    same = versions[0] is not None and versions[0] == versions[1]
+    return cell.model_copy(update={"state": "benchmarked"}) if same else cell
+
+
 def _says_nothing_new(before: Cell, reported: Cell) -> bool:
     """Whether a report on the same artifact is of an earlier or the same step, without other numbers."""
-    here = place(before.state)
-    there = len(STATE_OF) + 10 if reported.state in STATE_OF.values() else place(reported.state)
+    here = height(before.state)
+    there = 100 if reported.state in STATE_OF.values() else height(reported.state)
+    if before.state == "expired" and reported.state in ("portable", "built"):
+        return True  # that it was built is no evidence of a chip
     if reported.state == before.state:
         there = here
     elif here is None or there is None or there > here:

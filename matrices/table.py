@@ -12,13 +12,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from matrices.cell import LADDER, Cell, State
-from matrices.evidence import earned_tiers, missing_evidence
+from matrices.cell import LADDER, Cell, Evidence, State
+from matrices.evidence import earned_tiers, evaluated_on, evidence_level, missing_evidence, rehearsed_by
+from matrices.penalty import throughput_json
+from matrices.proxy import Proxy, proxies
 from matrices.ruling import Ruling
 
 MARKS: Final[Mapping[State, str]] = {
-    "declared": "○", "built": "◔", "loads": "◑", "close": "◕", "evaluated": "●", "benchmarked": "●",
-    "approved": "✓", "failed": "✗", "unsupported": "∅", "expired": "⌛", "rejected": "⊘", "withdrawn": "↩",
+    "declared": "○", "portable": "◌", "built": "◔", "loads": "◑", "close": "◕", "evaluated": "●",
+    "benchmarked": "●", "approved": "✓", "failed": "✗", "unsupported": "∅", "expired": "⌛",
+    "rejected": "⊘", "withdrawn": "↩",
 }  # fmt: skip
 NONE_EARNED: Final = "–"
 NOT_MEASURED: Final = "·"
@@ -54,14 +57,30 @@ class Grid:
     """Task type → its two or more letters."""
     rulings: Mapping[str, Ruling]
     """Cell id → the latest ruling on its artifact."""
+    proxies: Mapping[str, Proxy]
+    """Cell id → results of the same weights on another target."""
+
+    def proxy_tiers(self, cell: Cell) -> tuple[str, ...]:
+        """Tiers that the same weights earned elsewhere, in the order of the codes; empty without a proxy."""
+        proxy = self.proxies.get(cell.id)
+        if proxy is None:
+            return ()
+        earned = {result.task_type: result.tier for result in proxy.tasks}
+        return tuple(_tier_text(earned, task) for task in self.codes)
+
+    def note(self, cell: Cell) -> str:
+        """What an emulator showed, and how little an approval rests on; empty where there is nothing."""
+        level = evidence_level(cell)
+        if cell.state == "approved" and level not in ("evaluated", "benchmarked"):
+            return f"evidence: {level}"
+        if cell.rehearsal is None or rehearsed_by(cell) is None or evaluated_on(cell) is not None:
+            return ""
+        return "close in emulation" if cell.rehearsal.within else "NOT close in emulation"
 
     def tiers(self, cell: Cell) -> tuple[str, ...]:
         """One character or number per task type, in the order of the codes."""
         earned = earned_tiers(cell)
-        return tuple(
-            NOT_MEASURED if task not in earned else NONE_EARNED if earned[task] is None else str(earned[task])
-            for task in self.codes
-        )
+        return tuple(_tier_text(earned, task) for task in self.codes)
 
     def waiver(self, cell: Cell) -> str | None:
         """Why missing evidence was accepted for an approved cell, where it was."""
@@ -101,7 +120,14 @@ def lay_out(
         cells=placed,
         codes=task_codes({*tasks, *measured}),
         rulings=rulings or {},
+        proxies=proxies(placed.values()),
     )
+
+
+def _tier_text(earned: Mapping[str, int | None], task: str) -> str:
+    if task not in earned:
+        return NOT_MEASURED
+    return NONE_EARNED if earned[task] is None else str(earned[task])
 
 
 def task_codes(tasks: Iterable[str]) -> dict[str, str]:
@@ -115,6 +141,18 @@ def task_codes(tasks: Iterable[str]) -> dict[str, str]:
         choices += [f"t{number}" for number in range(1, len(codes) + 2)]
         codes[task] = next(code for code in choices if code not in codes.values())
     return codes
+
+
+def measured_on(grid: Grid) -> list[str]:
+    """Where the cells of each column were measured: chip, runtime and driver, each column once."""
+    found: dict[str, dict[str, None]] = {}
+    for (_, column), cell in sorted(grid.cells.items()):
+        entry = evaluated_on(cell)
+        if entry is not None and entry.chip:
+            driver = f", driver {entry.driver}" if entry.driver else ""
+            where = f"{entry.chip} with {entry.runtime} {entry.runtime_version}{driver}"
+            found.setdefault(f"{column.target} {column.toolchain}", {})[where] = None
+    return [f"{column} was measured on {', '.join(where)}" for column, where in sorted(found.items())]
 
 
 def summary(cells: Iterable[Cell]) -> str:
@@ -143,19 +181,27 @@ def matrix_json(
     """The matrix as plain data: every cell whole, with the tiers it earned and what it lacks for approval."""
     listed = list(cells)
     ladder = sorted({*tasks, *(result.task_type for cell in listed for result in cell.tasks)})
-    known = rulings or {}
-    return {
+    known, elsewhere = rulings or {}, proxies(listed)
+    return throughput_json(listed) | {
         "tasks": ladder,
         "cells": [
             cell.model_dump(mode="json")
             | {
                 "earned": earned_tiers(cell),
                 "missing": missing_evidence(cell, tasks=ladder),
+                "level": evidence_level(cell),
+                "evidence": [evidence_json(entry) for entry in cell.evidence],
+                "proxy": elsewhere[cell.id].model_dump(mode="json") if cell.id in elsewhere else None,
                 "ruling": known[cell.id].model_dump(mode="json") if cell.id in known else None,
             }
             for cell in listed
         ],
     }
+
+
+def evidence_json(entry: Evidence) -> dict[str, Any]:  # Any: JSON
+    """A step of evidence as plain data, every field of it."""
+    return {"via": entry.via, "driver": entry.driver} | entry.model_dump(mode="json")
 
 
 def size(size_bytes: int | None) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from matrices.cell import Cell, Evidence, State, TaskResult
+from matrices.cell import Cell, Evidence, State, TaskResult, VariantFacts
 from pipeline.executors.local import Failure
 from pipeline.nodes import CellProgress
 from pipeline.records import Records
-from pipeline.requests import EvaluateOutput, LowerOutput, VerifyOutput
+from pipeline.requests import EvaluateOutput, LowerOutput, ProveOutput, RehearseOutput, VerifyOutput
 
 
 def compose_cell(
@@ -68,29 +68,85 @@ def _grown(progress: CellProgress, records: Records, at: datetime) -> Cell:
         )
     if progress.manifest is None or progress.lowered is None:
         return cell
-    cell = _built(cell, progress)
+    cell = _rehearsed(_proven(_built(cell, progress), progress, records), progress, records)
     if progress.cannot_run:
-        lacks = ", ".join(progress.cannot_run[:4])
-        return cell.model_copy(update={"reason": f"built for `{cell.target}`; this machine lacks {lacks}"})
+        return cell.model_copy(update={"reason": _why_no_further(cell, progress)})
     return _evaluated(_verified(cell, progress, records), progress, records)
 
 
 def _built(cell: Cell, progress: CellProgress) -> Cell:
+    """Compiled; or made ready for the node's own compiler, where the format is `portable`."""
     manifest, lowered = progress.manifest, progress.lowered
     if manifest is None or lowered is None:
         return cell
     detail = f"{manifest.toolchain} {manifest.toolchain_version}, {manifest.size_bytes} bytes"
-    evidence = Evidence(state="built", digest=manifest.digest, at=lowered.finished_at, detail=detail)
+    state: State = "portable" if manifest.format == "portable" else "built"
+    evidence = Evidence(state=state, digest=manifest.digest, at=lowered.finished_at, detail=detail)
     return cell.model_copy(
         update={
-            "state": "built",
+            "state": state,
             "build_key": manifest.build_key,
             "artifact": manifest.digest,
             "size_bytes": manifest.size_bytes,
             "log": LowerOutput.model_validate(lowered.output).log,
             "evidence": (*cell.evidence, evidence),
+            "variant": _variant(progress),
         }
     )
+
+
+def _variant(progress: CellProgress) -> VariantFacts | None:
+    if progress.variant is None or progress.manifest is None:
+        return None
+    weights = progress.variant.variant.weights
+    return VariantFacts(
+        weights=weights.digest,
+        weights_bytes=weights.size_bytes,
+        parameters=progress.planned.checkpoint.parameters,
+        kv_bytes_per_token=progress.manifest.kv_bytes_per_token,
+    )
+
+
+def _proven(cell: Cell, progress: CellProgress, records: Records) -> Cell:
+    """With what the files hold; a proof with problems has failed the cell before."""
+    record = records.record(progress.proof_key)
+    if record is None:
+        return cell
+    detail = f"opened: {ProveOutput.model_validate(record.output).proof.summary}"
+    evidence = Evidence(state=cell.state, digest=cell.artifact, at=record.finished_at, detail=detail)
+    return cell.model_copy(update={"evidence": (*cell.evidence, evidence)})
+
+
+def _rehearsed(cell: Cell, progress: CellProgress, records: Records) -> Cell:
+    """With what an emulator or stand-in showed, which lifts the cell nowhere."""
+    record = records.record(progress.rehearse_key)
+    if record is None:
+        return cell
+    output = RehearseOutput.model_validate(record.output)
+    if output.parity is None:
+        return cell.model_copy(update={"reason": output.means})
+    evidence = Evidence(
+        state="close" if output.parity.within else "loads",
+        digest=cell.artifact,
+        runtime=_runtime(progress),
+        runtime_version=output.runtime_version,
+        chip=output.means,
+        at=record.finished_at,
+        detail=output.parity.reason,
+        via="emulator",
+    )
+    return cell.model_copy(
+        update={"rehearsal": output.parity, "evidence": (*cell.evidence, evidence)},
+    )
+
+
+def _why_no_further(cell: Cell, progress: CellProgress) -> str:
+    lacks = ", ".join(progress.cannot_run[:4])
+    made = "made" if cell.state == "portable" else "built"
+    reason = f"{made} for `{cell.target}`; this machine lacks {lacks}"
+    if cell.rehearsal is not None and not cell.rehearsal.within:
+        reason += f"; in emulation {cell.rehearsal.reason}"
+    return f"{reason}; {cell.reason}" if cell.reason else reason
 
 
 def _verified(cell: Cell, progress: CellProgress, records: Records) -> Cell:
@@ -106,6 +162,7 @@ def _verified(cell: Cell, progress: CellProgress, records: Records) -> Cell:
             runtime=_runtime(progress),
             runtime_version=output.runtime_version,
             chip=output.chip,
+            driver=output.driver,
             at=record.finished_at,
             detail=output.parity.reason if state == "close" else "",
         )
@@ -130,10 +187,6 @@ def _evaluated(cell: Cell, progress: CellProgress, records: Records) -> Cell:
             continue
         output = EvaluateOutput.model_validate(record.output)
         results.append(output.result)
-        earned = f"tier {output.result.tier}" if output.result.tier else "no tier"
-        detail = (
-            f"{output.result.task_type} {output.result.accuracy:.3f} on {output.result.samples}: {earned}"
-        )
         evidence.append(
             Evidence(
                 state="evaluated",
@@ -141,8 +194,9 @@ def _evaluated(cell: Cell, progress: CellProgress, records: Records) -> Cell:
                 runtime=_runtime(progress),
                 runtime_version=output.runtime_version,
                 chip=output.chip,
+                driver=output.driver,
                 at=record.finished_at,
-                detail=detail,
+                detail=said_of(output.result),
             )
         )
     complete = len(results) == len(progress.evaluate_keys) and cell.state == "close"
@@ -153,6 +207,12 @@ def _evaluated(cell: Cell, progress: CellProgress, records: Records) -> Cell:
             "evidence": (*cell.evidence, *evidence),
         }
     )
+
+
+def said_of(result: TaskResult) -> str:
+    """A task type's result in one line."""
+    earned = f"tier {result.tier}" if result.tier else "no tier"
+    return f"{result.task_type} {result.accuracy:.3f} on {result.samples}: {earned}"
 
 
 def _runtime(progress: CellProgress) -> str | None:

@@ -70,7 +70,7 @@ def tidy(place: Workspace, *, database: Database, checkpoints: Checkpoints) -> N
     with alone(place) as nobody_writes:
         if nobody_writes:
             remove_stale_scratch(place.state / SCRATCH)
-            drop_unused(place.store, database=database, checkpoints=checkpoints)
+            drop_unused(place, database=database, checkpoints=checkpoints)
             _unclean(place).unlink(missing_ok=True)
 
 

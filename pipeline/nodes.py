@@ -12,7 +12,7 @@ instead of examined, where an emulator or a stand-in can run it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
@@ -458,3 +458,45 @@ def _present(value: T | None) -> T:
     if value is None:
         raise RuntimeError("a node was prepared before its needs were done")
     return value
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What an examination of a cell's artifact needs beside the artifact, as recorded."""
+
+    checkpoint_probe: ProbeOutput
+    variant_probe: ProbeOutput
+    references: Mapping[str, tuple[str, ...]]
+    """Task type → digests of the scorecards of the tiers' reference checkpoints, by tier."""
+
+
+def find_inputs(
+    plan: Plan, planned: PlannedCell, *, records: Records, store: Store, timeout_s: float = 0.0
+) -> Inputs | None:
+    """The inputs of a cell's examination, for machines other than this one; None where some are not recorded.
+
+    Args:
+        plan: The ladder.
+        planned: The cell.
+        records: What is done.
+        store: Where the bytes are.
+        timeout_s: Of no work: none is run.
+    """
+    nodes = _Nodes(
+        plan, records, store, timeout_s, lambda name: find_toolchain(name).version(), until="evaluated"
+    )
+    if records.find(keys.export_key(planned.checkpoint), ExportOutput) is None:
+        return None
+    checkpoint = records.find(nodes.probe_key(planned.checkpoint), ProbeOutput)
+    variant = records.find(nodes.quantize_key(planned.checkpoint, planned.recipe), QuantizeOutput)
+    references: dict[str, tuple[str, ...]] = {}
+    for task_type in plan.ladder.task:
+        found = [
+            records.find(nodes.reference_key(one, task_type), ReferenceOutput) for one in plan.checkpoints
+        ]
+        references[task_type] = tuple(one.scorecard for one in found if one is not None)
+        if len(references[task_type]) < len(plan.checkpoints):
+            return None
+    if checkpoint is None or variant is None:
+        return None
+    return Inputs(checkpoint, variant.probe, references)

@@ -102,9 +102,10 @@ def _cells(ladder: Ladder, pinned: tuple[Checkpoint, ...], filters: Filters) -> 
             continue
         recipes = [recipe for recipe in ladder.recipes(entry) if _taken(recipe.name, filters.recipes)]
         targets = [target for target in ladder.parsed_targets() if _taken(target.name, filters.targets)]
-        toolchains = [name for name in ladder.toolchains if _taken(name, filters.toolchains)]
-        for recipe, target, toolchain in itertools.product(recipes, targets, toolchains):
-            yield PlannedCell(checkpoint, tier, recipe, target, toolchain)
+        for recipe, target in itertools.product(recipes, targets):
+            for toolchain in ladder.toolchains_of(target.name):
+                if _taken(toolchain, filters.toolchains):
+                    yield PlannedCell(checkpoint, tier, recipe, target, toolchain)
 
 
 def _taken(name: str, allowed: tuple[str, ...]) -> bool:
@@ -112,7 +113,7 @@ def _taken(name: str, allowed: tuple[str, ...]) -> bool:
 
 
 def _check_filters(ladder: Ladder, filters: Filters) -> None:
-    for toolchain in ladder.toolchains:
+    for toolchain in ladder.toolchain_names:
         if toolchain not in TOOLCHAINS:
             raise UnknownNameError.of(
                 "toolchain", toolchain, known=TOOLCHAINS, where="toolchains of the ladder"
@@ -120,7 +121,7 @@ def _check_filters(ladder: Ladder, filters: Filters) -> None:
     known = {
         "target": (filters.targets, set(ladder.targets)),
         "recipe": (filters.recipes, {name for entry in ladder.tier for name in entry.recipes}),
-        "toolchain": (filters.toolchains, set(ladder.toolchains)),
+        "toolchain": (filters.toolchains, set(ladder.toolchain_names)),
         "checkpoint": (filters.checkpoints, {_name(entry.checkpoint) for entry in ladder.tier}),
     }
     for kind, (names, choices) in known.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from matrices import query
@@ -11,7 +12,7 @@ from matrices.release import Release
 from matrices.snapshot import create_release, read_release, write_release
 from pipeline.plan import Filters, make_plan
 from registry.errors import ConfigurationError, NotFoundError, UnknownNameError
-from registry.ladder import read_ladder
+from registry.ladder import EvidenceLevel, read_ladder
 from registry.mlflow import Checkpoints
 from registry.workspace import Workspace, find_workspace
 
@@ -26,15 +27,30 @@ def publish(
     created_by: str,
     database: Database,
     checkpoints: Checkpoints,
+    min_evidence: Mapping[str, EvidenceLevel] | None = None,
 ) -> tuple[Release, Path]:
     """Freeze and sign a ladder's approved cells; the release and its directory.
 
     Asking again for the same content under the same name changes nothing, so a killed call can be repeated.
 
+    Args:
+        place: The workspace.
+        ladder_file: The ladder.
+        name: Of the release.
+        created_by: The person.
+        database: The workspace's.
+        checkpoints: The workspace's.
+        min_evidence: Target → least evidence, before what the ladder demands.
+
     Raises:
-        RefusedError: No cell is approved, or the name is taken by other content.
+        RefusedError: No cell is approved, one has less evidence than is demanded, or the name is taken by
+            other content.
+        UnknownNameError: Evidence is demanded of a target that the ladder does not have.
     """
     ladder = read_ladder(ladder_file)
+    for target in min_evidence or {}:
+        if target not in ladder.targets:
+            raise UnknownNameError.of("target", target, known=ladder.targets, where="this ladder")
     plan = make_plan(
         ladder, directory=ladder_file.resolve().parent, checkpoints=checkpoints, filters=Filters()
     )
@@ -51,6 +67,7 @@ def publish(
         approvals=query.approvals(database, family=ladder.family),
         manifest_of=place.store.find_artifact,
         created_at=standing.created_at if standing else None,
+        min_evidence={**ladder.demanded_evidence(), **(min_evidence or {})},
     )
     made = Ledger(database).put_release(made)
     return made, write_release(made, directory=directory_of(place, name), private_key=place.private_key)

@@ -8,10 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from compilers.proof.proof import Proof
 from pydantic import Field, TypeAdapter
 
 from compilers.parity import Parity
+from compilers.proof.proof import Proof
+from compilers.speed import Speed
 from evals.verdict import Bar
 from matrices.cell import TaskResult
 from registry.artifact import Manifest, ModelFacts
@@ -86,6 +87,8 @@ class VerifyOutput(Value):
     parity: Parity
     runtime_version: str
     chip: str
+    driver: str | None = None
+    """Version of the accelerator's driver; None for processors."""
 
 
 class EvaluateOutput(Value):
@@ -94,6 +97,27 @@ class EvaluateOutput(Value):
     result: TaskResult
     runtime_version: str
     chip: str
+    driver: str | None = None
+    """Version of the accelerator's driver; None for processors."""
+
+
+class SpeedOutput(Value):
+    """The artifact's throughput."""
+
+    speed: Speed
+    runtime_version: str
+    chip: str
+    driver: str | None = None
+    """Version of the accelerator's driver; None for processors."""
+
+
+class SpeedRequest(Value):
+    """How to time an artifact."""
+
+    key: Digest
+    prompt_tokens: int = Field(default=96, ge=1)
+    decode_steps: int = Field(default=32, ge=1)
+    repeats: int = Field(default=5, ge=1)
 
 
 class TaskRequest(Value):
@@ -167,6 +191,8 @@ class ExamineRequest(Value):
     ladder_directory: Path
     evaluation: EvaluationEntry
     tasks: tuple[TaskRequest, ...]
+    speed: SpeedRequest | None = None
+    """None: it is not timed."""
 
 
 class RehearseRequest(Value):

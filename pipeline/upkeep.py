@@ -7,10 +7,10 @@ from pathlib import Path
 
 from matrices import query
 from matrices.db import Database
+from pipeline.evidence.kit import blobs_of_kits
 from pipeline.executors.local import remove_stale_scratch, stale_scratch
 from pipeline.records import blobs_of
 from registry.mlflow import Checkpoints
-from registry.store import Store
 from registry.upkeep import collect, repair, unused, verify
 from registry.workspace import Workspace
 
@@ -34,7 +34,7 @@ def inspect_workspace(place: Workspace, *, database: Database, checkpoints: Chec
         Finding("scratch", str(path), "left behind by a build that is gone")
         for path in stale_scratch(_scratch(place))
     ]
-    wanted = references(database, checkpoints=checkpoints)
+    wanted = references(database, checkpoints=checkpoints) | blobs_of_kits(place.state)
     found += [
         Finding("orphan", digest, "no checkpoint, stage, cell or release refers to it")
         for digest in unused(store, keep=wanted)
@@ -54,7 +54,8 @@ def repair_workspace(place: Workspace, *, database: Database, checkpoints: Check
     found = inspect_workspace(place, database=database, checkpoints=checkpoints)
     repair(place.store)
     remove_stale_scratch(_scratch(place))
-    collect(place.store, keep=references(database, checkpoints=checkpoints), grace_s=0)
+    wanted = references(database, checkpoints=checkpoints) | blobs_of_kits(place.state)
+    collect(place.store, keep=wanted, grace_s=0)
     return found
 
 
@@ -73,12 +74,13 @@ def references(database: Database, *, checkpoints: Checkpoints) -> set[str]:
     return wanted
 
 
-def drop_unused(store: Store, *, database: Database, checkpoints: Checkpoints) -> list[str]:
+def drop_unused(place: Workspace, *, database: Database, checkpoints: Checkpoints) -> list[str]:
     """Remove blobs that nothing refers to, such as those of a build that was killed; their digests.
 
     Only for a process that holds the workspace's build lock: a running build has blobs that no row names yet.
     """
-    return collect(store, keep=references(database, checkpoints=checkpoints), grace_s=0)
+    wanted = references(database, checkpoints=checkpoints) | blobs_of_kits(place.state)
+    return collect(place.store, keep=wanted, grace_s=0)
 
 
 def _scratch(place: Workspace) -> Path:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import tomllib
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Final, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -17,7 +18,16 @@ from registry.digest import digest_value
 from registry.errors import ConfigurationError
 from registry.recipe import Recipe, parse_recipe
 from registry.target import Target, find_target
-from registry.value import Value, configuration_error
+from registry.value import Grown, Value, configuration_error
+
+EvidenceLevel = Literal["portable", "built", "loads", "close", "evaluated", "benchmarked"]
+"""How far the evidence of a cell reaches, on the chip itself; see `matrices/evidence.py`."""
+EVIDENCE_LEVELS: Final[tuple[EvidenceLevel, ...]] = (
+    "portable", "built", "loads", "close", "evaluated", "benchmarked",
+)  # fmt: skip
+"""From the least to the most."""
+OTHER_TARGETS: Final = "default"
+"""Key of `[evidence]` for the targets that it does not name."""
 
 
 class TierEntry(Value):
@@ -56,17 +66,23 @@ class EvaluationEntry(Value):
     """Samples between two looks at the sequential test."""
 
 
-class Ladder(Value):
+class Ladder(Grown):
     """A parsed ladder file."""
+
+    LATER: ClassVar[tuple[str, ...]] = ("evidence",)
 
     family: str = Field(min_length=1)
     targets: tuple[str, ...] = Field(min_length=1)
-    toolchains: tuple[str, ...] = ("onnxruntime", "tvm")
+    toolchains: tuple[str, ...] | dict[str, tuple[str, ...]] = ("onnxruntime", "tvm")
+    """For all targets, or by patterns of target names (`cpu-*`); the first that fits a target counts."""
     tier: tuple[TierEntry, ...] = Field(min_length=1)
     task: dict[str, TaskEntry] = Field(min_length=1)
     evaluation: EvaluationEntry = EvaluationEntry()
     calibration: str | None = None
     """JSONL file with a field `text`, relative to the ladder file; for GPTQ recipes and parity probes."""
+    evidence: dict[str, EvidenceLevel] = Field(default={})
+    """Target → least evidence that a release accepts for it; `default` is for all others, and is `evaluated`
+    where it is not given. Without the table a release demands nothing beyond the approval."""
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -78,6 +94,9 @@ class Ladder(Value):
                     "so the ladder is cyclic: it would be above and below itself"
                 )
             seen[entry.checkpoint] = number
+        for target in self.targets:
+            if not self.toolchains_of(target):
+                raise ValueError(f"`toolchains` names none for the target `{target}`")
         for name, task in self.task.items():
             if len(task.floor) != len(self.tier):
                 raise ValueError(f"task.{name}.floor has {len(task.floor)} values for {len(self.tier)} tiers")
@@ -87,14 +106,41 @@ class Ladder(Value):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _demands_evidence_of_its_targets(self) -> Self:
+        for name in self.evidence:
+            if name != OTHER_TARGETS and name not in self.targets:
+                raise ValueError(f"evidence.{name} is not one of the ladder's targets {list(self.targets)}")
+        return self
+
     @property
     def digest(self) -> str:
         """The digest of all that the ladder says."""
         return digest_value(self)
 
+    def demanded_evidence(self) -> dict[str, EvidenceLevel]:
+        """Target → least evidence that a release accepts; empty without `[evidence]`."""
+        if not self.evidence:
+            return {}
+        others = self.evidence.get(OTHER_TARGETS, "evaluated")
+        return {target: self.evidence.get(target, others) for target in self.targets}
+
     def recipes(self, entry: TierEntry) -> tuple[Recipe, ...]:
         """The parsed recipes of a tier."""
         return tuple(parse_recipe(name, where=f"tier of `{entry.checkpoint}`") for name in entry.recipes)
+
+    @property
+    def toolchain_names(self) -> tuple[str, ...]:
+        """All toolchains that the ladder names, in its order."""
+        lists = self.toolchains.values() if isinstance(self.toolchains, dict) else [self.toolchains]
+        return tuple(dict.fromkeys(name for names in lists for name in names))
+
+    def toolchains_of(self, target: str) -> tuple[str, ...]:
+        """The toolchains that are to build for a target."""
+        if not isinstance(self.toolchains, dict):
+            return self.toolchains
+        fitting = (names for pattern, names in self.toolchains.items() if fnmatchcase(target, pattern))
+        return next(fitting, ())
 
     def parsed_targets(self) -> tuple[Target, ...]:
         """The targets' facts."""

@@ -4,6 +4,8 @@ The grammar of a name:
 
     fp32 | fp16                    floating-point weights
     w8a8-dynamic                   int8 weights per output channel, int8 activations per token at run time
+    w8a16 | w4a16                  integer weights per output channel, 16-bit activations in ranges that are
+                                   fixed by a calibration set: the form that NPUs multiply in
     w{8|4}g{32|64|128}-{rtn|gptq}  weight-only integers in groups along the input dimension, symmetric
 """
 
@@ -16,7 +18,10 @@ from registry.digest import digest_value
 from registry.errors import UnknownNameError
 from registry.value import Value
 
-KNOWN = ("fp32", "fp16", "w8a8-dynamic", "w8g32-rtn", "w4g32-rtn", "w4g32-gptq", "w4g64-gptq", "w4g128-gptq")
+KNOWN = (
+    "fp32", "fp16", "w8a8-dynamic", "w8a16", "w4a16",
+    "w8g32-rtn", "w4g32-rtn", "w4g32-gptq", "w4g64-gptq", "w4g128-gptq",
+)  # fmt: skip
 _GROUPED = re.compile(r"^w(?P<bits>[48])g(?P<group>32|64|128)-(?P<method>rtn|gptq)$")
 
 
@@ -31,7 +36,7 @@ class Recipe(Value):
     """Input elements that share a scale; None: one scale per output channel (or none at all)."""
     method: Literal["none", "rtn", "gptq"] = "none"
     """How codes are chosen: round to nearest, or GPTQ (https://arxiv.org/abs/2210.17323)."""
-    activations: Literal["float", "int8-dynamic"] = "float"
+    activations: Literal["float", "int8-dynamic", "int16-static"] = "float"
     """Type of the activations in matrix products."""
 
     @property
@@ -46,8 +51,8 @@ class Recipe(Value):
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether the method looks at activations of a calibration set."""
-        return self.method == "gptq"
+        """Whether codes or ranges follow from activations of a calibration set."""
+        return self.method == "gptq" or self.activations == "int16-static"
 
     @property
     def layout(self) -> str:
@@ -55,7 +60,13 @@ class Recipe(Value):
         if self.weights in ("float32", "float16"):
             return {"float32": "fp32", "float16": "fp16"}[self.weights]
         bits = {"int8": 8, "int4": 4}[self.weights]
-        return "w8a8" if self.activations == "int8-dynamic" else f"w{bits}g{self.group_size}"
+        match self.activations:
+            case "int8-dynamic":
+                return "w8a8"
+            case "int16-static":
+                return f"w{bits}a16"
+            case "float":
+                return f"w{bits}g{self.group_size}"
 
 
 def parse_recipe(name: str, *, where: str = "") -> Recipe:
@@ -71,6 +82,11 @@ def parse_recipe(name: str, *, where: str = "") -> Recipe:
             return Recipe(name=name, weights="float16")
         case "w8a8-dynamic":
             return Recipe(name=name, weights="int8", method="rtn", activations="int8-dynamic")
+        case "w8a16":
+            return Recipe(name=name, weights="int8", method="rtn", activations="int16-static")
+        case "w4a16":
+            # One scale for a whole row of 4-bit codes: rounding alone would lose too much.
+            return Recipe(name=name, weights="int4", method="gptq", activations="int16-static")
     if found := _GROUPED.match(name):
         return Recipe(
             name=name,

@@ -77,6 +77,27 @@ def generate_keys(private: Path, public: Path) -> None:
         write_atomically(public, _public_pem(_private_key(private).public_key()))
 
 
+def fingerprint(public_key: Path) -> str:
+    """The digest of a public key, by which signatures name it; the same for every form of its file.
+
+    Raises:
+        ConfigurationError: The key cannot be used.
+    """
+    return "sha256:" + _key_hint(_public_key(public_key))
+
+
+def signer(signature: Path) -> str | None:
+    """The fingerprint of the key that a signature says it was made with; not verified.
+
+    Raises:
+        SignatureError: It is missing or no signature.
+    """
+    material = _read_bundle(signature).get("verificationMaterial")
+    key = material.get("publicKey") if isinstance(material, dict) else None
+    hint = key.get("hint") if isinstance(key, dict) else None
+    return f"sha256:{hint}" if isinstance(hint, str) and hint else None
+
+
 def sign(directory: Path, *, signature: Path, private_key: Path) -> None:
     """Sign every file below `directory`, except the signature itself.
 

@@ -77,11 +77,16 @@ def find_target(name: str, *, where: str = "") -> Target:
 def missing_features(host: Host, *, target: Target) -> tuple[str, ...]:
     """What the host lacks to run code of a target; empty if it can run it."""
     if target.kind != "cpu":
-        runs = any(_runs(code, chip) for code in target.architectures for chip in host.accelerators)
+        runs = any(runs_on(target, chip) for chip in host.accelerators)
         return () if runs else (target.architecture,)
     if target.architecture != host.architecture:
         return (target.architecture,)
     return tuple(sorted(set(target.features) - set(host.features)))
+
+
+def runs_on(target: Target, chip: str) -> bool:
+    """Whether an accelerator of architecture `chip` runs code of a target."""
+    return any(_runs(code, chip) for code in target.architectures)
 
 
 def _runs(code: str, chip: str) -> bool:

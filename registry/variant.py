@@ -4,11 +4,16 @@ Names in the file are the checkpoint's own state-dict names. A matrix that the r
 under its name, float32 (or float16), shape [out, in]. A quantized matrix `w` is stored as
 
     w.codes   uint8    int4: [out, in / group, group / 2], low nibble first; int8 groups: [out, in / group,
-                       group]; w8a8: int8 [out, in]
-    w.scales  float32  [out, in / group], or [out] for w8a8
+                       group]; w8a8, w8a16 and w4a16: int8 [out, in]
+    w.scales  float32  [out, in / group], or [out] for w8a8, w8a16 and w4a16
 
-and stands for (code − zero) · scale with zero = 8 (int4), 128 (int8 groups), 0 (w8a8). The grouped layouts
-are those of ONNX Runtime's MatMulNBits, so that its graph refers to this very file.
+and stands for (code − zero) · scale with zero = 8 (int4), 128 (int8 groups), 0 (w8a8, w8a16, w4a16). The
+grouped layouts are those of ONNX Runtime's MatMulNBits, so that its graph refers to this very file.
+
+Where activations are static (w8a16, w4a16) there are, beside each quantized matrix,
+
+    w.input_range   float32  [2]: the least and the largest input that a 16-bit code must reach
+    w.output_range  float32  [2]: the same of the product, before any bias
 """
 
 from __future__ import annotations

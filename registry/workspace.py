@@ -35,6 +35,7 @@ database_url = "sqlite:///.rung/rung.db"     # cells and evidence; postgresql+ps
 mlflow_uri = "sqlite:///.rung/mlflow.db"     # checkpoints; http://… for a team's MLflow server
 private_key = ".rung/keys/rung.key"          # signs releases; keep it secret
 public_key = ".rung/keys/rung.pub"           # verifies them; give it to the nodes
+trusted_keys = ".rung/keys/nodes"            # public keys of nodes whose evidence is taken
 """
 
 
@@ -51,6 +52,8 @@ class Settings(Value):
     """PEM file of the key that signs releases."""
     public_key: str = Field(default=".rung/keys/rung.pub", min_length=1)
     """PEM file of the key that verifies them."""
+    trusted_keys: str = Field(default=".rung/keys/nodes", min_length=1)
+    """Directory of the nodes' public keys, `NAME.pub`, whose evidence is taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,8 @@ class Workspace:
     mlflow_uri: str
     private_key: Path
     public_key: Path
+    trusted_keys: Path
+    """Directory of the nodes' public keys; may be missing."""
     state: Path
     """`.rung`: caches, logs, locks."""
 
@@ -144,6 +149,7 @@ def _read(root: Path) -> Workspace:
         mlflow_uri=_url(os.environ.get("MLFLOW_TRACKING_URI") or settings.mlflow_uri, root=root),
         private_key=_path(settings.private_key, root=root),
         public_key=_path(settings.public_key, root=root),
+        trusted_keys=_path(settings.trusted_keys, root=root),
         state=root / STATE_NAME,
     )
 

@@ -1,8 +1,8 @@
 """What this machine is: the facts from which a node decides, on its own, what it may run.
 
 `this_host()` reads them from the kernel: architecture, processor flags, memory and cores with the control
-group's limits (both versions) taken into account, the chip's own name, and NVIDIA accelerators where their
-tool is there. `read_host()` takes the same facts from a file, to ask what another machine would be given.
+group's limits (both versions) taken into account, the chip's own name, and the GPUs of NVIDIA and AMD.
+`read_host()` takes the same facts from a file, to ask what another machine would be given.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from compilers.runtime import RUNTIMES, find_runtime
-from registry.errors import ConfigurationError, ToolchainMissingError
+from compilers.tvm.gpu.driver import amd_architectures, open_gpus
+from registry.errors import ConfigurationError, LoadError, ToolchainMissingError
 from registry.target import Host
 from registry.value import configuration_error
 
@@ -161,8 +162,15 @@ def _cores(groups: tuple[Path, ...]) -> int:
 
 
 def _accelerators() -> tuple[str, ...]:
+    return tuple(sorted({*_nvidia(), *amd_architectures()}))
+
+
+def _nvidia() -> tuple[str, ...]:
+    """By NVIDIA's tool; containers often have the driver's library alone, which knows as much."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
+        with suppress(LoadError):
+            return tuple(gpu.architecture for gpu in open_gpus("cuda"))
         return ()
     try:
         answer = subprocess.run(
@@ -172,7 +180,7 @@ def _accelerators() -> tuple[str, ...]:
     except (OSError, subprocess.SubprocessError):
         return ()
     capabilities = re.findall(r"^(\d+)\.(\d+)$", answer.stdout, flags=re.MULTILINE)
-    return tuple(sorted({f"sm_{major}{minor}" for major, minor in capabilities}))
+    return tuple(f"sm_{major}{minor}" for major, minor in capabilities)
 
 
 def _number(path: Path) -> int | None:

@@ -52,7 +52,13 @@ class OnnxRuntimeToolchain:
         return required_version("onnxruntime", "onnxruntime-gpu", versions=">=1.32", extra="build")
 
     def supports(self, recipe: Recipe, target: Target, facts: ModelFacts) -> Support:
-        """Every recipe on every CPU target."""
+        """Every recipe on every CPU target, but for static activations."""
+        if target.kind == "cpu" and recipe.activations == "int16-static":
+            return Unsupported(
+                kind="not_upstream",
+                reason=f"`{recipe.name}` multiplies 16-bit activations, and the CPU execution provider has "
+                "no kernel for that: it would compute in float32",
+            )
         if target.kind == "cpu":
             return Supported()
         return Unsupported(

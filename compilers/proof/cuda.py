@@ -34,6 +34,7 @@ class Fatbin:
     ptx: tuple[str, ...]
     """Architectures of its PTX, which a driver compiles."""
     kernels: tuple[str, ...]
+    """Those that all of its cubins have."""
     tool: str
     complaint: str = ""
     """Why it could not be read as a whole."""
@@ -129,7 +130,7 @@ def _images(body: bytes) -> list[Image]:
 def _facts(images: list[Image]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     cubins = [image for image in images if image.machine == "EM_CUDA"]
     architectures = tuple(sorted({cubin_architecture(image) for image in cubins}))
-    kernels = tuple(sorted({name for image in cubins for name in image.exports}))
+    kernels = tuple(sorted(set.intersection(*(set(image.exports) for image in cubins)) if cubins else ()))
     return architectures, (), kernels
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Literal
 
 from registry.digest import Digest
@@ -12,6 +13,10 @@ BinaryKind = Literal[
 ]
 """`elf`: code of a processor; `source`: text that a node would have to compile; `unknown`:
 executable, and none of these."""
+
+
+MOST_LINES = 8
+"""Binaries of one kind in one file that are shown to people."""
 
 
 class Binary(Value):
@@ -60,11 +65,18 @@ class Proof(Value):
 def proof_lines(proof: Proof) -> tuple[str, ...]:
     """A proof as lines of text: the summary, each binary with the tool that read it, problems and notes."""
     lines = [proof.summary]
+    shown: Counter[tuple[str, str]] = Counter()
     for binary in proof.binaries:
+        shown[binary.file, binary.kind] += 1
+        if shown[binary.file, binary.kind] > MOST_LINES:
+            continue
         place = binary.file if binary.offset == 0 else f"{binary.file} at {binary.offset}"
         facts = [binary.machine, " ".join(binary.architectures), binary.flags]
         said = ", ".join(fact for fact in facts if fact)
         lines.append(f"  {place}: {binary.kind}, {said} ({binary.size_bytes} bytes; {binary.tool})")
+    for (file, kind), count in shown.items():
+        if count > MOST_LINES:
+            lines.append(f"  {file}: {count - MOST_LINES} more of {kind}")
     lines += [f"  problem: {problem}" for problem in proof.problems]
     lines += [f"  note: {note}" for note in proof.notes]
     return tuple(lines)

@@ -248,7 +248,7 @@ class _Reader:
             architectures=architectures,
             flags=f"0x{image.flags:x}",
             needs=image.needed,
-            exports=image.exports[:MOST_NAMES],
+            exports=image.exports,
             tool=tool,
             image=image,
             code=body,
@@ -284,7 +284,7 @@ class _Reader:
             machine="EM_CUDA",
             architectures=made.machine_code,
             flags=" ".join(f"ptx:{arch}" for arch in made.ptx),
-            exports=made.kernels[:MOST_NAMES],
+            exports=made.kernels,
             tool=made.tool,
             complaint=complaint,
         )
@@ -302,7 +302,7 @@ class _Reader:
             "ptx",
             machine=f"PTX {text.version}",
             architectures=(text.target,),
-            exports=text.kernels[:MOST_NAMES],
+            exports=text.kernels,
             tool="its directives",
         )
         return text.size_bytes
@@ -318,7 +318,7 @@ class _Reader:
             "spirv",
             machine=f"SPIR-V {module.version}",
             architectures=(f"spirv-{module.version}",),
-            exports=module.entries[:MOST_NAMES],
+            exports=module.entries,
             tool=validator.name if validator else "its instructions",
             complaint=module.complaint,
         )
@@ -352,12 +352,12 @@ class _Reader:
             architectures=architectures,
             flags=flags,
             needs=needs,
-            exports=exports,
+            exports=exports[:MOST_NAMES],
             tool=tool,
         )
         if complaint:
             self.problems.append(f"`{file}` {_at(offset)}{complaint}")
-        self.readings.append(Reading(binary, image, code))
+        self.readings.append(Reading(binary, image, code, frozenset(exports)))
 
 
 def _at(offset: int) -> str:

@@ -18,6 +18,8 @@ from registry.target import Target
 MACHINES: Mapping[str, str] = {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64"}
 PLAN_NAME = "plan.json"
 EXPORT_PREFIX = "__tvm_ffi_"
+LAUNCHES_NAME, KERNEL_SUFFIX = "launches.json", "_kernel"
+"""What a TVM artifact for GPUs launches, and what TVM puts behind a kernel's name."""
 DATA_ALLOWANCE_BYTES = 1 << 20
 """Constants and bytecode that a library without weights may hold …"""
 DATA_ALLOWANCE_SHARE = 0.05
@@ -73,6 +75,8 @@ class Reading:
     image: Image | None = None
     code: bytes = b""
     """The image's bytes."""
+    exports: frozenset[str] = frozenset()
+    """All exported functions; the binary's record names the first of them."""
 
 
 @dataclass(slots=True)
@@ -145,6 +149,7 @@ def _judge(claim: Claim, evidence: Evidence) -> Iterator[str]:
     match claim.format:
         case "tvm":
             yield from _library(claim, evidence)
+            yield from _kernels(claim, evidence)
         case "onnxruntime":
             yield from _plain_graph(evidence)
         case "qnn":
@@ -248,11 +253,27 @@ def _library(claim: Claim, evidence: Evidence) -> Iterator[str]:
                 f"bytes of data (at most {allowed:.0f} are plausible)"
             )
     entry = next((r for r in host if r.binary.file == claim.entry), None)
-    if entry is not None and entry.image is not None:
-        exports = set(entry.image.exports)
+    if entry is not None:
         for function in sorted(_functions(plan)):
-            if EXPORT_PREFIX + function not in exports:
+            if EXPORT_PREFIX + function not in entry.exports:
                 yield f"`{PLAN_NAME}` calls `{function}`, which `{claim.entry}` does not export"
+
+
+def _kernels(claim: Claim, evidence: Evidence) -> Iterator[str]:
+    """GPU code of TVM: every kernel that is launched, for each architecture."""
+    if LAUNCHES_NAME not in claim.files:
+        return
+    plan = _read_plan(evidence.directory / LAUNCHES_NAME)
+    kernels = plan.get("kernels") if plan is not None else None
+    if not isinstance(kernels, dict):
+        yield f"`{LAUNCHES_NAME}` cannot be read"
+        return
+    for reading in evidence.of("fatbin", "cubin", "hsaco"):
+        if lacking := [name for name in kernels if f"{name}{KERNEL_SUFFIX}" not in reading.exports]:
+            yield (
+                f"`{LAUNCHES_NAME}` launches {', '.join(f'`{name}`' for name in lacking[:5])}, which "
+                f"`{reading.binary.file}` does not hold for every architecture"
+            )
 
 
 def _plain_graph(evidence: Evidence) -> Iterator[str]:

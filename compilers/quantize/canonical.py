@@ -111,7 +111,7 @@ def dequantized_state(weights: Path, recipe: Recipe) -> dict[str, NDArray[np.flo
     """The float32 state dict that a variant's weights file stands for.
 
     A quantized output matrix appears as `lm_head.weight` even where the checkpoint ties it to the embedding,
-    because it then differs from the embedding.
+    because it then differs from the embedding. Ranges of static activations appear under their own names.
 
     Raises:
         CorruptError: The file is no safetensors file, or codes without scales are in it.

@@ -43,7 +43,8 @@ class Coded:
 def grid_of(recipe: Recipe) -> Grid:
     """The grid of a quantizing recipe."""
     if recipe.group_size is None:
-        return Grid(low=-127, high=127, group_size=None)
+        high = 7 if recipe.weights == "int4" else 127
+        return Grid(low=-high, high=high, group_size=None)
     return (
         Grid(low=-8, high=7, group_size=recipe.group_size)
         if recipe.weights == "int4"

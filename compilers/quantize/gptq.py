@@ -65,7 +65,7 @@ def gptq_codes(
     model = load_model(checkpoint_dir)
     cut = [list(text)[: architecture.max_context] for text in texts]
     with torch.no_grad():
-        batches = [_enter(model, tokens, real) for tokens, real in _batched(cut)]
+        batches = [_enter(model, tokens, real) for tokens, real in batched(cut)]
         for index, layer in enumerate(model.model.layers):
             prefix = f"model.layers.{index}."
             linears = {
@@ -165,7 +165,7 @@ def _hessians(linears: Mapping[str, torch.nn.Module]) -> Iterator[_Hessians]:
             hook.remove()
 
 
-def _batched(texts: Iterable[list[int]]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def batched(texts: Iterable[list[int]]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Texts of similar length, right-padded, at most `BATCH_TOKENS` positions unless one text is longer."""
     waiting: list[list[int]] = []
     for text in [*sorted(texts, key=len), []]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from compilers.activations import INPUT, OUTPUT
 from compilers.export.architecture import Architecture, expected_tensors, linear_weights
 from compilers.quantize.canonical import to_stored, write_weights
 from compilers.quantize.coded import CodedMatrix, grid_of
 from compilers.quantize.gptq import gptq_codes
+from compilers.quantize.ranges import RangeMeter
 from compilers.quantize.rtn import round_to_nearest
 from compilers.quantize.source import CheckpointTensors
 from compilers.weights import FILE_NAME, quantized_weights, weights_layout
@@ -45,8 +47,8 @@ def quantize(
 ) -> QuantizeReport:
     """Write the variant's `weights.safetensors` into the directory `out`.
 
-    Equal inputs give equal bytes. One tensor at a time is in memory, except with GPTQ, which needs the model
-    to make activations.
+    Equal inputs give equal bytes. One tensor at a time is in memory, except where the recipe needs
+    calibration, which needs the model to make activations.
 
     Args:
         checkpoint_dir: Checkpoint in the Hugging Face layout.
@@ -63,18 +65,25 @@ def quantize(
     tensors = CheckpointTensors(checkpoint_dir, architecture)
     texts = _calibration_texts(calibration, recipe)
     matrices = quantized_weights(architecture, recipe)
-    if recipe.needs_calibration:
+    if recipe.method == "gptq":
         quantized = gptq_codes(checkpoint_dir, architecture, matrices, grid=grid_of(recipe), texts=texts)
     else:
         quantized = _rounded(tensors, architecture, matrices, recipe)
     errors: dict[str, float] = {}
     layout = weights_layout(architecture, recipe)
+    static = recipe.activations == "int16-static"
+    meter = RangeMeter(checkpoint_dir, architecture) if static else None
     with write_weights(out / FILE_NAME, layout) as writer:
         for name in layout.tensors.keys() & expected_tensors(architecture).keys():
             writer.put(name, to_stored(tensors.read(name), layout.tensors[name], name=name))
         for matrix in quantized:
             writer.put_coded(matrix.name, matrix.coded, recipe)
             errors[matrix.name] = matrix.relative_error
+            if meter is not None:
+                meter.replace(matrix)
+        for name, ranges in (meter.measure(texts) if meter is not None else {}).items():
+            writer.put(f"{name}.{INPUT}", ranges.input)
+            writer.put(f"{name}.{OUTPUT}", ranges.output)
     left = linear_weights(architecture).keys() - matrices.keys() if recipe.is_quantized else ()
     return QuantizeReport(
         recipe=recipe.name,
@@ -99,6 +108,6 @@ def _calibration_texts(calibration: Sequence[Sequence[int]] | None, recipe: Reci
     if not texts:
         raise BuildError(
             f"recipe `{recipe.name}` needs a calibration set, and there is no text in it",
-            hint="give calibration texts, or take a recipe that ends in `-rtn`",
+            hint="give calibration texts, or take a recipe that needs none, such as those in `-rtn`",
         )
     return texts

@@ -37,7 +37,7 @@ OPERATORS = frozenset(
     }
 )  # fmt: skip
 """What graphs with floating-point or grouped 8-bit weights are made of."""
-NIBBLE_OPERATORS = OPERATORS | {"BitShift", "BitwiseAnd"}
+NIBBLE_OPERATORS = OPERATORS | {"Floor"}
 """With 4-bit weights."""
 ROUNDING_OPERATORS = OPERATORS | {"Abs", "Max", "ReduceMax", "Round"}
 """With activations rounded per token (w8a8)."""

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import numpy as np
-
 from compilers.network import Linear
 from compilers.static.emit import FLOATS, Emitter
 from registry.errors import BuildError
@@ -47,13 +45,12 @@ class DequantizedLinears:
         match self._recipe.layout:
             case "w8a8":
                 return _whole_rows(graph, rows, weight, linear, name)
-            case layout if layout.startswith("w8"):
-                codes = graph.reference(f"{weight}.codes")
-                scales = _scales(graph, weight)
-                matrix = _dequantized(graph, codes, scales, f"{weight}.float", zero=BYTE_ZERO)
+            case layout if layout.startswith("w8g"):
+                scales, numbers = _scales(graph, weight), _numbers(graph, weight)
+                matrix = _dequantized(graph, numbers, scales, f"{weight}.float", zero=BYTE_ZERO)
                 matrix = graph.reshape(matrix, (linear.rows, linear.columns), f"{weight}.matrix")
                 return _gemm(graph, rows, matrix, linear, name)
-            case layout if layout.startswith("w4"):
+            case layout if layout.startswith("w4g"):
                 return _nibbles(graph, rows, weight, linear, name)
             case layout:
                 raise BuildError(
@@ -75,25 +72,27 @@ def _scales(graph: Emitter, weight: str) -> str:
     return graph.reshape(graph.weight(f"{weight}.scales"), (out, groups, 1), f"{weight}.factors")
 
 
-def _dequantized(graph: Emitter, codes: str, scales: str, name: str, *, zero: int) -> str:
-    """(codes − zero) · scale, in groups: [out, groups, codes of a group]."""
-    numbers = graph.node("Cast", [codes], f"{name}.codes", to=FLOATS[graph.compute])
+def _dequantized(graph: Emitter, numbers: str, scales: str, name: str, *, zero: int) -> str:
+    """(numbers − zero) · scale, in groups: [out, groups, codes of a group]."""
     centred = graph.node("Sub", [numbers, graph.number(f"zero.{zero}", zero)], f"{name}.centred")
     return graph.node("Mul", [centred, scales], name)
 
 
+def _numbers(graph: Emitter, weight: str) -> str:
+    """Codes as numbers of the compute type."""
+    codes = graph.reference(f"{weight}.codes")
+    return graph.node("Cast", [codes], f"{weight}.numbers", to=FLOATS[graph.compute])
+
+
 def _nibbles(graph: Emitter, rows: str, weight: str, linear: Linear, name: str) -> str:
     half = linear.columns // 2
-    codes = graph.reference(f"{weight}.codes")
-    low = graph.node("BitwiseAnd", [codes, graph.number("nibble.mask", 15, dtype=np.uint8)], f"{weight}.low")
-    high = graph.node(
-        "BitShift",
-        [codes, graph.number("nibble.shift", 4, dtype=np.uint8)],
-        f"{weight}.high",
-        direction="RIGHT",
-    )
+    scales, numbers = _scales(graph, weight), _numbers(graph, weight)
+    # Bytes are taken apart in floats, exactly: NPUs have no shifts, and Vulkan's 8-bit ones are emulated.
+    shifted = graph.node("Mul", [numbers, graph.number("nibble.shift", 1 / 16)], f"{weight}.shifted")
+    high = graph.node("Floor", [shifted], f"{weight}.high")
+    above = graph.node("Mul", [high, graph.number("nibble.base", 16)], f"{weight}.above")
+    low = graph.node("Sub", [numbers, above], f"{weight}.low")
     pairs = graph.reshape(rows, (-1, half, 2), f"{name}.pairs")
-    scales = _scales(graph, weight)
     products = []
     for place, part, nibble in ((0, "even", low), (1, "odd", high)):
         matrix = _dequantized(graph, nibble, scales, f"{weight}.{part}", zero=NIBBLE_ZERO)
@@ -118,10 +117,7 @@ def _whole_rows(graph: Emitter, rows: str, weight: str, linear: Linear, name: st
     )
     scale = graph.node("Max", [scale, graph.number("activation.smallest", SMALLEST_SCALE)], f"{name}.step")
     rounded = graph.node("Round", [graph.node("Div", [rows, scale], f"{name}.steps")], f"{name}.rounded")
-    codes = graph.node(
-        "Cast", [graph.reference(f"{weight}.codes")], f"{weight}.float", to=FLOATS[graph.compute]
-    )
-    product = graph.node("Gemm", [rounded, codes], f"{name}.product", transB=1)
+    product = graph.node("Gemm", [rounded, _numbers(graph, weight)], f"{name}.product", transB=1)
     product = graph.node("Mul", [product, scale], f"{name}.rows")
     scaled = f"{name}.scaled" if linear.bias is not None else name
     graph.node("Mul", [product, graph.weight(f"{weight}.scales")], scaled)

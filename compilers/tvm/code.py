@@ -16,6 +16,8 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as tir
 
+from compilers.tvm import neon
+
 Expr = Any
 """A TIR expression or a Python number; TVM ships no types."""
 Buffer = Any
@@ -26,6 +28,8 @@ Frame = Any
 """A loop of the builder, as a context."""
 
 CACHE_LINE_BYTES = 64
+NEON_LANES = 4
+"""float32 lanes on Arm; every x86 machine that kernels are written for has more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,7 @@ class Machine:
     registers: int
     """Vector registers."""
     has_vnni: bool
-    """Whether dot products of 8-bit integers have an instruction."""
+    """Whether dot products of 8-bit integers have an instruction (on Arm: `sdot`, of signed ones alone)."""
 
 
 class Kernel:
@@ -228,6 +232,8 @@ def reinterpret(value: Expr, dtype: str, lanes: int = 1) -> Expr:
 
 def dot_pairs(sums: Expr, left: Expr, right: Expr, machine: Machine) -> Expr:
     """The sums plus left · right, where each 32-bit lane of the sums belongs to a pair of 16-bit lanes."""
+    if machine.lanes == NEON_LANES:
+        return neon.dot_pairs(sums, left, right)
     result = kind("int32", machine.lanes)
     if machine.lanes == 16 and machine.has_vnni:
         return tirx.call_llvm_pure_intrin(result, "llvm.x86.avx512.vpdpwssd.512", sums, left, right)
@@ -236,19 +242,28 @@ def dot_pairs(sums: Expr, left: Expr, right: Expr, machine: Machine) -> Expr:
 
 
 def dot_quads(sums: Expr, codes: Expr, inputs: Expr, machine: Machine) -> Expr:
-    """The sums plus codes · inputs: four unsigned and four signed bytes to a 32-bit lane; needs VNNI."""
+    """The sums plus codes · inputs: four unsigned and four signed bytes to a 32-bit lane; needs VNNI.
+
+    On Arm both are signed.
+    """
+    if machine.lanes == NEON_LANES:
+        return neon.dot_quads(sums, codes, inputs)
     result = kind("int32", machine.lanes)
     return tirx.call_llvm_pure_intrin(result, "llvm.x86.avx512.vpdpbusd.512", sums, codes, inputs)
 
 
 def multiply_bytes(codes: Expr, inputs: Expr, machine: Machine) -> Expr:
     """Codes · inputs: two unsigned and two signed bytes to a 16-bit lane, which saturates."""
+    if machine.lanes == NEON_LANES:
+        return neon.multiply_bytes(codes, inputs)
     name = "llvm.x86.avx512.pmaddubs.w.512" if machine.lanes == 16 else "llvm.x86.avx2.pmadd.ub.sw"
     return tirx.call_llvm_pure_intrin(kind("int16", 2 * machine.lanes), name, codes, inputs)
 
 
 def add_pairs(values: Expr, machine: Machine) -> Expr:
     """32-bit sums of pairs of 16-bit lanes."""
+    if machine.lanes == NEON_LANES:
+        return neon.add_pairs(values)
     name = "llvm.x86.avx512.pmaddw.d.512" if machine.lanes == 16 else "llvm.x86.avx2.pmadd.wd"
     ones = splat(1, 2 * machine.lanes, "int16")
     return tirx.call_llvm_pure_intrin(kind("int32", machine.lanes), name, values, ones)

@@ -47,7 +47,8 @@ class IntegerForm:
         """The packed code of zero."""
         if self.bits == 4:
             return 8
-        return 128 if self.packing(machine) == "quads" else 0
+        # Arm multiplies signed codes with signed activations.
+        return 128 if self.packing(machine) == "quads" and machine.lanes != code.NEON_LANES else 0
 
     def inputs(self, columns: int, machine: Machine) -> tuple[int, str]:
         """Elements of a row of rounded activations, which is padded to whole lanes, and their type."""

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compilers.toolchain import Lowered, Source, Support, Supported, Unsupported
+from compilers.tvm.gpu.lower import lower_gpu, supports_gpu
 from compilers.tvm.library import installed_version
+from compilers.tvm.link import OPTIONS, find_linker
 from compilers.tvm.plan import LIBRARY_NAME, PLAN_NAME, TensorForm
 from compilers.tvm.weights import read_forms
 from registry.artifact import ArtifactFormat, ModelFacts
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 Module = Any
 """A `tvm.IRModule`; TVM ships no types."""
-TRIPLE = "x86_64-unknown-linux-gnu"
+TRIPLES = {"x86_64": "x86_64-unknown-linux-gnu", "aarch64": "aarch64-unknown-linux-gnu"}
 
 
 class TvmToolchain:
@@ -44,17 +46,22 @@ class TvmToolchain:
 
     def supports(self, recipe: Recipe, target: Target, facts: ModelFacts) -> Support:
         """Whether this variant can be lowered to this target, and why not."""
+        if recipe.activations == "int16-static":
+            return Unsupported(
+                "not_implemented", f"kernels are not written for the 16-bit activations of `{recipe.name}`"
+            )
         match target.kind:
             case "cpu" if target.architecture == "x86_64" and "avx2" in target.features:
                 return Supported()
+            case "cpu" if target.architecture == "aarch64" and "asimd" in target.features:
+                return Supported()
             case "cpu":
                 return Unsupported(
-                    "not_implemented", f"kernels are written for x86-64 with AVX2, not {target.architecture}"
+                    "not_implemented",
+                    f"kernels are written for x86-64 with AVX2 and for AArch64, not {target.architecture}",
                 )
-            case "cuda":
-                return Unsupported("not_implemented", "kernels are written for CPUs; none for CUDA yet")
-            case "rocm":
-                return Unsupported("not_upstream", "the TVM wheel has no ROCm runtime to load the artifact")
+            case "cuda" | "rocm":
+                return supports_gpu(recipe)
             case "vulkan":
                 return Unsupported("not_upstream", "TVM's Vulkan code generator is not in its wheel")
             case "npu":
@@ -74,10 +81,13 @@ class TvmToolchain:
             )
         installed_version()
         from compilers.network import read_network
-        from compilers.tvm.program import build_program
 
         network = read_network(source.graph)
         _check_facts(network, source.facts)
+        if target.kind != "cpu":
+            return lower_gpu(network, _forms(source.weights), target, out=out)
+        from compilers.tvm.program import build_program
+
         program = build_program(network, tensors=_forms(source.weights), machine=machine_of(target))
         _compile(program.module, target, out / LIBRARY_NAME)
         (out / PLAN_NAME).write_text(program.plan.model_dump_json() + "\n", encoding="utf-8")
@@ -110,8 +120,10 @@ def _forms(path: Path) -> dict[str, TensorForm]:
 
 def machine_of(target: Target) -> Machine:
     """What kernels must know of a target."""
-    from compilers.tvm.code import Machine
+    from compilers.tvm.code import NEON_LANES, Machine
 
+    if target.architecture == "aarch64":
+        return Machine(NEON_LANES, 32, "asimddp" in target.features)
     wide = "avx512f" in target.features
     return Machine(16 if wide else 8, 32 if wide else 16, "avx512_vnni" in target.features)
 
@@ -131,13 +143,17 @@ def _compile(module: Module, target: Target, path: Path) -> None:
             tvm.transform.module_pass(_in_order, opt_level=0),
         ]
     )
-    llvm = tvm.target.Target({"kind": "llvm", "mcpu": target.llvm_cpu, "mtriple": TRIPLE})
+    llvm = tvm.target.Target(
+        {"kind": "llvm", "mcpu": target.llvm_cpu, "mtriple": TRIPLES[target.architecture]}
+    )
+    linker = find_linker(target.architecture)
     keep_locals = {"tirx.disable_storage_rewrite": True}  # see `code.local`
     try:
         with tvm.transform.PassContext(opt_level=3, config=keep_locals):
             executable = relax.build(module, llvm, relax_pipeline=passes)
-        # Neither a build id nor names of temporary files: equal programs give equal bytes.
-        executable.export_library(str(path), options=["-Wl,--build-id=none", "-s"])
+        executable.export_library(
+            str(path), fcompile=None if linker is None else linker.link, options=list(OPTIONS)
+        )
     except (RuntimeError, ValueError, TypeError, OSError) as error:  # what TVM raises, and its linker
         raise BuildError(
             f"tvm could not compile for `{target.name}`: {error}",

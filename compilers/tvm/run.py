@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from compilers.runtime import Bundle
+from compilers.runtime import Bundle, Session
 from compilers.toolchain import Support, Supported, Unsupported
 from compilers.tvm.library import Library, installed_version, load_runtime, use_threads
 from compilers.tvm.plan import PLAN_NAME, Plan
@@ -41,14 +41,18 @@ class TvmRuntime:
             target = find_target(manifest.target)
         except UnknownNameError as error:
             return Unsupported("not_implemented", error.message)
+        if target.kind in ("cuda", "rocm"):
+            if missing := missing_features(host, target=target):
+                return Unsupported("never", f"the host has no GPU that runs {', '.join(missing)} code")
+            return Supported()
         if target.kind != "cpu":
             return Unsupported("not_implemented", f"there is no TVM session for {target.kind} targets")
         if missing := missing_features(host, target=target):
             return Unsupported("never", f"the host lacks {', '.join(missing)} of `{target.name}`")
         return Supported()
 
-    def load(self, bundle: Bundle, host: Host, *, threads: int = 1) -> TvmSession:
-        """A session on `threads` threads, at most as many as there are cores.
+    def load(self, bundle: Bundle, host: Host, *, threads: int = 1) -> Session:
+        """A session on `threads` threads, at most as many as there are cores, or on a GPU.
 
         Raises:
             LoadError: The host lacks something, or the files are damaged or do not belong together.
@@ -62,6 +66,11 @@ class TvmRuntime:
             )
         if threads < 1:
             raise LoadError(f"{threads} threads", hint="give at least 1 thread")
+        target = find_target(bundle.manifest.target)
+        if target.kind != "cpu":
+            from compilers.tvm.gpu.open import open_session
+
+            return open_session(bundle, target)
         plan = _read_plan(bundle.path / PLAN_NAME)
         weights = open_weights(bundle.path / WEIGHTS_NAME, plan)
         library = Library(bundle.path / bundle.manifest.entry)

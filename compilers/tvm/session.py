@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from compilers.runtime import Cache, FloatArray, Segment
 from compilers.segments import check_cache_size, check_segments
+from compilers.tvm.batch import Batch, Integers, flatten, wanted
 from compilers.tvm.cache import TvmCache
 from compilers.tvm.library import Library, load_runtime, use_threads
 from compilers.tvm.plan import Plan
@@ -19,18 +18,8 @@ from registry.errors import LoadError
 TOKENS_AT_ONCE = 512
 """Longer batches are cut, so that intermediate results stay in the processor's caches."""
 
-Integers = NDArray[np.int32]
 Tensor = Any
 """What tvm_ffi passes on."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """All tokens of a call, one behind the other."""
-
-    tokens: Integers
-    rows: Integers
-    positions: Integers
 
 
 class TvmSession:
@@ -72,28 +61,16 @@ class TvmSession:
         if not segments:
             return []
         check_segments(cache, segments, vocab_size=self.vocab_size)
-        batch = self._flatten(cache, segments)
-        wanted, counts = _wanted(segments)
+        batch = flatten(cache, segments)
+        asked, counts = wanted(segments)
         use_threads(self._threads)
-        logits = self._run(cache, batch, wanted)
+        logits = self._run(cache, batch, asked)
         for segment in segments:
             cache.lengths[segment.row] += len(segment.tokens)
         ends = np.cumsum(counts)
         return [logits[end - count : end] for end, count in zip(ends, counts, strict=True)]
 
-    def _flatten(self, cache: TvmCache, segments: Sequence[Segment]) -> _Batch:
-        counts = [len(segment.tokens) for segment in segments]
-        starts = [cache.lengths[segment.row] for segment in segments]
-        offsets = np.repeat(
-            np.asarray(starts, np.int32) - np.cumsum([0, *counts[:-1]], dtype=np.int32), counts
-        )
-        return _Batch(
-            tokens=np.concatenate([np.asarray(segment.tokens, np.int32) for segment in segments]),
-            rows=np.repeat(np.asarray([segment.row for segment in segments], np.int32), counts),
-            positions=np.arange(sum(counts), dtype=np.int32) + offsets,
-        )
-
-    def _run(self, cache: TvmCache, batch: _Batch, wanted: Integers) -> FloatArray:
+    def _run(self, cache: TvmCache, batch: Batch, wanted: Integers) -> FloatArray:
         count = len(batch.tokens)
         logits = np.empty((len(wanted), self.vocab_size), np.float32)
         for start in range(0, count, TOKENS_AT_ONCE):
@@ -110,14 +87,3 @@ class TvmSession:
 
     def _tensor(self, array: Integers) -> Tensor:
         return self._ffi.from_dlpack(np.ascontiguousarray(array))
-
-
-def _wanted(segments: Sequence[Segment]) -> tuple[Integers, list[int]]:
-    """Flattened positions whose logits are asked for, and how many each segment asks."""
-    parts: list[Integers] = []
-    start = 0
-    for segment in segments:
-        end = start + len(segment.tokens)
-        parts.append(np.arange(start if segment.logits == "all" else end - 1, end, dtype=np.int32))
-        start = end
-    return np.concatenate(parts), [len(part) for part in parts]

@@ -7,7 +7,7 @@ import math
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from compilers.tvm.cache import aligned_zeros
 from compilers.tvm.library import Library, load_runtime
 from compilers.tvm.plan import Fill, Parameter, Plan, TensorForm
 from registry.errors import CorruptError, LoadError
+
+if TYPE_CHECKING:
+    from compilers.tvm.gpu.plan import GpuPlan
 
 MAX_HEADER_BYTES = 1 << 27
 ITEMS: Mapping[str, type[np.generic]] = {"F32": np.float32, "F16": np.float16, "U8": np.uint8, "I8": np.int8}
@@ -32,7 +35,7 @@ def read_forms(path: Path) -> dict[str, TensorForm]:
     return {name: form for name, (form, _) in _read_header(path).items()}
 
 
-def open_weights(path: Path, plan: Plan) -> dict[str, AnyArray]:
+def open_weights(path: Path, plan: Plan | GpuPlan) -> dict[str, AnyArray]:
     """The tensors of a weights file, mapped into memory.
 
     Raises:

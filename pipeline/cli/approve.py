@@ -35,7 +35,11 @@ def approve(
     if passing:
         everything = query.cells(database, family=family)
         tasks = {result.task_type for each in everything for result in each.tasks}
-        chosen = [c for c in everything if c.state == "evaluated" and not missing_evidence(c, tasks=tasks)]
+        chosen = [
+            c
+            for c in everything
+            if c.state in ("evaluated", "benchmarked") and not missing_evidence(c, tasks=tasks)
+        ]
         if not chosen and not any(c.state == "approved" for c in everything):
             raise NotFoundError(
                 "no cell's evidence suffices", hint="`rung matrix explain CELL` says what is missing"

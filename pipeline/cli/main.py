@@ -30,6 +30,8 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "release": ("pipeline.cli.release", "Create, list and verify signed releases"),
     "resolve": ("pipeline.cli.resolve", "Say which artifact a host may serve, and why not a better one"),
     "pull": ("pipeline.cli.pull", "Pull a release's artifacts to a node, verified"),
+    "evidence": ("pipeline.cli.evidence", "Get evidence from nodes: export, run, import, trust, refresh"),
+    "node-compile": ("pipeline.cli.node_compile", "Compile a portable artifact with the node's own toolkit"),
     "serve": ("pipeline.cli.serve", "Serve the best artifact over an OpenAI-compatible API"),
     "doctor": (
         "pipeline.cli.doctor",

@@ -12,7 +12,9 @@ from matrices.cell import Cell
 from matrices.db import Database
 from matrices.diff import diff_cells, diff_lines, diff_markdown, diff_releases
 from matrices.dossier import cell_json, explain_cell
-from matrices.render import matrix_markdown, matrix_table
+from matrices.penalty import cell_standing
+from matrices.proxy import proxies
+from matrices.render import matrix_markdown, matrix_table, throughput_table
 from matrices.table import matrix_json
 from pipeline.cli import context, output
 from registry.errors import ConfigurationError, NotFoundError
@@ -61,6 +63,8 @@ def show(
         terminal = Console()
         width = terminal.width if terminal.is_terminal else PLAIN_WIDTH
         output.rich(matrix_table(chosen, width=width, rulings=rulings))
+        if (throughput := throughput_table(chosen)) is not None:
+            output.rich(throughput)
 
 
 @app.command()
@@ -81,10 +85,18 @@ def explain(
     history = query.history(database, found.id)
     tasks = _tasks(database, found.family)
     releases = query.releases_with(database, cell=found.id)
+    proxy = proxies(query.cells(database, family=found.family)).get(found.id)
+    throughput = cell_standing(found)
     if as_json:
-        output.data(cell_json(found, history=history, tasks=tasks, releases=releases))
+        told = cell_json(
+            found, history=history, tasks=tasks, releases=releases, proxy=proxy, standing=throughput
+        )
+        output.data(told)
         return
-    for line in explain_cell(found, history=history, tasks=tasks, releases=releases):
+    lines = explain_cell(
+        found, history=history, tasks=tasks, releases=releases, proxy=proxy, standing=throughput
+    )
+    for line in lines:
         output.line(line)
 
 

@@ -9,6 +9,10 @@ from rich.table import Table
 
 from pipeline.cli import context, output
 from registry.digest import short
+from registry.errors import ConfigurationError
+from registry.ladder import EVIDENCE_LEVELS, EvidenceLevel
+
+LEVELS = ", ".join(EVIDENCE_LEVELS)
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
@@ -23,9 +27,17 @@ def create(
     name: str = typer.Argument(help="Lower-case letters, digits, `.`, `_`, `-`"),
     ladder: Path = typer.Argument(metavar="LADDER", help="The ladder whose approved cells it freezes"),
     by: str = typer.Option(..., "--by", help="Who creates it"),
+    min_evidence: list[str] = typer.Option(
+        [],
+        metavar="TARGET=LEVEL",
+        help=f"Least evidence of a target's cells, before the ladder's `[evidence]`; repeatable: {LEVELS}",
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print the release as JSON"),
 ) -> None:
-    """Freeze and sign a ladder's approved cells. The same name with other content is refused."""
+    """Freeze and sign a ladder's approved cells.
+
+    Refused (exit 8): the name with other content, and cells with less evidence than is demanded.
+    """
     from pipeline.publish import publish
 
     place = context.workspace()
@@ -36,6 +48,7 @@ def create(
         created_by=by,
         database=context.database(place),
         checkpoints=context.checkpoints(place),
+        min_evidence=dict(_demand(text) for text in min_evidence),
     )
     if as_json:
         output.data(made)
@@ -79,3 +92,14 @@ def verify(
     if place is not None:
         verify_blobs(place, found)
     output.line(f"{found.name} {found.digest} verified: {len(found.cells)} cells")
+
+
+def _demand(text: str) -> tuple[str, EvidenceLevel]:
+    target, _, level = text.partition("=")
+    for known in EVIDENCE_LEVELS:
+        if target and level == known:
+            return target, known
+    raise ConfigurationError(
+        f"`--min-evidence {text}` is no TARGET=LEVEL",
+        hint="levels are " + ", ".join(f"`{known}`" for known in EVIDENCE_LEVELS),
+    )

@@ -9,18 +9,21 @@ from pathlib import Path
 from compilers.parity import Parity
 from compilers.probe import measure_parity
 from compilers.runtime import Bundle, Session, find_runtime
+from compilers.speed import measure_machine, measure_speed
 from compilers.tokenizer import Tokenizer
 from evals.harness import evaluate, load_tasks, scorecard
 from evals.judge import SequentialJudge, judge
 from evals.scorecard import Scorecard
 from evals.verdict import earned_tier
 from matrices.cell import TaskResult
-from pipeline.requests import EvaluateOutput, ExamineRequest, TaskRequest, VerifyOutput
+from pipeline.requests import EvaluateOutput, ExamineRequest, SpeedOutput, TaskRequest, VerifyOutput
 from pipeline.stages.files import materialise_bundle
 from pipeline.stages.probe import load_probe
 from pipeline.worker import Reporter
 from registry.digest import canonical_json
 from registry.store import Store
+from registry.target import find_target
+from serving.accelerator import ChipHere, chip_here
 from serving.host import this_host
 
 
@@ -32,7 +35,8 @@ class _Subject:
     session: Session
     tokenizer: Tokenizer
     runtime_version: str
-    chip: str
+    chip: ChipHere
+    threads: int
     store: Store
     scratch: Path
 
@@ -46,6 +50,7 @@ def examine(request: ExamineRequest, *, store: Store, scratch: Path, report: Rep
     """
     manifest = request.manifest
     host = this_host()
+    target = find_target(manifest.target)
     runtime = find_runtime(manifest.format)
     bundle = Bundle(manifest=manifest, path=materialise_bundle(manifest, store=store, out=scratch / "bundle"))
     subject = _Subject(
@@ -55,20 +60,33 @@ def examine(request: ExamineRequest, *, store: Store, scratch: Path, report: Rep
             bundle.path, add_bos=manifest.facts.add_bos, eos_token_ids=manifest.facts.eos_token_ids
         ),
         runtime_version=runtime.version(),
-        chip=host.chip,
+        chip=chip_here(target, host),
+        threads=threads,
         store=store,
         scratch=scratch,
     )
     if request.verify_key is not None:
         start = time.monotonic()
         output = VerifyOutput(
-            parity=_parity(subject), runtime_version=subject.runtime_version, chip=subject.chip
+            parity=_parity(subject),
+            runtime_version=subject.runtime_version,
+            chip=subject.chip.name,
+            driver=subject.chip.driver,
         )
         report.output(request.verify_key, output, stage="verify", seconds=time.monotonic() - start)
+    if request.speed is not None:
+        start = time.monotonic()
+        report.progress("timing")
+        timed = _time(subject, is_processor=target.kind == "cpu")
+        report.output(request.speed.key, timed, stage="speed", seconds=time.monotonic() - start)
     for task in request.tasks:
         start = time.monotonic()
-        result = _evaluate(subject, task, report=report)
-        evaluated = EvaluateOutput(result=result, runtime_version=subject.runtime_version, chip=subject.chip)
+        evaluated = EvaluateOutput(
+            result=_evaluate(subject, task, report=report),
+            runtime_version=subject.runtime_version,
+            chip=subject.chip.name,
+            driver=subject.chip.driver,
+        )
         report.output(task.key, evaluated, stage="evaluate", seconds=time.monotonic() - start)
 
 
@@ -83,6 +101,27 @@ def _parity(subject: _Subject) -> Parity:
         checkpoint_logits=checkpoint_logits,
         recipe=request.recipe,
         toolchain=request.manifest.toolchain,
+    )
+
+
+def _time(subject: _Subject, *, is_processor: bool) -> SpeedOutput:
+    """Raises LoadError where the artifact's context is too short to be timed."""
+    asked = subject.request.speed
+    if asked is None:
+        raise RuntimeError("a speed was measured that nobody asked for")
+    speed = measure_speed(
+        subject.session,
+        prompt_tokens=asked.prompt_tokens,
+        decode_steps=asked.decode_steps,
+        repeats=asked.repeats,
+        threads=subject.threads,
+        machine=measure_machine(threads=subject.threads) if is_processor else None,
+    )
+    return SpeedOutput(
+        speed=speed,
+        runtime_version=subject.runtime_version,
+        chip=subject.chip.name,
+        driver=subject.chip.driver,
     )
 
 
@@ -114,7 +153,7 @@ def _evaluate(subject: _Subject, task: TaskRequest, *, report: Reporter) -> Task
         subject=subject.request.manifest.digest,
         runtime=subject.request.manifest.format,
         runtime_version=subject.runtime_version,
-        chip=subject.chip,
+        chip=subject.chip.name,
     )
     verdicts = tuple(judge(card, reference=references[bar.tier], bar=bar) for bar in task.bars)
     return TaskResult(

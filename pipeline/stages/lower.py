@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 from compilers.proof.prove import prove
-
 from compilers.toolchain import Source, find_toolchain
 from pipeline.executors.local import LOG_NAME
 from pipeline.keys import prove_key

@@ -41,6 +41,7 @@ class Built:
         *,
         recipe: str = "fp32",
         toolchain: str = "onnxruntime",
+        target: str = "cpu-x86-64-v3",
         calibration: list[list[int]] | None = None,
     ) -> None:
         self.checkpoint = checkpoint
@@ -60,14 +61,13 @@ class Built:
             graph=export_graph(self.architecture, out=out / "graph"),
             weights=self.weights,
         )
-        target = find_target("cpu-x86-64-v3")
-        lowered = find_toolchain(toolchain).lower(source, target, out=out)
+        lowered = find_toolchain(toolchain).lower(source, find_target(target), out=out)
         self.manifest = Manifest(
             build_key=NO_DIGEST,
             format=toolchain,
             toolchain=toolchain,
             toolchain_version=find_toolchain(toolchain).version(),
-            target=target.name,
+            target=target,
             checkpoint="tiny/1",
             checkpoint_digest=NO_DIGEST,
             family="tiny",

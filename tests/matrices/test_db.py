@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -266,3 +267,29 @@ def test_a_writer_that_waits_too_long_is_told_why(tmp_path: Path, new_cell, monk
     Ledger(two).put_cell(new_cell())
     one.close()
     two.close()
+
+
+def test_a_database_of_the_first_schema_is_brought_forward_with_its_evidence(url: str, monkeypatch):
+    """Evidence that was recorded before there were means was obtained on the chip."""
+    first = known_versions()[0]
+    monkeypatch.setattr("matrices.db.newest_version", lambda: first)
+    upgrade = command.upgrade
+    monkeypatch.setattr("alembic.command.upgrade", lambda config, _: upgrade(config, first))
+    old = open_database(url)
+    with old.writing() as connection:
+        now = "2026-11-22 12:00:00+00:00"
+        cell = "'a/1:fp32:t:tvm', 'f', 'a/1', 'sha256:x', 1, 'fp32', 't', 'tvm', 'built', '', '{}', "
+        cell += f"'{now}'"
+        names = "id, family, checkpoint, checkpoint_digest, tier, recipe, target, toolchain, state, reason"
+        connection.execute(sa.text(f"INSERT INTO rung_cell ({names}, payload, updated_at) VALUES ({cell})"))
+        step = f"'a/1:fp32:t:tvm', 'loads', 'a chip', '{now}', ''"
+        connection.execute(
+            sa.text(f"INSERT INTO rung_evidence (cell_id, state, chip, at, detail) VALUES ({step})")
+        )
+    old.close()
+    monkeypatch.undo()
+    database = open_database(url)
+    with database.reading() as connection:
+        (step,) = query.select_evidence(connection)["a/1:fp32:t:tvm"]
+    database.close()
+    assert (step.state, step.via, step.driver, step.chip) == ("loads", "chip", None, "a chip")

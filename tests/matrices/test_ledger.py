@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from compilers.speed import Speed
 from matrices import query
 from matrices.cell import Evidence
 from matrices.db import Database, open_database
@@ -357,3 +358,49 @@ def test_evidence_keeps_the_order_in_which_it_was_recorded(database: Database, l
     assert query.find_cell(database, cell.id).evidence == entries
     with database.reading() as connection:
         assert connection.execute(sa.text("SELECT count(*) FROM rung_evidence")).scalar_one() == 5
+
+
+def _timed(cell):
+    speed = Speed(
+        prompt_tokens=8, prefill_tokens_per_s=10.0, context=12, decode_steps=4, decode_tokens_per_s=5.0,
+        repeats=1, threads=1,
+    )  # fmt: skip
+    last = cell.evidence[-1]
+    entry = last.model_copy(update={"state": "benchmarked", "detail": "timed", "driver": "580.1"})
+    steps = (*cell.evidence, entry)
+    return cell.model_copy(update={"speed": speed, "state": "benchmarked", "evidence": steps})
+
+
+def test_means_driver_and_speed_are_stored_and_read_back(ledger, new_cell):
+    stored = ledger.put_cell(_timed(new_cell()))
+    assert stored.state == "benchmarked"
+    assert stored.speed.decode_tokens_per_s == 5.0
+    assert (stored.evidence[-1].via, stored.evidence[-1].driver) == ("chip", "580.1")
+
+
+def test_a_build_takes_back_neither_speed_nor_the_state_that_it_gave(ledger, new_cell):
+    timed = ledger.put_cell(_timed(new_cell()))
+    assert ledger.put_cell(new_cell()) == timed
+    measured_anew = ledger.put_cell(new_cell(accuracy=0.9))
+    assert (measured_anew.state, measured_anew.speed) == ("benchmarked", timed.speed)
+    other_runtime = ledger.put_cell(new_cell(accuracy=0.8, version="9"))
+    assert other_runtime.state == "evaluated", "the speed was of another version"
+    assert ledger.put_cell(new_cell(build="b")).speed is None, "and of another artifact"
+
+
+def test_what_a_node_compiled_is_not_portable_again_after_a_build(ledger, new_cell):
+    built = new_cell(state="built", target="npu-intel")
+    entry = Evidence(state="portable", digest=built.artifact, at=built.updated_at)
+    portable = built.model_copy(update={"state": "portable", "evidence": (built.evidence[0], entry)})
+    assert ledger.put_cell(portable).state == "portable"
+    compiled = built.model_copy(update={"evidence": (*portable.evidence, built.evidence[1])})
+    assert ledger.put_cell(compiled).state == "built"
+    assert ledger.put_cell(portable).state == "built"
+
+
+def test_an_expired_cell_stays_so_until_it_is_measured_again(ledger, new_cell):
+    cell = ledger.put_cell(new_cell(target="cuda-sm90", toolchain="tvm"))
+    ledger.expire(cell.id, why="the driver moved")
+    again = ledger.put_cell(new_cell(target="cuda-sm90", toolchain="tvm", state="built"))
+    assert (again.state, again.reason) == ("expired", "the driver moved")
+    assert ledger.put_cell(new_cell(target="cuda-sm90", toolchain="tvm")).state == "evaluated"

@@ -400,3 +400,34 @@ def test_law_what_is_allowed_really_meets_the_request(build, host, runtimes, cel
     assert set(find_target(cell.target).features) <= set(machine.features)
     assert decision.chosen.manifest.memory_bytes <= machine.memory_bytes
     assert decision.tiers == {task: earned[task] for task in request.tasks}
+
+
+def _demands(release, level):
+    return release.model_copy(update={"min_evidence": {"cpu-x86-64-v3": level}})
+
+
+def test_an_artifact_below_the_evidence_that_the_release_demands_is_a_near_miss(
+    new_release, new_released, host, runtimes
+):
+    release = new_release(new_released())
+    request = Request(family="demo", task="reasoning", min_tier=2)
+    assert resolve(_demands(release, "evaluated"), request, host, runtimes=runtimes).outcome == "allow"
+    refused = resolve(_demands(release, "benchmarked"), request, host, runtimes=runtimes)
+    assert refused.outcome == "deny"
+    said = "its evidence reaches `evaluated`, the release demands `benchmarked` of `cpu-x86-64-v3`"
+    assert (refused.candidates[0].gate, refused.candidates[0].reason) == ("evidence", said)
+    assert [miss.gate for miss in refused.near_misses] == ["evidence"]
+
+
+def test_a_low_demand_admits_an_artifact_but_earns_it_no_tier(new_release, new_released, host, runtimes):
+    """Released below `evaluated`, it is refused for its quality, not for its evidence."""
+    released = new_released()
+    cell = released.cell
+    steps = tuple(entry for entry in cell.evidence if entry.state in ("declared", "built"))
+    bare = cell.model_copy(update={"evidence": steps, "tasks": (), "parity": None})
+    release = new_release(released.model_copy(update={"cell": bare}))
+    request = Request(family="demo", task="reasoning", min_tier=2)
+    found = resolve(_demands(release, "built"), request, host, runtimes=runtimes).candidates[0]
+    assert (found.gate, found.reason) == ("quality", "was never evaluated for `reasoning`")
+    found = resolve(release, request, host, runtimes=runtimes).candidates[0]
+    assert found.gate == "evidence", "without a demand of its own it has to be evaluated"

@@ -215,7 +215,7 @@ def test_what_is_missing_is_named(written, keys, tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "said"),
     [
-        ({"schema_version": 2}, SchemaError, "has schema 2, this version of Rung reads 1"),
+        ({"schema_version": 3}, SchemaError, "has schema 3, this version of Rung reads up to 2"),
         ({"tiers": "many"}, SchemaError, "tiers"),
         ({"surprise": 1}, SchemaError, "surprise"),
     ],
@@ -232,3 +232,19 @@ def test_a_place_that_cannot_be_written_is_told(freeze, keys, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(RegistryError):
         write_release(freeze(), directory=tmp_path / "file" / "r1", private_key=keys[0])
+
+
+def test_a_release_refuses_cells_with_less_evidence_than_it_demands(new_cell, new_manifest, keys):
+    approved = new_cell(state="approved")
+    approval = Approval(who="Ada", why="so", at=approved.updated_at, artifact=approved.artifact)
+
+    def freeze_with(level):
+        return create_release(
+            [approved], name="r", family="demo", created_by="Ada", ladder_digest=digest_value("l"), tiers=3,
+            tasks=["reasoning"], approvals={approved.id: approval}, manifest_of=lambda _: new_manifest(),
+            min_evidence={"cpu-x86-64-v3": level},
+        )  # fmt: skip
+
+    assert freeze_with("evaluated").min_evidence == {"cpu-x86-64-v3": "evaluated"}
+    with pytest.raises(RefusedError, match="reaches `evaluated`, the release demands `benchmarked`"):
+        freeze_with("benchmarked")

@@ -58,6 +58,19 @@ def test_paths_of_a_base_in_another_folder_still_lead_to_its_files(write, tmp_pa
     assert ladder.task["reasoning"].include == "shared/tasks"
 
 
+def test_toolchains_go_by_patterns_of_targets_the_first_that_fits(write):
+    table = '[toolchains]\n"cpu-x86-64-v3" = ["onnxruntime"]\n"cpu-*" = ["tvm"]\n'
+    ladder = read_ladder(write(GOOD + table))
+    assert ladder.toolchains_of("cpu-x86-64-v3") == ("onnxruntime",)
+    assert ladder.toolchains_of("cpu-aarch64-neoverse-n1") == ("tvm",)
+    assert ladder.toolchain_names == ("onnxruntime", "tvm")
+
+
+def test_a_target_without_a_toolchain_is_refused_by_name(write):
+    with pytest.raises(ConfigurationError, match="`toolchains` names none for the target"):
+        read_ladder(write(GOOD + '[toolchains]\n"cuda-*" = ["tvm"]\n'))
+
+
 def test_cyclic_extends_name_the_cycle(write):
     write('extends = "b.toml"\n', "a.toml")
     path = write('extends = "a.toml"\n', "b.toml")
@@ -114,3 +127,31 @@ def test_a_directory_or_binary_file_is_no_ladder(write, tmp_path):
     (tmp_path / "b.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigurationError, match="not TOML"):
         read_ladder(tmp_path / "b.toml")
+
+
+def _demanding(tmp_path, table):
+    path = tmp_path / "ladder.toml"
+    path.write_text(
+        'family = "f"\ntargets = ["cpu-x86-64-v3", "npu-qnn-v73"]\n[[tier]]\ncheckpoint = "a"\n'
+        f'recipes = ["fp32"]\n[task.retrieval]\nfloor = [0.5]\n{table}'
+    )
+    return read_ladder(path)
+
+
+def test_a_ladder_may_demand_evidence_per_target(tmp_path):
+    ladder = _demanding(tmp_path, '[evidence]\nnpu-qnn-v73 = "portable"\n')
+    assert ladder.demanded_evidence() == {"cpu-x86-64-v3": "evaluated", "npu-qnn-v73": "portable"}
+    ladder = _demanding(tmp_path, '[evidence]\ndefault = "close"\nnpu-qnn-v73 = "portable"\n')
+    assert ladder.demanded_evidence()["cpu-x86-64-v3"] == "close"
+
+
+def test_a_ladder_without_demands_is_what_it_was_before_there_were_any(tmp_path):
+    ladder = _demanding(tmp_path, "")
+    assert ladder.demanded_evidence() == {}
+    assert "evidence" not in ladder.model_dump()
+
+
+@pytest.mark.parametrize("table", ['[evidence]\ncuda-sm90 = "built"\n', '[evidence]\ndefault = "perfect"\n'])
+def test_a_demand_of_another_target_or_level_is_refused(tmp_path, table):
+    with pytest.raises(ConfigurationError, match="evidence"):
+        _demanding(tmp_path, table)

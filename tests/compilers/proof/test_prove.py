@@ -15,7 +15,9 @@ from compilers.proof import prove as module
 from compilers.proof.cuda import find_cuobjdump
 from compilers.proof.proof import Binary, Proof, proof_lines
 from compilers.proof.prove import prove
+from compilers.toolchain import Source, find_toolchain
 from registry.artifact import ArtifactFormat
+from registry.errors import ToolchainMissingError
 from registry.target import find_target
 from tests.compilers.conftest import Built
 from tests.compilers.proof.conftest import CUDA_SOURCE, c_library, fatbin, iree_module
@@ -262,6 +264,41 @@ def test_a_fat_binary_that_is_cut_short_is_caught(tmp_path: Path) -> None:
     (tmp_path / "k.fatbin").unlink()
     (tmp_path / "model.so").write_bytes(made[: len(made) // 2])
     assert any("cut short" in problem for problem in proof_of(tmp_path, target="cuda-sm90").problems)
+
+
+def test_kernels_that_are_launched_must_be_in_the_code(tmp_path: Path) -> None:
+    fatbin(tmp_path / "kernels.fatbin", "sm_90")
+    (tmp_path / "launches.json").write_text('{"kernels": {"ad": {}}}')
+    said = proof_of(tmp_path, target="cuda-sm90", entry="kernels.fatbin").problems
+    assert said == (
+        "`launches.json` launches `ad`, which `kernels.fatbin` does not hold for every architecture",
+    )
+    (tmp_path / "launches.json").write_text('{"kernels": []}')
+    assert proof_of(tmp_path, target="cuda-sm90", entry="kernels.fatbin").problems == (
+        "`launches.json` cannot be read",
+    )
+    (tmp_path / "launches.json").unlink()
+    assert proof_of(tmp_path, target="cuda-sm90").sound
+
+
+@pytest.mark.slow
+def test_what_tvm_makes_for_gpus_is_what_its_manifest_says(tvm_artifact: Built, tmp_path: Path) -> None:
+    toolchain = find_toolchain("tvm")
+    target = find_target("cuda-sm90")
+    source = Source(
+        tvm_artifact.recipe,
+        tvm_artifact.facts,
+        tvm_artifact.out / "graph" / "model.onnx",
+        tvm_artifact.weights,
+    )
+    try:
+        lowered = toolchain.lower(source, target, out=tmp_path)
+    except ToolchainMissingError as error:
+        pytest.skip(error.message)
+    proof = proof_of(tmp_path, target="cuda-sm90", entry=lowered.entry)
+    assert proof.sound, proof.problems
+    assert only(proof, "fatbin").architectures == ("sm_90",)
+    assert only(proof, "fatbin").exports
 
 
 # IREE

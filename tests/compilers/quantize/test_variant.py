@@ -52,6 +52,9 @@ def test_the_file_has_its_layout_and_stands_for_the_checkpoint(
     original = load_file(checkpoint / "model.safetensors")
     state = dequantized_state(weights, parse_recipe(recipe))
     assert set(original) <= set(state)
+    ranges = {name: state.pop(name) for name in list(state) if name.endswith("_range")}
+    assert len(ranges) == (2 * len(report.errors) if recipe.endswith("a16") else 0)
+    assert all(low <= 0 <= high and low < high for low, high in ranges.values())
     for name, value in state.items():
         source = original[name if name in original else "model.embed_tokens.weight"].numpy()
         if name in report.errors:
@@ -60,11 +63,11 @@ def test_the_file_has_its_layout_and_stands_for_the_checkpoint(
             assert error < 0.03
         else:
             np.testing.assert_allclose(value, source, rtol=1e-3 if recipe == "fp16" else 0, atol=1e-7)
-    assert (report.calibration_digest is not None) == recipe.endswith("gptq")
+    assert (report.calibration_digest is not None) == recipe.endswith(("gptq", "a16"))
     assert (report.mean_error is None) == (not report.errors)
 
 
-@pytest.mark.parametrize("recipe", ["fp16", "w8a8-dynamic", "w4g32-gptq"])
+@pytest.mark.parametrize("recipe", ["fp16", "w8a8-dynamic", "w4g32-gptq", "w4a16"])
 def test_equal_inputs_give_equal_bytes(
     recipe: str, checkpoint_of: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -12,11 +12,13 @@ from compilers.toolchain import Source
 from registry.recipe import parse_recipe
 
 
-def source_of(checkpoint: Path, out: Path, *, recipe: str) -> Source:
+def source_of(
+    checkpoint: Path, out: Path, *, recipe: str, calibration: list[list[int]] | None = None
+) -> Source:
     """A checkpoint, exported and quantized into `out`."""
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     architecture = read_architecture(config, where=str(checkpoint))
-    quantize(checkpoint, parse_recipe(recipe), architecture=architecture, out=out)
+    quantize(checkpoint, parse_recipe(recipe), architecture=architecture, out=out, calibration=calibration)
     (out / "graph").mkdir()
     return Source(
         recipe=parse_recipe(recipe),

@@ -80,7 +80,7 @@ class Kernels:
         from compilers.tvm import pack
         from compilers.tvm.integer import quantize
         from compilers.tvm.library import load_runtime
-        from compilers.tvm.lower import TRIPLE, machine_of
+        from compilers.tvm.lower import TRIPLES, machine_of
         from compilers.tvm.pairs import pair_product
         from compilers.tvm.quads import quad_product
 
@@ -103,7 +103,9 @@ class Kernels:
                 made, "pack", grouped=grouped, tile=tile, together=together, zero=form.zero(machine)
             )
         pack.pack_float(made, "pack_scales", dtype="float32", tile=tile)
-        llvm = tvm.target.Target({"kind": "llvm", "mcpu": find_target(target).llvm_cpu, "mtriple": TRIPLE})
+        llvm = tvm.target.Target(
+            {"kind": "llvm", "mcpu": find_target(target).llvm_cpu, "mtriple": TRIPLES["x86_64"]}
+        )
         with tvm.transform.PassContext(opt_level=3, config={"tirx.disable_storage_rewrite": True}):
             self.compiled = tvm.compile(tvm.IRModule(made), target=llvm)
         self.tensor = load_runtime().from_dlpack

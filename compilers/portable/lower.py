@@ -1,0 +1,177 @@
+"""Portable toolchains: a static graph that a vendor's compiler takes, and the command that compiles it there.
+
+For NPUs whose compilers cannot be had on a build machine: Huawei's Ascend (CANN's ATC) and Intel's NPU
+(OpenVINO with the NPU's driver). The artifact is two plain ONNX graphs, for one token and for S tokens, over
+the canonical weights file; every operator is on the vendor's list. It is no machine code and does not claim
+to be: a node compiles it (`node_compile.py`) before it can run.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+from compilers.network import read_network
+from compilers.portable.node_compile import OPTION
+from compilers.portable.operators import check_operators, find_allow_list
+from compilers.toolchain import Lowered, Source, Support, Supported, Unsupported
+from compilers.weights import read_layout
+from registry.artifact import ArtifactFormat, ModelFacts
+from registry.atomic import write_atomically
+from registry.errors import BuildError, CorruptError, ToolchainMissingError
+from registry.recipe import Recipe
+from registry.target import Target
+
+ENTRY = "decode.onnx"
+STEPS = ("decode", "prefill")
+RECIPES = ("fp32", "fp16")
+CONTEXT = 1024
+"""Tokens that a row can hold, unless the checkpoint was made for fewer. Every place is computed on."""
+TOKENS = 64
+"""Tokens of one prefill step."""
+OPSET = 18
+"""The newest that both vendors take."""
+
+
+class CannToolchain:
+    """Huawei's Ascend NPUs, by way of ATC on the node."""
+
+    name = "cann"
+    produces: ArtifactFormat = "portable"
+    embeds_weights = False
+
+    def version(self) -> str:
+        """Version of onnx, which writes the graphs.
+
+        Raises:
+            ToolchainMissingError: It is not installed.
+        """
+        return _onnx_version()
+
+    def supports(self, recipe: Recipe, target: Target, facts: ModelFacts) -> Support:
+        """Floating-point recipes on Ascend targets."""
+        return _supports(recipe, target, vendor="huawei")
+
+    def lower(self, source: Source, target: Target, *, out: Path) -> Lowered:
+        """Write the graphs into the empty directory `out`.
+
+        Raises:
+            BuildError: An operator is not on ATC's list, or the variant does not fit.
+            ToolchainMissingError: onnx is not installed.
+        """
+        _require(self.supports(source.recipe, target, source.facts), source, target)
+        return _lower(source, out=out, toolchain=self.name, command=_atc)
+
+
+class OpenVinoToolchain:
+    """Intel's NPUs, by way of OpenVINO's compile tool on the node."""
+
+    name = "openvino"
+    produces: ArtifactFormat = "portable"
+    embeds_weights = False
+
+    def version(self) -> str:
+        """Version of onnx, which writes the graphs.
+
+        Raises:
+            ToolchainMissingError: It is not installed.
+        """
+        return _onnx_version()
+
+    def supports(self, recipe: Recipe, target: Target, facts: ModelFacts) -> Support:
+        """Floating-point recipes on Intel's NPUs."""
+        return _supports(recipe, target, vendor="intel")
+
+    def lower(self, source: Source, target: Target, *, out: Path) -> Lowered:
+        """Write the graphs into the empty directory `out`.
+
+        Raises:
+            BuildError: An operator is not on OpenVINO's list, or the variant does not fit.
+            ToolchainMissingError: onnx is not installed.
+        """
+        _require(self.supports(source.recipe, target, source.facts), source, target)
+        return _lower(source, out=out, toolchain=self.name, command=_compile_tool)
+
+
+def _atc(step: str) -> list[str]:
+    """ATC's command for one graph.
+
+    Shapes are fixed in the graph, where `--input_shape` is optional. The default precision is `fp16` even for
+    graphs in float32; `origin` keeps what was evaluated. Source: pages `atlasatcparam_16_0016` and `…_0069`
+    of https://www.hiascend.com/document/detail/en/canncommercial/850/devaids/atctool.
+    """
+    return [
+        "atc", f"--model={{bundle}}/{step}.onnx", "--framework=5", f"--output={{out}}/{step}",
+        "--soc_version=Ascend910B1", "--input_format=ND", "--precision_mode_v2=origin",
+    ]  # fmt: skip
+
+
+def _compile_tool(step: str) -> list[str]:
+    """The command of OpenVINO's NPU compile tool for one graph.
+
+    Source: https://github.com/openvinotoolkit/openvino/tree/master/src/plugins/intel_npu/tools/compile_tool.
+    """
+    return ["compile_tool", "-m", f"{{bundle}}/{step}.onnx", "-d", "NPU", "-o", f"{{out}}/{step}.blob"]
+
+
+def _supports(recipe: Recipe, target: Target, *, vendor: str) -> Support:
+    if target.kind != "npu" or target.vendor != vendor:
+        return Unsupported("never", f"`{target.name}` is no NPU of {vendor}")
+    if recipe.name not in RECIPES:
+        return Unsupported(
+            "not_implemented",
+            f"integer weights of `{recipe.name}` would need the vendor's own quantizer on the node; "
+            f"take {' or '.join(f'`{name}`' for name in RECIPES)}",
+        )
+    return Supported()
+
+
+def _require(support: Support, source: Source, target: Target) -> None:
+    if isinstance(support, Unsupported):
+        raise BuildError(
+            f"`{source.recipe.name}` cannot be lowered to `{target.name}`: {support.reason}",
+            hint="ask `supports` first",
+        )
+
+
+def _onnx_version() -> str:
+    try:
+        import onnx
+    except ImportError as error:
+        raise ToolchainMissingError(
+            f"portable graphs cannot be written: {error}", hint="install `rung[build]`"
+        ) from error
+    return str(onnx.__version__)
+
+
+def _lower(source: Source, *, out: Path, toolchain: str, command: Callable[[str], list[str]]) -> Lowered:
+    _onnx_version()
+    from compilers.static.graph import StaticForm, static_model, static_plan
+    from compilers.static.plan import PLAN_NAME, write_plan
+
+    allowed = find_allow_list(toolchain)
+    network = read_network(source.graph)
+    try:
+        layout = read_layout(source.weights)
+    except CorruptError as error:
+        raise BuildError(error.message, hint=error.hint) from error
+    context = min(CONTEXT, source.facts.max_context)
+    form = StaticForm(
+        context=context,
+        tokens=min(TOKENS, context),
+        compute="float16" if source.recipe.weights == "float16" else "float32",
+        ids="int32",
+        opset=OPSET,
+    )
+    for step in STEPS:
+        model = static_model(network, layout, source.recipe, form=form, step=step)
+        check_operators(model, allowed, where=f"graph `{step}`")
+        write_atomically(out / f"{step}.onnx", model.SerializeToString(deterministic=True))
+    write_plan(static_plan(network, form), out / PLAN_NAME)
+    commands = " && ".join(shlex.join(command(step)) for step in STEPS)
+    return Lowered(
+        entry=ENTRY,
+        files=tuple(sorted([*(f"{step}.onnx" for step in STEPS), PLAN_NAME])),
+        options={OPTION: commands},
+    )

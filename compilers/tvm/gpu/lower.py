@@ -1,0 +1,39 @@
+"""Lowering to GPUs: interchange graph and layout of the weights → machine code and `launches.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from compilers.network import Network
+from compilers.toolchain import Lowered, Support, Supported, Unsupported
+from compilers.tvm.gpu.plan import CODE_NAMES, PLAN_NAME
+from compilers.tvm.plan import TensorForm
+from registry.recipe import Recipe
+from registry.target import Target
+
+
+def supports_gpu(recipe: Recipe) -> Support:
+    """Whether there are kernels for a recipe."""
+    if recipe.weights in ("float32", "float16", "int4"):
+        return Supported()
+    return Unsupported(
+        "not_implemented", f"there are GPU kernels for float and 4-bit weights, not for {recipe.layout}"
+    )
+
+
+def lower_gpu(network: Network, tensors: Mapping[str, TensorForm], target: Target, *, out: Path) -> Lowered:
+    """Compile into the empty directory `out`.
+
+    Raises:
+        BuildError: There are no kernels for the network or its weights, or a compiler failed.
+        ToolchainMissingError: `nvcc` or `ld.lld` is not installed.
+    """
+    from compilers.tvm.gpu.compile import compile_kernels
+    from compilers.tvm.gpu.program import build_launches
+
+    made = compile_kernels(build_launches(network, tensors=tensors), target)
+    entry = CODE_NAMES[target.kind]
+    (out / entry).write_bytes(made.code)
+    (out / PLAN_NAME).write_text(made.plan.model_dump_json() + "\n", encoding="utf-8")
+    return Lowered(entry=entry, files=(entry, PLAN_NAME))

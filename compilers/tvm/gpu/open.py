@@ -1,0 +1,89 @@
+"""Opening a GPU artifact: its files, the right GPU, and no other one in its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from compilers.runtime import Bundle
+from compilers.tvm.gpu.driver import Driver, open_gpus
+from compilers.tvm.gpu.plan import PLAN_NAME, GpuPlan
+from compilers.tvm.gpu.session import GpuSession
+from compilers.tvm.weights import open_weights
+from registry.errors import LoadError
+from registry.target import Target, runs_on
+from registry.value import describe
+
+WEIGHTS_NAME = "weights.safetensors"
+_STARTS = {"cuda": b"\x50\xed\x55\xba", "rocm": b"\x7fELF"}
+"""First bytes of a fatbin and of a code object."""
+
+
+def open_session(bundle: Bundle, target: Target) -> GpuSession:
+    """A session on the first GPU of this machine that runs the target's code.
+
+    Raises:
+        LoadError: There is no such GPU or driver, or the files are damaged or do not belong together.
+    """
+    code = read_code(bundle.path / bundle.manifest.entry, target)
+    plan = read_plan(bundle.path)
+    return start(bundle, plan, choose_gpu(open_gpus(target.kind), target), code)
+
+
+def start(bundle: Bundle, plan: GpuPlan, driver: Driver, code: bytes) -> GpuSession:
+    """A session on this GPU.
+
+    Raises:
+        LoadError: The weights do not belong to the plan, or the GPU refuses the code.
+    """
+    weights = open_weights(bundle.path / WEIGHTS_NAME, plan)
+    return GpuSession(plan, driver, code, weights, max_context=bundle.manifest.facts.max_context)
+
+
+def choose_gpu(gpus: list[Driver], target: Target) -> Driver:
+    """The first GPU that runs code of the target.
+
+    Raises:
+        LoadError: None does.
+    """
+    for gpu in gpus:
+        if runs_on(target, gpu.architecture):
+            return gpu
+    found = ", ".join(f"{gpu.chip} ({gpu.architecture})" for gpu in gpus)
+    raise LoadError(
+        f"no GPU here runs code of `{target.name}`: {found}",
+        hint="choose an artifact whose target this host has; `rung resolve` does that",
+    )
+
+
+def read_plan(folder: Path) -> GpuPlan:
+    """The plan of an artifact.
+
+    Raises:
+        LoadError: It is missing or of another version.
+    """
+    path = folder / PLAN_NAME
+    hint = "pull or build the artifact again"
+    try:
+        return GpuPlan.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise LoadError(f"cannot read `{path}`: {error}", hint=hint) from error
+    except ValidationError as error:
+        raise LoadError(f"`{path}` is no plan of this version: {describe(error)}", hint=hint) from error
+
+
+def read_code(path: Path, target: Target) -> bytes:
+    """An artifact's machine code; source, which a driver might compile in silence, is refused.
+
+    Raises:
+        LoadError: It is missing, or no machine code.
+    """
+    hint = "pull or build the artifact again"
+    try:
+        code = path.read_bytes()
+    except OSError as error:
+        raise LoadError(f"cannot read `{path}`: {error}", hint=hint) from error
+    if not code.startswith(_STARTS[target.kind]):
+        raise LoadError(f"`{path}` is no machine code for {target.kind} GPUs", hint=hint)
+    return code

@@ -1,0 +1,303 @@
+"""The launches of a decoder: which kernels, with which buffers, for any number of tokens of any rows.
+
+Layers share kernels, sizes are arguments; so an artifact has about a dozen kernels, whatever its depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from compilers.network import Layer, Linear, Network, Norm
+from compilers.tvm.gpu import product
+from compilers.tvm.gpu.plan import Argument, Count, GpuPlan, KernelForm, Launch, Parameter, Room, Step
+from compilers.tvm.gpu.product import Form, Mode
+from compilers.tvm.gpu.templates import THREADS
+from compilers.tvm.plan import TensorForm
+from registry.errors import BuildError
+
+FLOATS: Mapping[str, Literal["float32", "float16"]] = {"F32": "float32", "F16": "float16"}
+EVERYTHING = 1 << 30
+"""Window of a layer without one."""
+ROW_VARIANTS = ((1, 1), (16, 4))
+"""(largest count, tokens of a block) of products by rows; larger counts take tiles."""
+PADDING = 8
+"""Rows of matrices and rooms are a multiple of it: 16 bytes of float16."""
+Options = dict[str, str | int | float | bool | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Matrix:
+    """Some of the checkpoint's matrices as one, and the names of its buffers."""
+
+    form: Form
+    rows: int
+    columns: int
+    """Padded."""
+    weights: str
+    scales: str | None
+    bias: str | None
+
+
+def build_launches(network: Network, *, tensors: Mapping[str, TensorForm]) -> GpuPlan:
+    """The launches of a network whose weights file holds `tensors`; kernels have no digest yet.
+
+    Raises:
+        BuildError: The weights file holds a matrix in a form that there are no kernels for.
+    """
+    return _Builder(network, tensors).build()
+
+
+@dataclass
+class _Builder:
+    """Collects buffers, kernels and steps."""
+
+    network: Network
+    tensors: Mapping[str, TensorForm]
+    parameters: dict[str, Parameter] = field(default_factory=dict)
+    rooms: dict[str, Room] = field(default_factory=dict)
+    kernels: dict[str, KernelForm] = field(default_factory=dict)
+    steps: list[Step] = field(default_factory=list)
+
+    def build(self) -> GpuPlan:
+        """All of it."""
+        net = self.network
+        hidden, heads = padded(net.hidden), padded(net.heads * net.head_size)
+        self.rooms |= {
+            "hidden": Room(width=hidden, count="tokens"),
+            "normed": Room(width=hidden, count="tokens"),
+            "qkv": Room(width=padded((net.heads + 2 * net.kv_heads) * net.head_size), count="tokens"),
+            "q": Room(width=heads, count="tokens"),
+            "attended": Room(width=heads, count="tokens"),
+            "active": Room(width=padded(max(layer.down.columns for layer in net.layers)), count="tokens"),
+            "chosen": Room(width=hidden, count="wanted"),
+            "logits": Room(width=net.vocab_size, count="wanted"),
+        }
+        self.parameters["nothing"] = Parameter(sources=(), rows=1, columns=8, dtype="float32")
+        head = self._head()
+        self._embed(head)
+        for index, layer in enumerate(net.layers):
+            self._layer(index, layer)
+        self._norm(net.final_norm, "final_norm", "hidden", "chosen", gather=True)
+        self._product(head, "plain", "chosen", "logits", count="wanted")
+        return GpuPlan(
+            layers=len(net.layers), kv_heads=net.kv_heads, head_size=net.head_size,
+            vocab_size=net.vocab_size, inv_freq=net.inv_freq, rope_scale=net.rope_scale,
+            tensors=dict(self.tensors), parameters=self.parameters, rooms=self.rooms,
+            kernels=self.kernels, steps=tuple(self.steps),
+        )  # fmt: skip
+
+    def _head(self) -> _Matrix:
+        head = self.network.lm_head
+        if head.weight == self.network.embedding and "lm_head.weight.codes" in self.tensors:
+            head = replace(head, weight="lm_head.weight")  # tied in the checkpoint, but quantized apart
+        return self._matrix("lm_head", (head,))
+
+    def _embed(self, head: _Matrix) -> None:
+        net = self.network
+        tied = net.lm_head.weight == net.embedding and head.form.weights != "int4"
+        columns = padded(net.hidden)
+        name = head.weights if tied else "embedding"
+        if not tied:
+            rows, dtype = self._tensor(net.embedding).shape[0], self._float(net.embedding)
+            self.parameters[name] = Parameter(
+                sources=(net.embedding,), rows=rows, columns=columns, dtype=dtype
+            )
+        half = self.parameters[name].dtype == "float16"
+        kernel = self._kernel(f"embed_{self.parameters[name].dtype}", "embed", {"half": half})
+        arguments = {
+            "table": _parameter(name), "batch": _BATCH, "out": _room("hidden"),
+            "hidden": _number(net.hidden), "columns": _number(columns), "width": self._width("hidden"),
+        }  # fmt: skip
+        self._step(Launch(kernel=kernel, blocks=1), arguments)
+
+    def _layer(self, index: int, layer: Layer) -> None:
+        at, net = f"layers.{index}", self.network
+        self._norm(layer.input_norm, f"{at}.input_norm", "hidden", "normed")
+        qkv = self._matrix(f"{at}.qkv", (layer.q, layer.k, layer.v))
+        self._product(qkv, "plain", "normed", "qkv")
+        self._rotate(index, layer)
+        options: Options = {"heads": net.heads, "kv_heads": net.kv_heads, "head_size": net.head_size}
+        kernel = self._kernel("attention", "attention", options)
+        arguments = {
+            "q": _room("q"), "batch": _BATCH, "out": _room("attended"),
+            "keys": Argument(kind="keys", number=index), "values": Argument(kind="values", number=index),
+            "count": _count("tokens"), "capacity": _CAPACITY, "window": _number(layer.window or EVERYTHING),
+            "q_width": self._width("q"), "out_width": self._width("attended"),
+        }  # fmt: skip
+        self._step(Launch(kernel=kernel, blocks=net.heads), arguments)
+        self._product(self._matrix(f"{at}.o", (layer.o,)), "add", "attended", "hidden")
+        self._norm(layer.post_norm, f"{at}.post_norm", "hidden", "normed")
+        gate_up = self._matrix(f"{at}.gate_up", (layer.gate, layer.up))
+        self._product(gate_up, "gated", "normed", "active")
+        self._product(self._matrix(f"{at}.down", (layer.down,)), "add", "active", "hidden")
+
+    def _rotate(self, index: int, layer: Layer) -> None:
+        net = self.network
+        options: Options = {"heads": net.heads, "kv_heads": net.kv_heads, "head_size": net.head_size}
+        weights: dict[str, Argument] = {}
+        for part, norm in (("q", layer.q_norm), ("k", layer.k_norm)):
+            options[f"{part}_epsilon"] = norm.epsilon if norm else None
+            name = self._vector(f"layers.{index}.{part}_norm", (norm.weight,)) if norm else "nothing"
+            weights[f"{part}_weight"] = _parameter(name)
+        kernel = self._kernel("rotate", "rotate", options)
+        arguments = {
+            "qkv": _room("qkv"), "batch": _BATCH, **weights, "q": _room("q"),
+            "keys": Argument(kind="keys", number=index), "values": Argument(kind="values", number=index),
+            "count": _count("tokens"), "capacity": _CAPACITY, "width": self._width("qkv"),
+            "q_width": self._width("q"),
+        }  # fmt: skip
+        self._step(Launch(kernel=kernel, blocks=net.heads + 2 * net.kv_heads), arguments)
+
+    def _norm(self, norm: Norm, name: str, source: str, target: str, *, gather: bool = False) -> None:
+        weight = self._vector(name, (norm.weight,))
+        options: Options = {"epsilon": norm.epsilon, "gather": gather}
+        kernel = self._kernel("gather_norm" if gather else "norm", "rms_norm", options)
+        arguments = {
+            "x": _room(source), "weight": _parameter(weight), "batch": _BATCH, "out": _room(target),
+            "hidden": _number(self.network.hidden), "width": self._width(source), "count": _count("tokens"),
+        }  # fmt: skip
+        self._step(Launch(kernel=kernel, blocks=1), arguments, count=self.rooms[target].count)
+
+    def _product(self, matrix: _Matrix, mode: Mode, x: str, y: str, *, count: Count = "tokens") -> None:
+        if self.rooms[x].width != matrix.columns:
+            raise BuildError(
+                f"`{matrix.weights}` takes {matrix.columns} inputs, `{x}` has {self.rooms[x].width}",
+                hint="layers of different widths have no kernels yet",
+            )
+        rows = matrix.rows // 2 if mode == "gated" else matrix.rows
+        form = matrix.form
+        base: Options = {"weights": form.weights, "group": form.group, "mode": mode}
+        ending = f"{mode}_{form.weights}{form.group or ''}"
+        launches = []
+        for at_most, tokens in ROW_VARIANTS:
+            kernel = self._kernel(f"rows{tokens}_{ending}", "rows_product", {**base, "tokens": tokens})
+            blocks = -(-rows // product.rows_at_once(mode, tiled=False))
+            launches.append(Launch(kernel=kernel, at_most=at_most, at_once=tokens, blocks=blocks))
+        kernel = self._kernel(f"tile_{ending}", "tile_product", base)
+        blocks = -(-rows // product.rows_at_once(mode, tiled=True))
+        launches.append(Launch(kernel=kernel, at_once=product.TILE, blocks=blocks))
+        arguments = {
+            "x": _room(x), "w": _parameter(matrix.weights), "y": _room(y),
+            "bias": _parameter(matrix.bias or "nothing"), "has_bias": _number(int(matrix.bias is not None)),
+            "count": _count(count), "rows": _number(rows), "columns": _number(matrix.columns),
+            "width": self._width(y),
+        }  # fmt: skip
+        if matrix.scales:
+            arguments["scales"] = _parameter(matrix.scales)
+        self.steps.append(Step(launches=tuple(launches), count=count, arguments=arguments))
+
+    def _matrix(self, name: str, parts: tuple[Linear, ...]) -> _Matrix:
+        forms = {self._form(part) for part in parts}
+        if len(forms) != 1:
+            raise BuildError(
+                f"`{name}` joins matrices of different forms: {sorted(form.weights for form in forms)}",
+                hint="quantize the checkpoint again",
+            )
+        form = forms.pop()
+        rows, columns = sum(part.rows for part in parts), padded(parts[0].columns)
+        scales = None
+        if form.group:
+            scales = f"{name}.scales"
+            self.parameters[scales] = Parameter(
+                sources=tuple(f"{part.weight}.scales" for part in parts), rows=rows,
+                columns=columns // form.group, dtype="float32",
+            )  # fmt: skip
+        sources = tuple(f"{part.weight}{'.codes' if form.group else ''}" for part in parts)
+        self.parameters[name] = Parameter(
+            sources=sources, rows=rows, columns=columns,
+            dtype="codes" if form.weights == "int4" else form.weights,
+        )  # fmt: skip
+        biases = tuple(part.bias for part in parts if part.bias)
+        if biases and len(biases) != len(parts):
+            raise BuildError(
+                f"`{name}` joins matrices with and without a bias", hint="there are no kernels for that yet"
+            )
+        bias = self._vector(f"{name}.bias", biases) if biases else None
+        return _Matrix(form, rows, columns, name, scales, bias)
+
+    def _vector(self, name: str, sources: tuple[str, ...]) -> str:
+        size = sum(self._tensor(source).shape[0] for source in sources)
+        self.parameters[name] = Parameter(sources=sources, rows=1, columns=size, dtype="float32")
+        for source in sources:
+            self._float(source)
+        return name
+
+    def _form(self, part: Linear) -> Form:
+        codes = self.tensors.get(f"{part.weight}.codes")
+        if codes is None:
+            self._expect(part.weight, (part.rows, part.columns))
+            return Form(self._float(part.weight))
+        groups = codes.shape[1] if len(codes.shape) == 3 else 0
+        group = part.columns // groups if groups and part.columns % groups == 0 else 0
+        self._expect(f"{part.weight}.scales", (part.rows, groups))
+        if codes.dtype == "U8" and codes.shape == (part.rows, groups, group // 2) and group % 32 == 0 < group:
+            return Form("int4", group)
+        raise BuildError(
+            f"`{part.weight}.codes` is {codes.dtype} {list(codes.shape)}: there are no GPU kernels for it",
+            hint="choose a recipe that `rung matrix` shows as supported on this target",
+        )
+
+    def _float(self, source: str) -> Literal["float32", "float16"]:
+        tensor = self._tensor(source)
+        if tensor.dtype not in FLOATS:
+            raise BuildError(
+                f"`{source}` is {tensor.dtype}, not F32 or F16", hint="quantize the checkpoint again"
+            )
+        return FLOATS[tensor.dtype]
+
+    def _expect(self, source: str, shape: tuple[int, ...]) -> None:
+        if self._tensor(source).shape != shape:
+            raise BuildError(
+                f"`{source}` is {list(self._tensor(source).shape)}, the graph says {list(shape)}",
+                hint="export and quantize the checkpoint again",
+            )
+
+    def _tensor(self, source: str) -> TensorForm:
+        if source not in self.tensors:
+            raise BuildError(
+                f"the weights file has no `{source}`", hint="export and quantize the checkpoint again"
+            )
+        return self.tensors[source]
+
+    def _kernel(self, name: str, template: str, options: Options) -> str:
+        """The kernel's name; one of the same template with other options gets a name of its own."""
+        number = 1
+        unique = name
+        while unique in self.kernels and self.kernels[unique].options != options:
+            number += 1
+            unique = f"{name}_{number}"
+        self.kernels[unique] = KernelForm(template=template, options=options, threads=THREADS[template])
+        return unique
+
+    def _step(self, launch: Launch, arguments: dict[str, Argument], *, count: Count = "tokens") -> None:
+        self.steps.append(Step(launches=(launch,), count=count, arguments=arguments))
+
+    def _width(self, room: str) -> Argument:
+        return _number(self.rooms[room].width)
+
+
+def padded(size: int) -> int:
+    """The next multiple of `PADDING`."""
+    return -(-size // PADDING) * PADDING
+
+
+_BATCH = Argument(kind="batch")
+_CAPACITY = Argument(kind="capacity")
+
+
+def _room(name: str) -> Argument:
+    return Argument(kind="room", name=name)
+
+
+def _parameter(name: str) -> Argument:
+    return Argument(kind="parameter", name=name)
+
+
+def _number(number: int) -> Argument:
+    return Argument(kind="number", number=number)
+
+
+def _count(count: Count) -> Argument:
+    return Argument(kind="count", name=count)

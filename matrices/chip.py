@@ -1,0 +1,48 @@
+"""Chips: the machines behind a target, with what their memory and arithmetic give at best (`chips.toml`)."""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from fnmatch import fnmatchcase
+from importlib import resources
+from typing import Literal
+
+from pydantic import Field
+
+from registry.value import Value
+
+NumberFormat = Literal["fp32", "fp16", "int8"]
+
+
+class Chip(Value):
+    """One kind of chip."""
+
+    id: str
+    """Such as `nvidia-h100-sxm`."""
+    name: str
+    vendor: str
+    """As targets name it."""
+    targets: tuple[str, ...] = Field(min_length=1)
+    names: tuple[str, ...] = Field(min_length=1)
+    """Shell patterns of the name by which the chip calls itself."""
+    memory_gb: float | None = None
+    bandwidth_gb_per_s: float | None = None
+    peak_tflops: dict[NumberFormat, float] = Field(default={})
+    """Dense; integer formats in tera-operations per second."""
+    source: str
+
+
+@functools.cache
+def chips() -> tuple[Chip, ...]:
+    """All known chips, in the order of the file."""
+    text = resources.files("matrices").joinpath("chips.toml").read_text(encoding="utf-8")
+    return tuple(Chip(id=name, **facts) for name, facts in tomllib.loads(text).items())
+
+
+def find_chip(name: str | None, *, target: str) -> Chip | None:
+    """The chip that calls itself so and runs a target; None where the table has none."""
+    fitting = (chip for chip in chips() if target in chip.targets)
+    return next(
+        (chip for chip in fitting if any(fnmatchcase(name or "", pattern) for pattern in chip.names)), None
+    )

@@ -1,0 +1,294 @@
+"""`rung evidence`: kits for nodes, runs on nodes, signed files from nodes, and the expiry of evidence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from pipeline.cli import context, output
+from registry.errors import ConfigurationError, RungError
+
+if TYPE_CHECKING:
+    from matrices.evidence import Versions
+    from pipeline.evidence.document import Measured
+    from pipeline.evidence.kit import Kit
+    from pipeline.evidence.run import Settings
+    from pipeline.plan import Plan
+    from registry.workspace import Workspace
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
+
+
+@app.callback()
+def evidence() -> None:
+    """Get evidence from the machines that have the hardware, as signed files."""
+
+
+@app.command()
+def export(
+    ladder: Path = typer.Argument(metavar="LADDER", help="The ladder whose artifacts need evidence"),
+    target: str = typer.Option(..., help="Artifacts of this target"),
+    out: Path | None = typer.Option(
+        None, metavar="KIT", help="Directory to carry to the node; default: only publish it in the workspace"
+    ),
+    everything: bool = typer.Option(False, "--all", help="Also artifacts whose evidence is whole"),
+    as_json: bool = typer.Option(False, "--json", help="Print the kit's index as JSON"),
+) -> None:
+    """Make a kit: a target's pending artifacts, probes, references, tasks and bars, with a signed index.
+
+    Without `--out` a node takes it from the workspace's `.rung/`, by `--from` over a mount or HTTP.
+    """
+    from pipeline.evidence.export import export_kit, issue_kit
+    from registry.digest import short
+
+    place = context.workspace()
+    kit = _kit(place, ladder, target=target, everything=everything)
+    where = issue_kit(kit, place=place) if out is None else export_kit(kit, place=place, out=out)
+    if as_json:
+        output.data(kit)
+    output.note(f"kit {short(kit.digest)} for {target}: {len(kit.subjects)} artifacts, signed, in {where}")
+
+
+@app.command()
+def run(
+    target: str = typer.Option(..., help="The target that this machine has the hardware of"),
+    out: Path = typer.Option(..., metavar="FILE", help="The evidence file to write"),
+    kit: Path | None = typer.Option(None, metavar="KIT", help="A kit's directory"),
+    source: str | None = typer.Option(
+        None,
+        "--from",
+        metavar="DIR|URL",
+        help="Where kits are published: a workspace's `.rung/`, or a mirror",
+    ),
+    ladder: Path | None = typer.Option(
+        None, metavar="LADDER", help="Instead of a kit: this workspace's own artifacts of the ladder"
+    ),
+    key: Path | None = typer.Option(
+        None, help="Private key to sign with, made if it is not there; in a workspace default: its own"
+    ),
+    trusted: Path | None = typer.Option(
+        None, help="Public key that the kit must be signed with; in a workspace default: its own"
+    ),
+    work: Path | None = typer.Option(
+        None, help="Directory in which a killed run goes on; default: beside FILE"
+    ),
+    only: list[str] = typer.Option(
+        [], metavar="PART", help="parity, speed or quality; repeatable; default: all"
+    ),
+    cell: list[str] = typer.Option([], help="Only these cells, by their whole id; repeatable"),
+    everything: bool = typer.Option(False, "--all", help="With --ladder: also artifacts with whole evidence"),
+    threads: int = typer.Option(1, min=1, help="Threads of each runtime"),
+    timeout: float = typer.Option(7200.0, min=1.0, help="Seconds that one artifact may take"),
+    as_json: bool = typer.Option(False, "--json", help="Print what was measured as JSON"),
+) -> None:
+    """Measure artifacts on the machine that has the hardware; write one signed file.
+
+    Checks the way of execution, parity with torch's logits, speed and quality. What fails is in the file, the
+    rest goes on. Needs `rung[serve]`, and `rung[eval]` for quality; neither torch nor a database.
+    """
+    from pipeline.evidence.document import write_report
+    from pipeline.evidence.kit import fetch_kit
+    from pipeline.evidence.run import run_kit
+    from registry.signing import generate_keys
+    from serving.source import find_source
+
+    if sum(one is not None for one in (kit, source, ladder)) != 1:
+        raise ConfigurationError(
+            "give one of `--kit`, `--from` and `--ladder`", hint="see `rung evidence run --help`"
+        )
+    settings = _settings(only, threads=threads, timeout_s=timeout, cells=cell)
+    place = _own_workspace()
+    signing = key or (place.private_key if place else None)
+    if signing is None:
+        raise ConfigurationError(
+            "no key to sign with", hint="give one with `--key node.key`; it is made if it is not there"
+        )
+    if not signing.exists():
+        generate_keys(signing, signing.with_suffix(".pub"))
+        output.note(f"made a key pair; have {signing.with_suffix('.pub')} trusted: `rung evidence trust`")
+    directory = (work or out.parent / f".{out.name}.work").absolute()
+    directory.mkdir(parents=True, exist_ok=True)
+    if ladder is not None:
+        own = context.workspace()
+        from pipeline.evidence.export import issue_kit
+
+        made = _kit(own, ladder, target=target, everything=everything)
+        issue_kit(made, place=own)
+        report = run_kit(
+            made, blobs=None, work=directory, store=own.store, settings=settings, report=output.note
+        )
+    else:
+        base = find_source(str(kit) if kit is not None else str(source))
+        public = trusted or (place.public_key if place else None)
+        if public is None or not public.is_file():
+            raise ConfigurationError(
+                "no key that the kit must be signed with",
+                hint="give the build machine's `.rung/keys/rung.pub` with `--trusted`",
+            )
+        got = fetch_kit(base, target=target, public_key=public)
+        report = run_kit(
+            got, blobs=base.within("store"), work=directory, settings=settings, report=output.note
+        )
+    write_report(report, path=out, private_key=signing)
+    if as_json:
+        output.data(report.model_copy(update={"results": _without_outcomes(report.results)}))
+    measured = sum(one.problem is None for one in report.results)
+    output.note(f"{measured} of {len(report.results)} artifacts measured on {report.node.chip}: {out}")
+    for one in report.results:
+        if one.problem is not None:
+            output.note(f"{one.cell}: {one.problem.code}: {one.problem.message} ({one.problem.hint})")
+    if report.quality == "lm-eval is not installed":
+        output.note("quality was not measured: lm-eval is not installed (`pip install 'rung[eval]'`)")
+
+
+@app.command("import")
+def import_(
+    file: list[Path] = typer.Argument(metavar="FILE...", help="Evidence files from nodes"),
+    key: list[Path] = typer.Option([], help="Take evidence of this public key too, this time; repeatable"),
+    as_json: bool = typer.Option(False, "--json", help="Print the cells as they stand then as JSON"),
+) -> None:
+    """Verify evidence files and record them. All of them stand, or nothing is written (exit 8)."""
+    from pipeline.evidence.take import take_in
+    from pipeline.evidence.trust import trusted_keys
+    from pipeline.locks import writing
+    from registry.digest import short
+
+    place = context.workspace()
+    keys = [*trusted_keys(place), *key]
+    with writing(place):
+        taken = take_in(file, place=place, database=context.database(place), trusted=keys)
+    if as_json:
+        output.data([cell for one in taken for cell in one.cells])
+    for one in taken:
+        output.note(
+            f"{one.path}: {len(one.cells)} cells of {one.report.target} on {one.report.node.chip}, "
+            f"report {short(one.report.digest)}, signed with {one.key.name}"
+        )
+        for cell in one.cells:
+            output.note(f"  {cell.id}: {cell.state}" + (f": {cell.reason}" if cell.reason else ""))
+        for text in one.notes:
+            output.note(f"  {text}")
+
+
+@app.command()
+def trust(
+    key: Path | None = typer.Argument(None, metavar="[KEY]", help="A node's public key, a PEM file"),
+    name: str | None = typer.Option(None, help="Name of the node; default: the file's"),
+    remove: str | None = typer.Option(None, metavar="NAME", help="Trust this node no more"),
+) -> None:
+    """Trust a node's key; without KEY, list the keys whose evidence is taken."""
+    from pipeline.evidence.trust import add_key, remove_key, trusted_keys
+    from registry.signing import fingerprint
+
+    place = context.workspace()
+    if remove is not None:
+        remove_key(place, remove)
+    if key is not None:
+        added = add_key(place, key, name=name)
+        output.note(f"evidence signed with {fingerprint(added)[7:19]} is taken from now on ({added})")
+    elif remove is None:
+        for one in trusted_keys(place):
+            output.line(f"{fingerprint(one)[7:19]}  {one}")
+
+
+@app.command()
+def refresh(
+    runtime: list[str] = typer.Option([], metavar="NAME=VERSION", help="A runtime in use; repeatable"),
+    driver: list[str] = typer.Option([], metavar="CHIP=VERSION", help="A driver in use; repeatable"),
+    toolchain: list[str] = typer.Option([], metavar="NAME=VERSION", help="A toolchain in use; repeatable"),
+    target: str | None = typer.Option(None, help="Only cells of this target"),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Say what would expire, and write nothing"),
+    as_json: bool = typer.Option(False, "--json", help="Print what expired as JSON"),
+) -> None:
+    """Mark evidence as expired that was obtained with other versions than are in use.
+
+    Without options in use is what this machine has: its runtimes and drivers for what was measured on this
+    very chip, its toolchains for every artifact. Approved cells lose their approval.
+    """
+    from pipeline.evidence.refresh import expire_all, find_expired
+
+    place = context.workspace()
+    database = context.database(place)
+    versions = _versions(runtime, driver, toolchain)
+    found = find_expired(database, store=place.store, versions=versions, target=target)
+    if not dry_run:
+        expire_all(found, ledger=context.ledger(place))
+    if as_json:
+        output.data([{"cell": one.cell.id, "was": one.cell.state, "why": one.why} for one in found])
+    for one in found:
+        output.note(f"{'would expire' if dry_run else 'expired'} {one.cell.id}: {one.why}")
+    if not found:
+        output.note("no evidence has expired")
+
+
+def _kit(place: Workspace, ladder: Path, *, target: str, everything: bool) -> Kit:
+    from pipeline.evidence.export import make_kit
+
+    plan = _plan(place, ladder)
+    return make_kit(plan, target=target, place=place, database=context.database(place), everything=everything)
+
+
+def _plan(place: Workspace, ladder: Path) -> Plan:
+    from pipeline.plan import Filters, make_plan
+    from registry.ladder import read_ladder
+
+    return make_plan(
+        read_ladder(ladder),
+        directory=ladder.resolve().parent,
+        checkpoints=context.checkpoints(place),
+        filters=Filters(),
+    )
+
+
+def _settings(only: list[str], *, threads: int, timeout_s: float, cells: list[str]) -> Settings:
+    from pipeline.evidence.run import PARTS, Settings
+
+    parts = tuple(part for part in PARTS if part in only)
+    if len(parts) != len(set(only)):
+        unknown = next(name for name in only if name not in PARTS)
+        raise ConfigurationError(
+            f"`--only {unknown}` is none of the parts", hint="give " + ", ".join(f"`{one}`" for one in PARTS)
+        )
+    return Settings(parts=parts or PARTS, threads=threads, timeout_s=timeout_s, cells=tuple(cells))
+
+
+def _versions(runtime: list[str], driver: list[str], toolchain: list[str]) -> Versions | None:
+    from matrices.evidence import Versions
+
+    if not (runtime or driver or toolchain):
+        return None
+    return Versions(
+        runtimes=_pairs(runtime, option="--runtime"),
+        drivers=_pairs(driver, option="--driver"),
+        toolchains=_pairs(toolchain, option="--toolchain"),
+    )
+
+
+def _pairs(texts: list[str], *, option: str) -> dict[str, str]:
+    found = {}
+    for text in texts:
+        name, _, version = text.rpartition("=")
+        if not name or not version:
+            raise ConfigurationError(
+                f"`{option} {text}` is no NAME=VERSION", hint="quote it if it has blanks"
+            )
+        found[name] = version
+    return found
+
+
+def _own_workspace() -> Workspace | None:
+    try:
+        return context.workspace()
+    except RungError:
+        return None
+
+
+def _without_outcomes(results: tuple[Measured, ...]) -> tuple[Measured, ...]:
+    return tuple(
+        one.model_copy(
+            update={"scorecards": tuple(card.model_copy(update={"outcomes": ()}) for card in one.scorecards)}
+        )
+        for one in results
+    )

@@ -1,0 +1,75 @@
+"""`rung node-compile`: compile a portable artifact with the toolkit of the node, and report on it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import typer
+
+from pipeline.cli import output
+from registry.errors import BuildError, ConfigurationError
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command("node-compile")
+def node_compile(
+    bundle: Path | None = typer.Argument(None, metavar="[BUNDLE]", help="Directory of a pulled bundle"),
+    artifact: str | None = typer.Option(None, help="Instead of BUNDLE: an artifact of `--node`, by digest"),
+    node: Path = typer.Option(Path(), "--node", help="With --artifact: the node's directory"),
+    out: Path = typer.Option(..., metavar="DIR", help="Where the compiled files go; a new directory"),
+    report: Path | None = typer.Option(
+        None, metavar="FILE", help="Write signed evidence for `rung evidence import`"
+    ),
+    key: Path | None = typer.Option(None, help="Private key to sign it with, made if it is not there"),
+    timeout: float = typer.Option(7200.0, min=1.0, help="Seconds that each command may take"),
+    as_json: bool = typer.Option(False, "--json", help="Print the result as JSON"),
+) -> None:
+    """Compile a portable artifact on the node that has the toolkit.
+
+    A compiler that fails is evidence too: it is in the report, and the exit code is 4.
+    """
+    from compilers.portable.node_compile import node_compile as compile_here
+    from pipeline.evidence.document import Measured, Report, write_report
+    from pipeline.evidence.run import describe_node
+    from pipeline.node import bundle_of, name_of
+    from registry.signing import generate_keys
+    from serving.load import read_bundle
+
+    if (bundle is None) == (artifact is None):
+        raise ConfigurationError(
+            "give the directory of a bundle, or `--artifact`", hint="see `rung node-compile --help`"
+        )
+    if (report is None) != (key is None):
+        raise ConfigurationError("`--report` and `--key` belong together", hint="give both, or neither")
+    directory = bundle if bundle is not None else bundle_of(node, str(artifact))
+    verified = read_bundle(directory)
+    made = compile_here(verified, out=out, timeout_s=timeout)
+    if report is not None and key is not None:
+        if not key.exists():
+            generate_keys(key, key.with_suffix(".pub"))
+            output.note(f"made a key pair; have {key.with_suffix('.pub')} trusted: `rung evidence trust`")
+        now = datetime.now(UTC)
+        result = Measured(
+            cell=name_of(verified.manifest),
+            artifact=verified.manifest.digest,
+            runtime=verified.manifest.format,
+            at=now,
+            compiled=made,
+        )
+        target = verified.manifest.target
+        document = Report(
+            kit=None, target=target, node=describe_node(target), created_at=now, results=(result,)
+        )
+        write_report(document, path=report, private_key=key)
+        output.note(f"signed evidence in {report}")
+    if as_json:
+        output.data(made)
+    if not made.ok:
+        tail = made.log_tail.strip().splitlines()[-1:] or ["it printed nothing"]
+        raise BuildError(
+            f"{made.tool} {made.tool_version} does not compile {name_of(verified.manifest)}: {tail[0]}",
+            hint="see its output with `--json`, and the toolchain's page in docs/toolchains/",
+        )
+    output.note(f"{made.tool} {made.tool_version}: {len(made.outputs)} files in {out}, {made.seconds:.1f} s")

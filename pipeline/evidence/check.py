@@ -1,0 +1,274 @@
+"""Checking evidence: what a signed report says is held against the workspace; what does not stand is refused.
+
+A report stands if it answers a kit that this workspace issued, for the very artifacts that the matrix holds
+now, on a machine that runs their target, with one version of each runtime throughout. Verdicts are made here,
+from the node's samples and the workspace's own references: a node cannot claim a tier.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from evals.judge import judge
+from evals.scorecard import Scorecard
+from evals.verdict import earned_tier
+from matrices import query
+from matrices.cell import Cell, TaskResult
+from matrices.db import Database
+from pipeline.evidence.document import Measured, Report
+from pipeline.evidence.kit import Kit, KitSubject, KitTask, issued_kit
+from registry.artifact import Manifest
+from registry.digest import digest_value, short
+from registry.errors import EvaluationError, RefusedError, RungError
+from registry.store import Store
+from registry.target import find_target, missing_features, targets
+from registry.workspace import Workspace
+
+CLOCK_SKEW: Final = timedelta(minutes=10)
+AGAIN: Final = "run `rung evidence run` again, with a new work directory"
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A task type's result, and the samples that it rests on."""
+
+    result: TaskResult
+    card: Scorecard
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """One artifact's evidence that stands."""
+
+    measured: Measured
+    kit: Kit | None
+    judged: tuple[Judged, ...]
+
+
+def check_report(path: Path, report: Report, *, place: Workspace, database: Database) -> list[Verified]:
+    """All results of a report, if every one of them stands.
+
+    Args:
+        path: Of the file, for messages.
+        report: Whose signature was verified.
+        place: The workspace.
+        database: The workspace's.
+
+    Raises:
+        RefusedError: Something in it does not hold.
+    """
+    return _Check(path, report, place, database).all()
+
+
+class _Check:
+    def __init__(self, path: Path, report: Report, place: Workspace, database: Database) -> None:
+        self.path = path
+        self.report = report
+        self.place = place
+        self.database = database
+
+    def all(self) -> list[Verified]:
+        report = self.report
+        if report.created_at > datetime.now(UTC) + CLOCK_SKEW:
+            raise self.refused(
+                f"it is from the future ({report.created_at:%Y-%m-%d %H:%M}Z)", "set its clock"
+            )
+        kit = self.kit()
+        self.check_machine()
+        names = [one.cell for one in report.results]
+        if len(names) != len(set(names)):
+            raise self.refused("it has two results for one cell")
+        return [self.verified(one, kit) for one in report.results]
+
+    def kit(self) -> Kit | None:
+        report = self.report
+        if report.kit is None:
+            return None
+        kit = issued_kit(self.place.state, report.kit, public_key=self.place.public_key)
+        if kit is None:
+            raise self.refused(
+                f"it answers the kit {short(report.kit)}, which this workspace never issued",
+                "export a kit here (`rung evidence export`), and run that one",
+            )
+        if kit.target != report.target:
+            raise self.refused(f"its kit is for `{kit.target}`, it says `{report.target}`")
+        return kit
+
+    def check_machine(self) -> None:
+        """The machine has what the target's code needs."""
+        report = self.report
+        if report.target not in targets():
+            raise self.refused(f"its target `{report.target}` is not known here", "upgrade Rung here")
+        lacking = missing_features(report.node.host, target=find_target(report.target))
+        if lacking and any(_ran(one) for one in report.results):
+            lacks = f"lacks {', '.join(lacking[:4])}, which `{report.target}` needs"
+            raise self.refused(
+                f"its machine ({report.node.host.chip}) {lacks}", "measure on a machine that has the hardware"
+            )
+
+    def verified(self, one: Measured, kit: Kit | None) -> Verified:
+        cell, manifest = self.cell(one), self.manifest(one)
+        if cell.artifact != one.artifact:
+            holds = "none" if cell.artifact is None else short(cell.artifact)
+            raise self.refused(
+                f"its evidence for `{one.cell}` is of the artifact {short(one.artifact)}, "
+                f"the one that the matrix holds is {holds}",
+                "export a kit of what is built now, and run that one",
+            )
+        self.check_versions(one, manifest)
+        self.check_chip(one)
+        self.check_compiled(one, manifest)
+        if kit is None:
+            if _ran(one):
+                raise self.refused(f"it measured `{one.cell}` without a kit")
+            return Verified(one, None, ())
+        subject = kit.subject(one.cell)
+        if subject is None or subject.manifest.digest != one.artifact:
+            raise self.refused(f"its kit asks for another artifact of `{one.cell}`")
+        self.check_parity(one, subject)
+        types = [card.task_type for card in one.scorecards]
+        if len(types) != len(set(types)):
+            raise self.refused(f"it has two scorecards of one task type for `{one.cell}`")
+        return Verified(one, kit, tuple(self.judged(one, card, kit) for card in one.scorecards))
+
+    def cell(self, one: Measured) -> Cell:
+        cells = query.cells(self.database, target=self.report.target)
+        found = next((cell for cell in cells if cell.id == one.cell), None)
+        if found is None:
+            where = f"no cell of `{self.report.target}` in this workspace"
+            raise self.refused(f"`{one.cell}` is {where}", "it is for another workspace")
+        return found
+
+    def manifest(self, one: Measured) -> Manifest:
+        try:
+            return self.place.store.find_artifact(one.artifact)
+        except RungError as error:
+            why = f"the artifact {short(one.artifact)} that it names is not in the registry"
+            raise self.refused(why, error.hint) from error
+
+    def check_versions(self, one: Measured, manifest: Manifest) -> None:
+        """One version of the runtime throughout, and one that the artifact can have been run with."""
+        if one.runtime != manifest.format:
+            raise self.refused(f"`{one.cell}` is of the format `{manifest.format}`, not `{one.runtime}`")
+        claimed = self.report.node.runtimes.get(one.runtime)
+        said: dict[str, str | None] = {"its result": one.runtime_version} if _ran(one) else {}
+        if one.verify is not None:
+            said["its parity"] = one.verify.runtime_version
+        if one.speed is not None:
+            said["its speed"] = one.speed.runtime_version
+        said |= {f"its scorecard of {card.task_type}": card.runtime_version for card in one.scorecards}
+        for what, version in said.items():
+            if version is None or version != claimed:
+                raise self.refused(
+                    f"it claims {one.runtime} {claimed} for `{one.cell}`, {what} says {version}"
+                )
+        if _ran(one) and not runs_what_was_compiled(claimed or "", manifest):
+            raise self.refused(
+                f"`{one.cell}` was built with {manifest.toolchain} {manifest.toolchain_version}, "
+                f"it was measured with {one.runtime} {claimed}",
+                "install that version of the runtime on the node, or build the cell with the node's",
+            )
+
+    def check_chip(self, one: Measured) -> None:
+        """One chip and driver throughout."""
+        node = self.report.node
+        for part in (one.verify, one.speed):
+            if part is not None and (part.chip, part.driver) != (node.chip, node.driver):
+                named = f"`{part.chip}` with driver {part.driver}"
+                raise self.refused(f"it is of `{node.chip}` with driver {node.driver}, a result of {named}")
+        for card in one.scorecards:
+            if card.chip != node.chip:
+                raise self.refused(
+                    f"it is of `{node.chip}`, its scorecard of {card.task_type} of `{card.chip}`"
+                )
+
+    def check_compiled(self, one: Measured, manifest: Manifest) -> None:
+        made = one.compiled
+        if made is None:
+            return
+        if manifest.format != "portable":
+            raise self.refused(f"`{one.cell}` is of the format `{manifest.format}`, which no node compiles")
+        if (made.artifact, made.target) != (one.artifact, manifest.target):
+            raise self.refused(f"it compiled {short(made.artifact)} for `{made.target}`, not `{one.cell}`")
+
+    def check_parity(self, one: Measured, subject: KitSubject) -> None:
+        """The parity is of the kit's own probe."""
+        if one.verify is None:
+            return
+        tokens = json.loads(self.place.store.read_bytes(subject.variant_probe.tokens))
+        positions = sum(len(sequence) for sequence in tokens)
+        parity = one.verify.parity
+        if (parity.probe, parity.positions) != (digest_value(tokens), positions):
+            raise self.refused(f"the parity of `{one.cell}` is not of its kit's probe")
+
+    def judged(self, one: Measured, card: Scorecard, kit: Kit) -> Judged:
+        """A task type's result, by the kit's bars and the workspace's references."""
+        task: KitTask | None = next((task for task in kit.tasks if task.task_type == card.task_type), None)
+        if task is None:
+            raise self.refused(f"its kit does not ask for `{card.task_type}`")
+        what = f"the scorecard of {card.task_type} for `{one.cell}`"
+        if (card.subject, card.runtime) != (one.artifact, one.runtime):
+            raise self.refused(f"{what} is of the artifact {short(card.subject)} on `{card.runtime}`")
+        if card.tasks_digest != task.tasks_digest:
+            raise self.refused(
+                f"{what} is of the tasks {short(card.tasks_digest)}, "
+                f"the references are of {short(task.tasks_digest)}",
+                "install the version of lm-eval that the build machine has",
+            )
+        if card.batch_size != kit.evaluation.batch_size:
+            raise self.refused(f"{what} was taken with batch size {card.batch_size}")
+        store = self.place.store
+        references = {
+            bar.tier: _read_card(store, digest)
+            for bar, digest in zip(task.bars, task.references, strict=True)
+        }
+        if card.available != min(reference.available for reference in references.values()):
+            raise self.refused(f"{what} had {card.available} samples to take, the references had others")
+        try:
+            verdicts = tuple(judge(card, reference=references[bar.tier], bar=bar) for bar in task.bars)
+        except EvaluationError as error:
+            raise self.refused(f"{what} cannot be judged: {error.message}", error.hint) from error
+        result = TaskResult(
+            task_type=card.task_type,
+            accuracy=card.accuracy,
+            samples=len(card.outcomes),
+            available=card.available,
+            batch_size=card.batch_size,
+            tier=earned_tier(list(verdicts)),
+            verdicts=verdicts,
+            scorecard=digest_value(card),
+            tasks_digest=card.tasks_digest,
+        )
+        return Judged(result, card)
+
+    def refused(self, why: str, hint: str = AGAIN) -> RefusedError:
+        return RefusedError(f"evidence file `{self.path}` is refused: {why}", hint=hint)
+
+
+def runs_what_was_compiled(version: str, manifest: Manifest) -> bool:
+    """Whether a runtime of a version can have run code that the manifest's toolchain compiled.
+
+    TVM's runtime is the one of its compiler: each part of its version is one of the toolchain's. IREE loads
+    modules of its own series alone (https://iree.dev/developers/general/versioning-scheme/). Other artifacts
+    are not bound to a version; that they ran on the one that they name is enough.
+    """
+    match manifest.format:
+        case "tvm":
+            return set(version.split("+")) <= set(manifest.toolchain_version.split("+"))
+        case "iree":
+            return version.split(".")[:2] == manifest.toolchain_version.split(".")[:2]
+        case _:
+            return True
+
+
+def _ran(one: Measured) -> bool:
+    """Whether the artifact ran at all."""
+    return bool(one.verify or one.speed or one.scorecards)
+
+
+def _read_card(store: Store, digest: str) -> Scorecard:
+    return Scorecard.model_validate_json(store.read_bytes(digest))

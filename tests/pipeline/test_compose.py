@@ -1,0 +1,121 @@
+"""A cell is what the records say, and no more where an emulator ran it or its node has yet to compile it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from compilers.parity import Parity
+from compilers.proof.proof import Proof
+from matrices.evidence import evidence_level, standing
+from matrices.stage import StageRecord
+from pipeline.compose import compose_cell
+from pipeline.nodes import CellProgress
+from pipeline.plan import PlannedCell
+from pipeline.requests import LowerOutput, ProbeOutput, ProveOutput, QuantizeOutput, RehearseOutput
+from registry.artifact import Manifest, ModelFacts
+from registry.checkpoint import Checkpoint, FileEntry
+from registry.digest import digest_value
+from registry.recipe import parse_recipe
+from registry.target import find_target
+from registry.variant import Variant
+
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
+NO_DIGEST = digest_value("x")
+WEIGHTS = FileEntry(path="weights.safetensors", digest=digest_value("weights"), size_bytes=1000)
+FACTS = ModelFacts(
+    architecture="LlamaForCausalLM", vocab_size=300, hidden_size=64, layers=2, heads=4, kv_heads=2,
+    head_size=16, max_context=128, add_bos=False,
+)  # fmt: skip
+
+
+class Given:
+    """Stage records by key."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, StageRecord] = {}
+
+    def add(self, key: str, output: object) -> str:
+        dumped = output.model_dump(mode="json")  # type: ignore[attr-defined]  # a value
+        record = StageRecord(
+            key=digest_value(key), stage=key, output=dumped, started_at=NOW, finished_at=NOW, seconds=0.0
+        )
+        self.found[key] = record
+        return key
+
+    def record(self, key: str) -> StageRecord | None:
+        return self.found.get(key)
+
+
+@pytest.fixture
+def records() -> Given:
+    return Given()
+
+
+def progress(records: Given, *, target: str, made_as: str, lacks: str) -> CellProgress:
+    checkpoint = Checkpoint.model_construct(
+        name="a", version="1", digest=NO_DIGEST, family="f", licence="unknown", parameters=500, files=()
+    )
+    planned = PlannedCell(checkpoint, 1, parse_recipe("fp32"), find_target(target), "cann")
+    manifest = Manifest(
+        build_key=NO_DIGEST, format=made_as, toolchain="cann", toolchain_version="1", target=target,
+        checkpoint="a/1", checkpoint_digest=NO_DIGEST, family="f", licence="unknown", recipe="fp32",
+        facts=FACTS, files=(WEIGHTS,), entry="x", memory_bytes=1, kv_bytes_per_token=64,
+    )  # fmt: skip
+    lowered = records.record(records.add("lower", LowerOutput(entry="x", files=(), log=NO_DIGEST)))
+    variant = Variant(
+        checkpoint="a/1",
+        checkpoint_digest=NO_DIGEST,
+        recipe=parse_recipe("fp32"),
+        graph=WEIGHTS,
+        weights=WEIGHTS,
+    )
+    quantized = QuantizeOutput(variant=variant, probe=ProbeOutput(tokens=NO_DIGEST, logits=NO_DIGEST))
+    return CellProgress(planned, variant=quantized, lowered=lowered, manifest=manifest, cannot_run=(lacks,))
+
+
+def compose(made: CellProgress, records: Given):
+    return compose_cell(made, None, records=records, declared_at=NOW, at=NOW)  # type: ignore[arg-type]  # a fake
+
+
+def rehearsal(*, within: bool) -> RehearseOutput:
+    parity = Parity(
+        max_abs=1.0, rms=1.0, kl=0.0, kl_variant=0.0, greedy_agreement=1.0, positions=1, probe=NO_DIGEST,
+        within=within, reason="as measured",
+    )  # fmt: skip
+    return RehearseOutput(parity=parity, means="QNN HTP emulation 2.7", runtime_version="2.7")
+
+
+def test_an_artifact_that_only_its_node_can_compile_is_portable(records: Given):
+    cell = compose(progress(records, target="npu-ascend910b", made_as="portable", lacks="npu"), records)
+    assert (cell.state, evidence_level(cell)) == ("portable", "portable")
+    assert cell.reason == "made for `npu-ascend910b`; this machine lacks npu"
+    assert cell.variant.weights == WEIGHTS.digest
+    assert (cell.variant.weights_bytes, cell.variant.parameters) == (1000, 500)
+
+
+def test_a_rehearsal_is_shown_and_lifts_nothing(records: Given):
+    made = progress(records, target="npu-qnn-v73", made_as="qnn", lacks="htp")
+    made.rehearse_key = records.add("rehearse", rehearsal(within=True))
+    cell = compose(made, records)
+    assert (cell.state, standing(cell)) == ("built", "built, close in emulation")
+    assert cell.parity is None
+    last = cell.evidence[-1]
+    assert (last.state, last.via, last.chip) == ("close", "emulator", "QNN HTP emulation 2.7")
+
+
+def test_a_rehearsal_that_is_not_close_is_told_in_the_reason(records: Given):
+    made = progress(records, target="npu-qnn-v73", made_as="qnn", lacks="htp")
+    made.rehearse_key = records.add("rehearse", rehearsal(within=False))
+    cell = compose(made, records)
+    assert cell.evidence[-1].state == "loads"
+    assert "in emulation as measured" in cell.reason
+    assert standing(cell) == "built, NOT close in emulation"
+
+
+def test_what_the_files_hold_is_evidence_of_the_build(records: Given):
+    made = progress(records, target="npu-qnn-v73", made_as="qnn", lacks="htp")
+    proof = Proof(binaries=(), problems=(), summary="a QNN context")
+    made.proof_key = records.add("prove", ProveOutput(proof=proof))
+    assert compose(made, records).evidence[-1].detail == "opened: a QNN context"
