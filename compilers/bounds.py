@@ -24,7 +24,7 @@ layers, and trained ones):
                           as built            scales off by 3 %
     float16, rms          0.002 to 0.006      0.054 to 0.25     of the logits' spread
     w8a16, share          0.010 to 0.016      17    to 31
-    w4a16, share          0.0006 to 0.0018    0.117 to 0.14
+    w4a16, share          0.0005 to 0.0018    0.117 to 0.14
 
 Integer arithmetic, measured on twelve checkpoints (random ones of the four architectures and trained ones;
 0.1 to 6 M parameters), the share as built, and with every scale off by 3 % (normal noise), which must be

@@ -7,9 +7,15 @@ from typing import Any
 
 from compilers.speed import Speed
 from matrices.cell import Cell, Evidence, TaskResult, Via
-from matrices.evidence import earned_tiers, evaluated_on, evidence_level, missing_evidence, rehearsed_by
-from matrices.evidence import standing as in_words
-from matrices.penalty import Standing
+from matrices.evidence import (
+    earned_tiers,
+    evaluated_on,
+    evidence_level,
+    in_words,
+    missing_evidence,
+    rehearsed_by,
+)
+from matrices.penalty import Throughput
 from matrices.proxy import Proxy
 from matrices.ruling import Ruling
 from matrices.table import MARKS, evidence_json, one_line, size
@@ -26,7 +32,7 @@ def explain_cell(
     tasks: Iterable[str] = (),
     releases: Sequence[str] = (),
     proxy: Proxy | None = None,
-    standing: Standing | None = None,
+    throughput: Throughput | None = None,
 ) -> list[str]:
     """The cell in lines for a person.
 
@@ -36,7 +42,7 @@ def explain_cell(
         tasks: Task types of the ladder.
         releases: Names of the releases that hold it.
         proxy: Results of the same weights on another target.
-        standing: Its throughput against its chip's roofline.
+        throughput: Its throughput against its chip's roofline.
     """
     lines = [cell.id, f"  state      {MARKS[cell.state]} {in_words(cell)}"]
     if cell.reason:
@@ -59,7 +65,7 @@ def explain_cell(
         lines.append(f"  {proxy.words}; it earns no tier here")
         lines += [f"  {line}" for result in proxy.tasks for line in _task(result)[:1]]
     if cell.speed is not None:
-        lines += _speed(cell.speed, standing)
+        lines += _speed(cell.speed, throughput)
     lines += ["  history", *(f"    {_entry(entry)}" for entry in history)]
     if cell.state != "approved":
         missing = missing_evidence(cell, tasks=tasks)
@@ -75,7 +81,7 @@ def cell_json(
     tasks: Iterable[str] = (),
     releases: Sequence[str] = (),
     proxy: Proxy | None = None,
-    standing: Standing | None = None,
+    throughput: Throughput | None = None,
 ) -> dict[str, Any]:  # Any: JSON
     """The cell as plain data; see `explain_cell`."""
     ruling = _standing_ruling(cell, history)
@@ -85,7 +91,7 @@ def cell_json(
         "level": evidence_level(cell),
         "evidence": [evidence_json(entry) for entry in cell.evidence],
         "proxy": proxy.model_dump(mode="json") if proxy else None,
-        "throughput": standing.model_dump(mode="json") if standing else None,
+        "throughput": throughput.model_dump(mode="json") if throughput else None,
         "ruling": ruling.model_dump(mode="json") if ruling else None,
         "releases": list(releases),
         "history": [
@@ -144,13 +150,13 @@ def _obtained_on(cell: Cell) -> str:
     return f" on {entry.chip}, {entry.runtime} {entry.runtime_version}{driver}"
 
 
-def _speed(speed: Speed, standing: Standing | None) -> list[str]:
+def _speed(speed: Speed, throughput: Throughput | None) -> list[str]:
     lines = [
         f"  speed      decode {speed.decode_tokens_per_s:,.1f} tokens/s at context {speed.context}, "
         f"prefill {speed.prefill_tokens_per_s:,.1f} tokens/s of {speed.prompt_tokens}; "
         f"{speed.threads} threads, median of {speed.repeats}"
     ]
-    return lines + ([f"    roofline {standing.words}"] if standing else [])
+    return lines + ([f"    roofline {throughput.words}"] if throughput else [])
 
 
 def _task(result: TaskResult) -> list[str]:

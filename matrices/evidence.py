@@ -102,7 +102,7 @@ def rehearsed_by(cell: Cell) -> Evidence | None:
     return None
 
 
-def standing(cell: Cell) -> str:
+def in_words(cell: Cell) -> str:
     """The state in words, with what an emulator showed: `built, close in emulation`."""
     entry = rehearsed_by(cell)
     if entry is None or cell.rehearsal is None or cell.state not in ("portable", "built", "expired"):

@@ -45,7 +45,7 @@ class Roofline(Value):
     basis: Basis
 
 
-class Standing(Value):
+class Throughput(Value):
     """A cell's throughput, and its share of the roofline."""
 
     cell: str
@@ -70,10 +70,10 @@ class Standing(Value):
             for name, share in (("decode", self.decode_share), ("prefill", self.prefill_share))
             if share is not None
         ]
-        basis = f" ({self.roofline.basis})" if self.roofline and known else ""
-        return "; ".join(
-            [*([", ".join(known) + " of the roofline" + basis] if known else []), *filter(None, [self.why])]
-        )
+        if not known or self.roofline is None:
+            return self.why
+        shares = f"{', '.join(known)} of the roofline ({self.roofline.basis})"
+        return f"{shares}; {self.why}" if self.why else shares
 
 
 class Penalty(Value):
@@ -90,17 +90,17 @@ class Penalty(Value):
     """Why it is unknown, or what it was measured against."""
 
 
-def standings(cells: Iterable[Cell]) -> list[Standing]:
+def throughputs(cells: Iterable[Cell]) -> list[Throughput]:
     """The throughput of every cell that was timed on its chip."""
-    return [standing for cell in cells if (standing := cell_standing(cell)) is not None]
+    return [one for cell in cells if (one := cell_throughput(cell)) is not None]
 
 
-def cell_standing(cell: Cell) -> Standing | None:
+def cell_throughput(cell: Cell) -> Throughput | None:
     """The throughput of one cell against its chip; None if it was never timed, or its evidence expired."""
     entry = _timed(cell)
     if cell.speed is None or entry is None or cell.state == "expired":
         return None
-    made = Standing(
+    made = Throughput(
         cell=cell.id,
         target=cell.target,
         weights=None if cell.variant is None else cell.variant.weights,
@@ -136,9 +136,9 @@ def cell_standing(cell: Cell) -> Standing | None:
 def penalties(cells: Iterable[Cell]) -> list[Penalty]:
     """The penalty of every target that has cells, by name."""
     listed = list(cells)
-    measured: dict[str, list[Standing]] = defaultdict(list)
-    for standing in standings(listed):
-        measured[standing.target].append(standing)
+    measured: dict[str, list[Throughput]] = defaultdict(list)
+    for one in throughputs(listed):
+        measured[one.target].append(one)
     vendors = {name: target.vendor for name, target in targets().items()}
     references = [
         one for name, found in measured.items() if vendors.get(name) == REFERENCE_VENDOR for one in found
@@ -151,7 +151,7 @@ def throughput_json(cells: Iterable[Cell]) -> dict[str, object]:
     """Standings and penalties as plain data."""
     listed = list(cells)
     return {
-        "throughput": [one.model_dump(mode="json") for one in standings(listed)],
+        "throughput": [one.model_dump(mode="json") for one in throughputs(listed)],
         "penalties": [one.model_dump(mode="json") for one in penalties(listed)],
     }
 
@@ -201,7 +201,7 @@ def _ratio(value: float, bound: float | None) -> float | None:
 
 
 def _penalty(
-    target: str, measured: list[Standing], references: list[Standing], *, vendor: str | None
+    target: str, measured: list[Throughput], references: list[Throughput], *, vendor: str | None
 ) -> Penalty:
     if not measured:
         why = "no cell of it was timed on its chip (`rung evidence run`)"
@@ -228,17 +228,17 @@ def _penalty(
     )
 
 
-def _shortfalls(measured: list[Standing], references: list[Standing], share: str) -> dict[str, float]:
+def _shortfalls(measured: list[Throughput], references: list[Throughput], share: str) -> dict[str, float]:
     """Variant → 1 − share ÷ reference share."""
     here, there = _best(measured, share), _best(references, share)
     return {weights: 1 - here[weights] / there[weights] for weights in here if weights in there}
 
 
-def _best(found: Iterable[Standing], share: str) -> Mapping[str, float]:
+def _best(found: Iterable[Throughput], share: str) -> Mapping[str, float]:
     """Variant → the best share that a cell of it reached."""
     best: dict[str, float] = {}
-    for standing in found:
-        value = getattr(standing, share)
-        if standing.weights is not None and value is not None:
-            best[standing.weights] = max(value, best.get(standing.weights, 0.0))
+    for one in found:
+        value = getattr(one, share)
+        if one.weights is not None and value is not None:
+            best[one.weights] = max(value, best.get(one.weights, 0.0))
     return best

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from matrices.cell import Cell
-from matrices.penalty import penalties, standings
+from matrices.penalty import penalties, throughputs
 from matrices.ruling import Ruling
 from matrices.table import (
     MARKS,
@@ -67,7 +67,7 @@ def matrix_table(
 def throughput_table(cells: Iterable[Cell]) -> RenderableType | None:
     """Throughput against rooflines and the penalty of each target; None where nothing was timed."""
     listed = list(cells)
-    found = standings(listed)
+    found = throughputs(listed)
     if not found:
         return None
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
@@ -121,7 +121,7 @@ def matrix_markdown(
 
 
 def _throughput_markdown(cells: list[Cell]) -> list[str]:
-    found = standings(cells)
+    found = throughputs(cells)
     if not found:
         return []
     lines = ["", "| cell | chip | decode tokens/s | of roofline | prefill tokens/s | of roofline |"]

@@ -7,7 +7,7 @@ memory for it and for the sequences it is to serve.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -69,7 +69,8 @@ def load_bundle(
         files: `trust` skips the digests, right after a pull that has checked them.
         threads: Threads of the runtime.
         slots: Sequences to run together; None: as many as fit, at most 8.
-        context: Tokens of one sequence; None: what the model was made for, or as many as fit.
+        context: Tokens of one sequence; None: what model and artifact were made for, or as many as
+            fit.
 
     Raises:
         LoadError: It cannot run here as it was evaluated.
@@ -90,7 +91,7 @@ def load_bundle(
         digest=manifest.digest,
         session=session,
         tokenizer=_read_tokenizer(path, manifest),
-        limits=limits,
+        limits=compiled_limits(limits, longest=session.max_context, context=context),
         runtime_version=version,
         host=host,
         release=release,
@@ -120,6 +121,20 @@ def read_bundle(path: Path, *, files: Literal["verify", "trust"] = "verify") -> 
         if files == "verify" and (found := digest_file(file)) != entry.digest:
             raise CorruptError(f"`{file}` has digest {found}, the manifest says {entry.digest}", hint=hint)
     return Bundle(manifest=manifest, path=path)
+
+
+def compiled_limits(limits: Limits, *, longest: int, context: int | None = None) -> Limits:
+    """Limits within what the artifact was compiled for: fixed shapes hold fewer tokens than the model does.
+
+    Raises:
+        LoadError: A longer context was asked for.
+    """
+    if context is not None and context > longest:
+        raise LoadError(
+            f"a context of {context} tokens was asked for, the artifact was compiled for {longest}",
+            hint=f"ask for at most {longest}, or take an artifact of another toolchain",
+        )
+    return replace(limits, capacity=min(limits.capacity, longest))
 
 
 def plan_limits(

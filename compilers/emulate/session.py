@@ -23,6 +23,7 @@ from compilers.runtime import Bundle, Cache, FloatArray, Segment
 from compilers.segments import check_cache_size, check_segments
 from compilers.toolchain import Unsupported
 from registry.artifact import MANIFEST_NAME
+from registry.digest import digest_value, short
 from registry.errors import LoadError
 from registry.target import Target, find_target
 
@@ -192,17 +193,14 @@ class EmulatedSession:
 def _start(
     bundle: Bundle, folder: Path, *, log: Path, emulator: str, processor: str, root: Path
 ) -> subprocess.Popen[bytes]:
-    """Start the emulated process over a folder with this program's packages and the manifest."""
-    for package in (compilers, registry):
-        name = package.__name__
-        (folder / name).symlink_to(Path(cast("str", package.__file__)).resolve().parent)
+    """Start the emulated process; `folder` is its own."""
     manifest = folder / MANIFEST_NAME
     manifest.write_text(bundle.manifest.model_dump_json(), encoding="utf-8")
     environment = {
         "PATH": "/usr/bin",
         "HOME": str(folder),
         "LANG": "C.UTF-8",
-        "PYTHONPATH": os.pathsep.join([str(folder), str(root.resolve() / PACKAGES)]),
+        "PYTHONPATH": os.pathsep.join([str(_source(root.resolve(), folder)), str(root.resolve() / PACKAGES)]),
         "PYTHONPYCACHEPREFIX": str(root.resolve() / "pycache"),
         "OPENBLAS_NUM_THREADS": "1",
     }
@@ -221,6 +219,23 @@ def _start(
         raise LoadError(
             f"cannot start `{emulator}`: {error}", hint="install qemu-user-static again"
         ) from error
+
+
+def _source(root: Path, folder: Path) -> Path:
+    """A folder with this program's packages alone: beside them may lie packages for this machine.
+
+    It lies in the root, where its name stays the same and byte code is kept, unless that cannot be written.
+    """
+    places = {p.__name__: Path(cast("str", p.__file__)).resolve().parent for p in (compilers, registry)}
+    shelf = root / "source" / short(digest_value({name: str(place) for name, place in places.items()}))
+    try:
+        shelf.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        shelf = folder
+    for name, place in places.items():
+        with contextlib.suppress(FileExistsError):
+            (shelf / name).symlink_to(place)
+    return shelf
 
 
 def _stop(process: subprocess.Popen[bytes], folder: tempfile.TemporaryDirectory[str]) -> None:

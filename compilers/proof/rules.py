@@ -7,12 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from compilers.portable.operators import find_allow_list
 from compilers.proof.elf import Image
 from compilers.proof.graph import OnnxGraph
 from compilers.proof.instructions import find_disassembler, read_instructions
 from compilers.proof.proof import Binary, BinaryKind
 from compilers.proof.qnn import vendor_libraries
 from registry.artifact import ArtifactFormat
+from registry.errors import UnknownNameError
 from registry.target import Target
 
 MACHINES: Mapping[str, str] = {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64"}
@@ -155,7 +157,7 @@ def _judge(claim: Claim, evidence: Evidence) -> Iterator[str]:
         case "qnn":
             yield from _context_graph(claim, evidence)
         case "portable":
-            yield from _portable_graph(evidence)
+            yield from _portable_graph(claim, evidence)
         case "iree":
             pass
 
@@ -317,15 +319,25 @@ def _context_graph(claim: Claim, evidence: Evidence) -> Iterator[str]:
             yield f"`{binary.file}` is a context that no graph names"
 
 
-def _portable_graph(evidence: Evidence) -> Iterator[str]:
-    """Graphs of standard operators with static shapes."""
+def _portable_graph(claim: Claim, evidence: Evidence) -> Iterator[str]:
+    """Graphs of operators that the vendor's converter takes, with static shapes."""
+    try:
+        allowed = find_allow_list(claim.toolchain)
+    except UnknownNameError as error:
+        yield f"the manifest says toolchain `{claim.toolchain}`, for which there is no list: {error.message}"
+        return
     for file, graph in evidence.graphs.items():
         if graph.code:
             yield f"`{file}` carries compiled code (EPContext of {graph.code[0].source or 'no provider'})"
         if graph.open_shapes:
             yield f"`{file}` must have static shapes, and has none for {', '.join(graph.open_shapes[:5])}"
-        if own := [operator for operator in graph.operators if "." in operator]:
-            yield f"`{file}` must keep to standard operators, and uses {', '.join(own[:8])}"
+        if foreign := [operator for operator in graph.operators if operator not in allowed.operators]:
+            yield f"`{file}` uses {', '.join(foreign[:8])}, which {allowed.product} does not take"
+        if not allowed.oldest_opset <= graph.opset <= allowed.newest_opset:
+            yield (
+                f"`{file}` is in operator set {graph.opset}, and {allowed.product} takes "
+                f"{allowed.oldest_opset} to {allowed.newest_opset}"
+            )
         yield from _outside(file, graph)
 
 

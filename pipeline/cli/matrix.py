@@ -12,7 +12,7 @@ from matrices.cell import Cell
 from matrices.db import Database
 from matrices.diff import diff_cells, diff_lines, diff_markdown, diff_releases
 from matrices.dossier import cell_json, explain_cell
-from matrices.penalty import cell_standing
+from matrices.penalty import cell_throughput
 from matrices.proxy import proxies
 from matrices.render import matrix_markdown, matrix_table, throughput_table
 from matrices.table import matrix_json
@@ -86,15 +86,15 @@ def explain(
     tasks = _tasks(database, found.family)
     releases = query.releases_with(database, cell=found.id)
     proxy = proxies(query.cells(database, family=found.family)).get(found.id)
-    throughput = cell_standing(found)
+    throughput = cell_throughput(found)
     if as_json:
         told = cell_json(
-            found, history=history, tasks=tasks, releases=releases, proxy=proxy, standing=throughput
+            found, history=history, tasks=tasks, releases=releases, proxy=proxy, throughput=throughput
         )
         output.data(told)
         return
     lines = explain_cell(
-        found, history=history, tasks=tasks, releases=releases, proxy=proxy, standing=throughput
+        found, history=history, tasks=tasks, releases=releases, proxy=proxy, throughput=throughput
     )
     for line in lines:
         output.line(line)

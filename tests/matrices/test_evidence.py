@@ -11,10 +11,10 @@ from matrices.evidence import (
     evaluated_on,
     evidence_level,
     expired,
+    in_words,
     missing_evidence,
     place,
     reached,
-    standing,
 )
 from registry.digest import digest_value
 
@@ -157,8 +157,8 @@ def test_the_level_of_a_cell_is_how_far_its_own_steps_reach(new_cell, state, lev
 def test_an_emulator_lifts_a_cell_nowhere_but_is_told(new_cell):
     cell = _emulated(new_cell(target="cpu-aarch64-neoverse-n1", toolchain="tvm", state="built"))
     assert evidence_level(cell) == "built"
-    assert standing(cell) == "built, close in emulation"
-    assert standing(_emulated(new_cell(state="built"), within=False)) == "built, NOT close in emulation"
+    assert in_words(cell) == "built, close in emulation"
+    assert in_words(_emulated(new_cell(state="built"), within=False)) == "built, NOT close in emulation"
     said = missing_evidence(cell, tasks=TASKS)
     assert "it was never loaded" in said
     assert any("close in emulation by qemu-aarch64 7.2" in one for one in said)

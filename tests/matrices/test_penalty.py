@@ -7,7 +7,7 @@ import pytest
 from compilers.speed import Machine, Speed
 from matrices.cell import Evidence, VariantFacts
 from matrices.chip import chips, find_chip
-from matrices.penalty import cell_standing, penalties
+from matrices.penalty import cell_throughput, penalties
 from registry.digest import digest_value
 from registry.target import targets
 
@@ -48,18 +48,18 @@ def mi300x(new_cell):
 
 
 def test_decoding_is_held_against_the_bytes_that_a_token_has_to_read(h100):
-    standing = cell_standing(h100)
+    found = cell_throughput(h100)
     bound = 3350e9 / (10**9 + 100 * 10**5)
-    assert standing.roofline.decode_tokens_per_s == pytest.approx(bound)
-    assert standing.decode_share == pytest.approx(2000 / bound)
-    assert standing.prefill_share == pytest.approx(1000 / (989.4e12 / 10**9))
-    assert standing.roofline.basis == "data sheet"
+    assert found.roofline.decode_tokens_per_s == pytest.approx(bound)
+    assert found.decode_share == pytest.approx(2000 / bound)
+    assert found.prefill_share == pytest.approx(1000 / (989.4e12 / 10**9))
+    assert found.roofline.basis == "data sheet"
 
 
 def test_a_penalty_is_what_the_share_falls_short_of_the_references(h100, mi300x):
     found = {one.target: one for one in penalties([h100, mi300x])}
     assert found["cuda-sm90"].status == "reference"
-    shares = cell_standing(mi300x).decode_share / cell_standing(h100).decode_share
+    shares = cell_throughput(mi300x).decode_share / cell_throughput(h100).decode_share
     assert found["rocm-gfx942"].status == "measured"
     assert found["rocm-gfx942"].decode == pytest.approx(1 - shares)
     assert found["rocm-gfx942"].variants == 1
@@ -84,27 +84,27 @@ def test_only_the_same_weights_are_compared(h100, mi300x):
 def test_a_processor_is_held_against_what_its_machine_was_measured_to_give(new_cell):
     machine = Machine(memory_bandwidth_gb_per_s=20.0, flops_per_s=1e11)
     cell = _timed(new_cell(), chip="Some Xeon", decode=10.0, prefill=50.0, machine=machine)
-    standing = cell_standing(cell)
-    assert standing.roofline.basis == "measured"
-    assert standing.decode_share == pytest.approx(10 / (20e9 / 1.01e9))
-    assert standing.prefill_share == pytest.approx(50 / 100)
+    found = cell_throughput(cell)
+    assert found.roofline.basis == "measured"
+    assert found.decode_share == pytest.approx(10 / (20e9 / 1.01e9))
+    assert found.prefill_share == pytest.approx(50 / 100)
 
 
 def test_a_chip_that_nobody_knows_has_no_roofline_and_says_so(new_cell):
     cell = _timed(new_cell(target="rocm-gfx942", toolchain="tvm"), chip="AMD Instinct MI999", decode=1.0)
-    standing = cell_standing(cell)
-    assert standing.roofline is None
-    assert "is not in chips.toml" in standing.why
+    found = cell_throughput(cell)
+    assert found.roofline is None
+    assert "is not in chips.toml" in found.why
     unmeasured = _timed(new_cell(), chip="Some Xeon", decode=10.0)
-    assert "was not measured" in cell_standing(unmeasured).why
+    assert "was not measured" in cell_throughput(unmeasured).why
 
 
 def test_expired_and_emulated_times_do_not_count(h100):
-    assert cell_standing(h100.model_copy(update={"state": "expired", "reason": "r"})) is None
+    assert cell_throughput(h100.model_copy(update={"state": "expired", "reason": "r"})) is None
     emulated = tuple(
         e.model_copy(update={"via": "emulator"}) if e.state == "benchmarked" else e for e in h100.evidence
     )
-    assert cell_standing(h100.model_copy(update={"evidence": emulated})) is None
+    assert cell_throughput(h100.model_copy(update={"evidence": emulated})) is None
 
 
 def test_every_chip_names_targets_that_exist_and_a_source():

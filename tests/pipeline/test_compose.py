@@ -8,7 +8,7 @@ import pytest
 
 from compilers.parity import Parity
 from compilers.proof.proof import Proof
-from matrices.evidence import evidence_level, standing
+from matrices.evidence import evidence_level, in_words
 from matrices.stage import StageRecord
 from pipeline.compose import compose_cell
 from pipeline.nodes import CellProgress
@@ -99,7 +99,7 @@ def test_a_rehearsal_is_shown_and_lifts_nothing(records: Given):
     made = progress(records, target="npu-qnn-v73", made_as="qnn", lacks="htp")
     made.rehearse_key = records.add("rehearse", rehearsal(within=True))
     cell = compose(made, records)
-    assert (cell.state, standing(cell)) == ("built", "built, close in emulation")
+    assert (cell.state, in_words(cell)) == ("built", "built, close in emulation")
     assert cell.parity is None
     last = cell.evidence[-1]
     assert (last.state, last.via, last.chip) == ("close", "emulator", "QNN HTP emulation 2.7")
@@ -111,7 +111,7 @@ def test_a_rehearsal_that_is_not_close_is_told_in_the_reason(records: Given):
     cell = compose(made, records)
     assert cell.evidence[-1].state == "loads"
     assert "in emulation as measured" in cell.reason
-    assert standing(cell) == "built, NOT close in emulation"
+    assert in_words(cell) == "built, NOT close in emulation"
 
 
 def test_what_the_files_hold_is_evidence_of_the_build(records: Given):

@@ -8,7 +8,7 @@ from registry.artifact import Manifest
 from registry.digest import canonical_json, digest_file
 from registry.errors import CorruptError, LoadError, SchemaError
 from serving.host import this_host
-from serving.load import load_bundle, plan_limits
+from serving.load import compiled_limits, load_bundle, plan_limits
 from tests.serving.support import make_cell, make_host, make_manifest, make_release
 
 TIERS = {"tool-calling": 1, "reasoning": 1}
@@ -125,3 +125,11 @@ def test_slots_and_context_are_what_memory_allows():
         plan_limits(manifest, host=make_host(memory_bytes=1 << 20))
     with pytest.raises(LoadError, match="context of 1001"):
         plan_limits(manifest, host=host, context=1001)
+
+
+def test_an_artifact_of_a_fixed_shape_bounds_the_context():
+    limits = plan_limits(make_manifest(context=1000), host=make_host(memory_bytes=1 << 30))
+    assert compiled_limits(limits, longest=64).capacity == 64
+    assert compiled_limits(limits, longest=1000) == limits
+    with pytest.raises(LoadError, match="compiled for 64"):
+        compiled_limits(limits, longest=64, context=65)

@@ -203,6 +203,14 @@ def nibbles(eight: Expr) -> list[Expr]:
     ]
 
 
+def octets(four: Expr) -> list[Expr]:
+    """The four 8-bit codes of a word, less 128, as float32; the lowest bits first."""
+    return [
+        as_float((four >> word(8 * index)) & word(255) | word(_CODE_BASE)) - number(2.0**23 + 128)
+        for index in range(4)
+    ]
+
+
 def exponential(value: Expr) -> Expr:
     """E to the power of a number, within 2 ulp; arguments are clamped to [-87, 88].
 

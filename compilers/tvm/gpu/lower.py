@@ -15,10 +15,10 @@ from registry.target import Target
 
 def supports_gpu(recipe: Recipe) -> Support:
     """Whether there are kernels for a recipe."""
-    if recipe.weights in ("float32", "float16", "int4"):
+    if recipe.activations == "float":
         return Supported()
     return Unsupported(
-        "not_implemented", f"there are GPU kernels for float and 4-bit weights, not for {recipe.layout}"
+        "not_implemented", f"no GPU kernels round activations to integers, as {recipe.layout} does"
     )
 
 

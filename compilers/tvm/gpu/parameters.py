@@ -20,9 +20,9 @@ def upload_parameter(parameter: Parameter, weights: Mapping[str, AnyArray], driv
     Raises:
         LoadError: Weights and plan do not belong together, or the GPU has not so much memory.
     """
-    dtype = np.dtype(np.uint8 if parameter.dtype == "codes" else parameter.dtype)
+    dtype = np.dtype(np.uint8 if parameter.dtype in ("int8", "int4") else parameter.dtype)
     count = parameter.rows * parameter.columns
-    size_bytes = count // 2 if parameter.dtype == "codes" else count * dtype.itemsize
+    size_bytes = count // 2 if parameter.dtype == "int4" else count * dtype.itemsize
     memory = driver.allocate(size_bytes)
     if not parameter.sources:
         driver.upload(memory, np.zeros(count, dtype))
@@ -43,7 +43,7 @@ def upload_parameter(parameter: Parameter, weights: Mapping[str, AnyArray], driv
 
 
 def _part(array: AnyArray, parameter: Parameter, dtype: np.dtype[Any]) -> NDArray[Any]:
-    if parameter.rows == 1 or parameter.dtype == "codes":
+    if parameter.rows == 1 or parameter.dtype in ("int8", "int4"):
         return array.astype(dtype, copy=False)
     short = parameter.columns - array.shape[1]
     return np.pad(array.astype(dtype, copy=False), ((0, 0), (0, short))) if short > 0 else array

@@ -31,8 +31,8 @@ class Parameter(Value):
     rows: int
     columns: int
     """Elements of a row; rows that are shorter in the file get zeros behind them."""
-    dtype: Literal["float32", "float16", "codes"]
-    """As stored; vectors are widened to float32. Codes are bytes of two; `columns` counts codes."""
+    dtype: Literal["float32", "float16", "int8", "int4"]
+    """As stored; vectors are widened to float32. int4: two codes in a byte."""
 
 
 class Room(Value):

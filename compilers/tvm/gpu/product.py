@@ -1,4 +1,4 @@
-"""Matrix products: float32 activations times a matrix in float32, float16 or 4-bit codes, summed in float32.
+"""Matrix products: float32 activations times a matrix in float32, float16 or codes, summed in float32.
 
 A matrix [rows, columns] lies as the canonical file has it, row after row, read 16 bytes at a time. Few
 tokens take `rows_product`, which is bound by reading the matrix once: a row's columns are split over lanes.
@@ -17,7 +17,7 @@ from compilers.tvm.gpu import code
 from compilers.tvm.gpu.code import Buffer, Expr, Kernel, PrimFunc
 
 Mode = Literal["plain", "add", "gated"]
-Weights = Literal["float32", "float16", "int4"]
+Weights = Literal["float32", "float16", "int8", "int4"]
 
 LANES = 16
 """Threads that share a row in `rows_product`."""
@@ -43,7 +43,7 @@ class Form:
     @property
     def per_load(self) -> int:
         """Elements of 16 bytes."""
-        return {"float32": 4, "float16": 8, "int4": 32}[self.weights]
+        return {"float32": 4, "float16": 8, "int8": 16, "int4": 32}[self.weights]
 
     def elements(self, words: list[Expr]) -> list[Expr]:
         """The elements of some words as float32, without their scale."""
@@ -52,6 +52,8 @@ class Form:
                 return [code.as_float(word) for word in words]
             case "float16":
                 return [element for word in words for element in code.halves(word)]
+            case "int8":
+                return [element for word in words for element in code.octets(word)]
             case "int4":
                 return [element for word in words for element in code.nibbles(word)]
 
@@ -248,6 +250,11 @@ class _Fill:
             row = code.wide(self.row) * code.wide(given.columns // self.form.group)
             scale = code.bind(given.scales[row + code.wide(group)])
 
+            if self.form.weights == "int8":
+                words = code.quad(given.w, base + code.wide(step * 2 + self.half))
+                for index, element in enumerate(self.form.elements(words)):
+                    code.store(tile, element * scale, self.half * 16 + index, self.at // 4, self.at % 4)
+                return
             for half in (0, 1):
                 with code.when(self.half == half):
                     words = code.quad(given.w, base + code.wide(step), start=half * 2, lanes=2)

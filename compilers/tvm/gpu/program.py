@@ -96,7 +96,7 @@ class _Builder:
 
     def _embed(self, head: _Matrix) -> None:
         net = self.network
-        tied = net.lm_head.weight == net.embedding and head.form.weights != "int4"
+        tied = net.lm_head.weight == net.embedding and not head.form.group
         columns = padded(net.hidden)
         name = head.weights if tied else "embedding"
         if not tied:
@@ -207,7 +207,7 @@ class _Builder:
         sources = tuple(f"{part.weight}{'.codes' if form.group else ''}" for part in parts)
         self.parameters[name] = Parameter(
             sources=sources, rows=rows, columns=columns,
-            dtype="codes" if form.weights == "int4" else form.weights,
+            dtype=form.weights,
         )  # fmt: skip
         biases = tuple(part.bias for part in parts if part.bias)
         if biases and len(biases) != len(parts):
@@ -231,9 +231,12 @@ class _Builder:
             return Form(self._float(part.weight))
         groups = codes.shape[1] if len(codes.shape) == 3 else 0
         group = part.columns // groups if groups and part.columns % groups == 0 else 0
-        self._expect(f"{part.weight}.scales", (part.rows, groups))
-        if codes.dtype == "U8" and codes.shape == (part.rows, groups, group // 2) and group % 32 == 0 < group:
-            return Form("int4", group)
+        if codes.dtype == "U8" and codes.shape[0] == part.rows and group % 32 == 0 < group:
+            self._expect(f"{part.weight}.scales", (part.rows, groups))
+            if codes.shape[-1] == group:
+                return Form("int8", group)
+            if codes.shape[-1] * 2 == group:
+                return Form("int4", group)
         raise BuildError(
             f"`{part.weight}.codes` is {codes.dtype} {list(codes.shape)}: there are no GPU kernels for it",
             hint="choose a recipe that `rung matrix` shows as supported on this target",

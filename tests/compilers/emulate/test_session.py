@@ -28,14 +28,17 @@ TARGET = "cpu-aarch64-neoverse-n1"
 SEQUENCES = [draw(0, 60), draw(1, 33), draw(2, 1), draw(3, 14)]
 
 
-def for_arm(built: Built, out: Path, *, target: str = TARGET) -> Bundle:
-    """The same variant, lowered for Arm."""
-    toolchain = find_toolchain(built.manifest.toolchain)
+def for_arm(built: Built, out: Path, *, target: str = TARGET, toolchain: str = "tvm") -> Bundle:
+    """A variant, lowered for Arm."""
+    maker = find_toolchain(toolchain)
     source = Source(built.recipe, built.facts, built.out / "graph" / "model.onnx", built.weights)
     out.mkdir()
-    lowered = toolchain.lower(source, find_target(target), out=out)
+    lowered = maker.lower(source, find_target(target), out=out)
     shutil.copy(built.weights, out / "weights.safetensors")
-    changes = {"target": target, "entry": lowered.entry, "options": dict(lowered.options)}
+    changes = {
+        "format": maker.produces, "toolchain": toolchain, "target": target, "entry": lowered.entry,
+        "options": dict(lowered.options),
+    }  # fmt: skip
     return Bundle(built.manifest.model_copy(update=changes), out)
 
 
@@ -94,9 +97,9 @@ def test_logits_on_an_emulated_arm_are_torchs(
     tmp_path: Path,
 ) -> None:
     checkpoint = checkpoint_of(architecture="Qwen2ForCausalLM")
-    built = build(checkpoint, recipe=recipe, toolchain=toolchain)
+    built = build(checkpoint, recipe=recipe, toolchain="onnxruntime")
     reference = logits_of(TorchSession(checkpoint, weights=dequantized_state(built.weights, built.recipe)))
-    opened = rehearse_aarch64(for_arm(built, tmp_path / "bundle", target=target))
+    opened = rehearse_aarch64(for_arm(built, tmp_path / "bundle", target=target, toolchain=toolchain))
     assert isinstance(opened, Rehearsal)
     np.testing.assert_allclose(logits_of(opened.session), reference, rtol=0, atol=tolerance)
 
@@ -178,4 +181,4 @@ def test_without_a_root_or_for_another_target_it_is_unsupported_with_the_remedy(
 
 
 def test_formats_with_code_for_arm_have_a_rehearsal() -> None:
-    assert {"tvm", "onnxruntime"} <= set(REHEARSALS)
+    assert {"tvm", "onnxruntime", "iree"} <= set(REHEARSALS)

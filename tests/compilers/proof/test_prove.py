@@ -36,14 +36,21 @@ IREE_TARGETS = {
 }  # fmt: skip
 
 
-def proof_of(folder: Path, *, target: str, form: ArtifactFormat = "tvm", entry: str | None = None) -> Proof:
+def proof_of(
+    folder: Path,
+    *,
+    target: str,
+    form: ArtifactFormat = "tvm",
+    entry: str | None = None,
+    toolchain: str | None = None,
+) -> Proof:
     files = sorted(path.name for path in folder.iterdir())
     return prove(
         folder,
         files=files,
         entry=entry or files[0],
         format=form,
-        toolchain=form,
+        toolchain=toolchain or form,
         target=find_target(target),
     )
 
@@ -394,15 +401,17 @@ def test_a_library_beside_an_onnxruntime_graph_is_caught(tmp_path: Path) -> None
     assert any("`zz.so` holds elf code" in problem for problem in said)
 
 
-def test_a_portable_graph_is_static_and_standard(tmp_path: Path) -> None:
-    graph(tmp_path / "model.onnx", RELU)
-    assert proof_of(tmp_path, target="npu-intel", form="portable").sound
+def test_a_portable_graph_is_static_and_of_operators_that_its_converter_takes(tmp_path: Path) -> None:
+    def problems(toolchain: str = "openvino") -> tuple[str, ...]:
+        return proof_of(tmp_path, target="npu-intel", form="portable", toolchain=toolchain).problems
+
+    graph(tmp_path / "model.onnx", helper.make_node("MatMul", ["x", "x"], ["y"]))
+    assert problems() == ()
+    assert any("no list" in problem for problem in problems("atc"))
     graph(tmp_path / "model.onnx", RELU, extent="n")
-    assert any("static shapes" in p for p in proof_of(tmp_path, target="npu-intel", form="portable").problems)
+    assert any("static shapes" in problem for problem in problems())
     graph(tmp_path / "model.onnx", helper.make_node("Gelu", ["x"], ["y"], domain="com.microsoft"))
-    assert any(
-        "com.microsoft.Gelu" in p for p in proof_of(tmp_path, target="npu-intel", form="portable").problems
-    )
+    assert any("uses com.microsoft.Gelu, which" in problem for problem in problems())
 
 
 def test_a_qnn_context_is_for_its_target_and_leaves_nothing_to_the_processor(tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ class TestGpuSession(SessionContract):
     [
         ("llama with every bias, full attention, tied, heads of 20", "fp16"),
         ("llama with yarn", "fp32"),
+        ("llama", "w8g32-rtn"),
         ("qwen2 with a window on one layer", "w4g32-rtn"),
         ("qwen3, heads of 24", "w4g64-rtn"),
     ],
