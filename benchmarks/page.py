@@ -118,12 +118,12 @@ def _goals(report: Report) -> list[str]:
         return [f"{goal.ours}, {goal.work}", goal.theirs, str(goal.threads), asked, number, state]
 
     header = ["ours", "held against", "threads", "at most", "ratio", "outcome"]
+    free = [line(goal) for goal in report.goals if not goal.required]
     return [
         "Ratios of times, or of KL divergences to float32. Level: at most 3 % more than asked, and as asked\n"
         "in a quarter of the rounds or blocks.",
         table(header, (line(goal) for goal in report.goals if goal.required)),
-        "Without a promise:",
-        table(header, (line(goal) for goal in report.goals if not goal.required)),
+        *(["Without a promise:", table(header, free)] if free else []),
     ]
 
 

@@ -124,6 +124,14 @@ def test_no_step_is_planned_twice():
         assert artifacts(FLOAT_PANEL, host=host)
 
 
+def test_one_panel_asks_for_its_own_artifacts_alone():
+    names = {step.name for step in all_steps(NEW, panels=(INT4_PANEL,))}
+
+    assert "lower tvm w4g32-rtn cpu-x86-64-v4-vnni" in names
+    assert {"quantize fp32", "llama-quantize Q4_0"} <= names  # what the alternatives read
+    assert not any("w8a8" in name for name in names)
+
+
 def test_the_table_has_ratios_to_its_first_row_and_keeps_failures():
     base = measured(PLAIN, panel=FLOAT_PANEL, decode=10, prefill=100)
     fast = measured("rung tvm", panel=FLOAT_PANEL, decode=5, prefill=150)
