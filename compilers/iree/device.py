@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,13 @@ _FLAGS = threading.Lock()
 """The number of threads is a flag of the process, read when a device is made."""
 Untyped = Any
 """A class or value of IREE's bindings."""
+
+
+class NamedDevice(NamedTuple):
+    """An open device, and what its driver calls it."""
+
+    name: str
+    device: Untyped
 
 
 def runtime() -> Untyped:
@@ -70,9 +77,14 @@ def open_device(driver: str, *, named: str | None = None) -> Untyped:
     Raises:
         LoadError: The driver's library or such a device is not on this machine.
     """
+    return find_device(driver, named=named).device
+
+
+def find_device(driver: str, *, named: str | None = None) -> NamedDevice:
+    """A device of a driver, with its own name; arguments and errors are those of `open_device`."""
+    runtime()
     from iree.runtime._binding import create_hal_driver  # the public way returns one shared by the process
 
-    runtime()
     hint = f"it needs a device of IREE's driver `{driver}` and that device's own libraries"
     try:
         made = create_hal_driver(driver)
@@ -81,7 +93,7 @@ def open_device(driver: str, *, named: str | None = None) -> Untyped:
         if not fitting:
             names = ", ".join(d["name"] for d in devices) or "none"
             raise LoadError(f"IREE's driver `{driver}` has no fitting device; it has {names}", hint=hint)
-        return made.create_device(fitting[0])
+        return NamedDevice(str(fitting[0]["name"]), made.create_device(fitting[0]))
     except FAILURES as error:
         raise LoadError(f"IREE's driver `{driver}` finds no device: {_brief(error)}", hint=hint) from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from compilers.iree.device import open_device, open_session
+from compilers.iree.device import find_device, open_session
 from compilers.iree.package import RUNTIME, installed_version
 from compilers.rehearse import Rehearsal
 from compilers.runtime import Bundle
@@ -32,14 +32,14 @@ def rehearse_iree(bundle: Bundle) -> Rehearsal | Unsupported:
         return Unsupported("not_upstream", f"no emulator of {target.kind} targets runs IREE modules")
     version = installed_version(RUNTIME)
     try:
-        device = open_device("vulkan", named=SOFTWARE_DEVICE)
+        found = find_device("vulkan", named=SOFTWARE_DEVICE)
     except LoadError as error:
         return Unsupported("not_upstream", f"Mesa's llvmpipe is not on this machine: {error.message}")
     plan = read_plan(bundle.path / PLAN_NAME)
     session = open_session(
-        device, plan, module=bundle.path / bundle.manifest.entry, weights=bundle.path / FILE_NAME
+        found.device, plan, module=bundle.path / bundle.manifest.entry, weights=bundle.path / FILE_NAME
     )
-    return Rehearsal(session=session, means="Mesa llvmpipe over Vulkan", runtime_version=version)
+    return Rehearsal(session=session, means=found.name, runtime_version=version)
 
 
 def _emulated(bundle: Bundle) -> Rehearsal | Unsupported:

@@ -10,4 +10,6 @@ sides share `plan.py`: which weights go through which pack function, in which or
 A batch is *ragged*: all tokens of a call stand in one list, each with its row of the cache and its
 position. Matrix products see [tokens, width], attention looks a token's own row up. So prefill, decode and
 mixtures of both are one code without padding, and no result depends on what runs beside it.
+
+GPUs have kernels and a session of their own, in `gpu/`.
 """

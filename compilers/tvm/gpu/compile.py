@@ -16,7 +16,7 @@ from typing import Any, Literal
 from compilers.tvm.gpu.code import PrimFunc
 from compilers.tvm.gpu.plan import GpuPlan, KernelForm
 from compilers.tvm.gpu.templates import kernel_digest, make_kernel
-from compilers.tvm.gpu.tools import Nvcc, find_lld, find_nvcc
+from compilers.tvm.gpu.tools import Nvcc, find_lld, find_nvcc, tool_version
 from registry.errors import BuildError
 from registry.target import Target
 
@@ -35,6 +35,8 @@ class Compiled:
 
     plan: GpuPlan
     code: bytes
+    compiler: str
+    """What made it, beside TVM: `nvcc 13.0.88`, `ld.lld 19.1.7`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ def compile_kernels(plan: GpuPlan, target: Target) -> Compiled:
             nvcc = find_nvcc()
             lowered = _lower(kernels, {"kind": "cuda", "arch": target.architectures[0]})
             code = _compile_cuda(_write(lowered, "cuda"), nvcc, target)
+            compiler = f"nvcc {tool_version(nvcc.command)}"
         case "rocm":
             linker = find_lld()
             options = {
@@ -75,9 +78,10 @@ def compile_kernels(plan: GpuPlan, target: Target) -> Compiled:
             }  # fmt: skip
             lowered = _lower(kernels, options)
             code = _compile_rocm(lowered, linker, target)
+            compiler = f"ld.lld {tool_version(linker)}"
         case _:
             raise BuildError(f"no GPU code for `{target.name}`", hint="choose a CUDA or ROCm target")
-    return Compiled(_complete(plan, kernels, lowered), code)
+    return Compiled(_complete(plan, kernels, lowered), code, compiler)
 
 
 def write_source(kernels: Mapping[str, PrimFunc], language: Source) -> str:

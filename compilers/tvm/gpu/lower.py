@@ -36,4 +36,4 @@ def lower_gpu(network: Network, tensors: Mapping[str, TensorForm], target: Targe
     entry = CODE_NAMES[target.kind]
     (out / entry).write_bytes(made.code)
     (out / PLAN_NAME).write_text(made.plan.model_dump_json() + "\n", encoding="utf-8")
-    return Lowered(entry=entry, files=(entry, PLAN_NAME))
+    return Lowered(entry=entry, files=(entry, PLAN_NAME), options={"compiler": made.compiler})

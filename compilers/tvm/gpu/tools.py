@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -57,6 +58,18 @@ def find_lld() -> tuple[str, ...]:
         if done.returncode == 0:
             return command
     raise ToolchainMissingError("`ld.lld` is not installed", hint=LLD_HINT)
+
+
+def tool_version(command: tuple[str, ...]) -> str:
+    """The version that a compiler or linker gives of itself: `13.0.88`; `unknown` if it gives none."""
+    try:
+        done = subprocess.run(
+            [*command, "--version"], capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    found = re.search(r"(?:V|LLD )(\d+(?:\.\d+)+)", done.stdout)
+    return found[1] if found else "unknown"
 
 
 def _nvccs() -> Iterator[Path]:
