@@ -1,4 +1,4 @@
-"""A toolchain of a wrong version, or one that crashes, hangs or takes all memory, fails its own cells alone."""
+"""A toolchain of a wrong version, or that crashes, hangs or takes all memory, fails its own cells only."""
 
 from __future__ import annotations
 
