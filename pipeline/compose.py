@@ -144,6 +144,8 @@ def _why_no_further(cell: Cell, progress: CellProgress) -> str:
     lacks = ", ".join(progress.cannot_run[:4])
     made = "made" if cell.state == "portable" else "built"
     reason = f"{made} for `{cell.target}`; this machine lacks {lacks}"
+    if progress.not_rehearsed:
+        reason += f"; {progress.not_rehearsed}"
     if cell.rehearsal is not None and not cell.rehearsal.within:
         reason += f"; in emulation {cell.rehearsal.reason}"
     return f"{reason}; {cell.reason}" if cell.reason else reason

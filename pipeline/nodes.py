@@ -52,6 +52,9 @@ from registry.store import Store
 from registry.target import find_target, missing_features
 from serving.host import this_host
 
+REHEARSED_PARAMETERS = 50_000_000
+"""Larger checkpoints are not rehearsed: emulators are some hundred times slower than the chip. Code depends on
+sizes only through loop bounds, so that a small checkpoint of the same architecture shows the same."""
 BASE_MEMORY_BYTES = 700 << 20
 """A worker with its libraries and nothing loaded."""
 FP32_COPIES = {
@@ -78,6 +81,8 @@ class CellProgress:
     """Key of the record that says what the compiled files hold."""
     rehearse_key: str = ""
     """Key of the record of a run by other means than the target; empty: it runs here itself."""
+    not_rehearsed: str = ""
+    """Why no emulator or stand-in was asked, where one could have been."""
     cannot_run: tuple[str, ...] = ()
     """What this machine lacks to run the artifact; the cell then stays `built`."""
     verify_key: str = ""
@@ -372,6 +377,9 @@ class _Nodes:
         """None: nothing rehearses this format, or it is recorded."""
         manifest = _present(cell.manifest)
         if manifest.format not in REHEARSALS:
+            return None
+        if (parameters := cell.planned.checkpoint.parameters) > REHEARSED_PARAMETERS:
+            cell.not_rehearsed = f"too large to be rehearsed: {parameters / 1e6:,.0f} M parameters"
             return None
         variant = _present(cell.variant)
         checkpoint_probe = _present(self.records.find(self.probe_key(cell.planned.checkpoint), ProbeOutput))
