@@ -53,8 +53,8 @@ from registry.target import find_target, missing_features
 from serving.host import this_host
 
 REHEARSED_PARAMETERS = 50_000_000
-"""Larger checkpoints are not rehearsed: emulators are some hundred times slower than the chip. Code depends on
-sizes only through loop bounds, so that a small checkpoint of the same architecture shows the same."""
+"""Larger checkpoints are not rehearsed: emulators are some hundred times slower than the chip. A small
+checkpoint of the same architecture shows the same: sizes are but the bounds of loops."""
 BASE_MEMORY_BYTES = 700 << 20
 """A worker with its libraries and nothing loaded."""
 FP32_COPIES = {
