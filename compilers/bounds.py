@@ -18,8 +18,8 @@ order that hardware takes. So the bound is relative: the root mean square of the
 Static 16-bit activations are rounded in torch's reference too (`compilers/torch_reference.py`), so that what
 is left is float16 arithmetic.
 
-Measured on Qualcomm's emulation, on eight checkpoints (random ones of the four architectures, up to six
-layers, and trained ones):
+Measured on Qualcomm's emulation, on eight random checkpoints of the four architectures, up to six layers (and
+float16 on a trained one as well):
 
                           as built            scales off by 3 %
     float16, rms          0.002 to 0.006      0.054 to 0.25     of the logits' spread

@@ -19,17 +19,35 @@ from registry.target import Target
 
 CODE: Mapping[str, tuple[str, ...]] = {
     "export": ("compilers.export",),
-    "quantize": ("compilers.quantize", "compilers.torch_reference", "compilers.probe", "registry.recipe"),
+    "quantize": (
+        "compilers.quantize",
+        "compilers.activations",
+        "compilers.torch_reference",
+        "compilers.probe",
+        "registry.recipe",
+    ),
     "reference": ("compilers.torch_reference", "evals"),
     "lower-onnxruntime": ("compilers.onnxruntime",),
     "lower-tvm": ("compilers.tvm", "compilers.network"),
     "lower-iree": ("compilers.iree", "compilers.static", "compilers.network"),
-    "lower-qnn": ("compilers.qnn", "compilers.static", "compilers.network"),
+    "lower-qnn": (
+        "compilers.qnn",
+        "compilers.activations",
+        "compilers.onnxruntime.fallback",
+        "compilers.static",
+        "compilers.network",
+    ),
     "lower-cann": ("compilers.portable", "compilers.static", "compilers.network"),
     "lower-openvino": ("compilers.portable", "compilers.static", "compilers.network"),
     "prove": ("compilers.proof",),
-    "rehearse": ("compilers.rehearse", "compilers.parity", "compilers.probe"),
-    "verify": ("compilers.parity", "compilers.probe"),
+    "rehearse": (
+        "compilers.rehearse",
+        "compilers.emulate",
+        "compilers.parity",
+        "compilers.probe",
+        "compilers.bounds",
+    ),
+    "verify": ("compilers.parity", "compilers.probe", "compilers.bounds"),
     "evaluate": ("evals", "compilers.tokenizer"),
 }
 """Stage → the modules whose source its output depends on."""

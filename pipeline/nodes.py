@@ -66,6 +66,8 @@ FP32_COPIES = {
     "rehearse": 3.5,
 }
 """Estimate of a stage's peak memory, as multiples of the checkpoint's fp32 weights."""
+EMBEDDED_COPIES = 3.5
+"""The same for a lowering whose files hold the weights."""
 
 
 @dataclass(slots=True)
@@ -164,7 +166,9 @@ class _Nodes:
         return list(nodes.values())
 
     def work(self, label: str, request: Request, checkpoint: Checkpoint) -> Work:
-        memory = BASE_MEMORY_BYTES + int(FP32_COPIES[request.kind] * 4 * checkpoint.parameters)
+        embeds = isinstance(request, LowerRequest) and find_toolchain(request.toolchain).embeds_weights
+        copies = EMBEDDED_COPIES if embeds else FP32_COPIES[request.kind]
+        memory = BASE_MEMORY_BYTES + int(copies * 4 * checkpoint.parameters)
         return Work(label, request, memory, self.timeout_s)
 
     # Export
