@@ -3,7 +3,8 @@
 Float arithmetic: the largest difference is at most `MAX_ABS`, times |logit| / `LARGE_LOGIT` where logits are
 larger than that (float32 keeps seven digits, so a sum's error grows with its terms). Torch's own float32 is
 off its float64 by 0.8 to 1.5e-4 on trained checkpoints whose logits reach 18 to 23: no artifact can be held
-to less than twice that.
+to less than twice that. ONNX Runtime and TVM stay below 2.2e-4 there, IREE's code reaches 2.3e-4 on
+processors and 3.0e-4 on Vulkan (`FLOAT_FACTORS`).
 
 Integer arithmetic: activations are rounded as well, an error that torch's reference on the same
 weights does not have. How much of it reaches the logits depends on the checkpoint: deep and peaked ones
@@ -44,6 +45,8 @@ from registry.recipe import Recipe
 
 MAX_ABS = 1e-4
 LARGE_LOGIT = 8.0
+FLOAT_FACTORS: Mapping[str, float] = {"iree": 1.5}
+"""Toolchain → factor on the bound of float arithmetic; 1 where it is not named."""
 
 SHARES: Mapping[tuple[str, str], float] = {
     ("int8", "rtn"): 6.0,
@@ -77,9 +80,9 @@ FINE = 1e-3
 """Factor on the share for 16-bit activations: rounding is 256 times finer, its KL 65,536 times smaller."""
 
 
-def float_bound(largest_logit: float) -> float:
+def float_bound(largest_logit: float, *, toolchain: str) -> float:
     """The largest difference that float arithmetic may make."""
-    return MAX_ABS * max(1.0, largest_logit / LARGE_LOGIT)
+    return FLOAT_FACTORS.get(toolchain, 1.0) * MAX_ABS * max(1.0, largest_logit / LARGE_LOGIT)
 
 
 def integer_share(recipe: Recipe, *, toolchain: str) -> float | None:

@@ -128,7 +128,7 @@ def measure_parity(
     kl_variant = max(float(kl_divergence(variant_logits, run).mean()) for run in runs)
     kl_quantized = float(kl_divergence(checkpoint_logits, variant_logits).mean())
     max_abs = max(float(np.abs(difference).max()) for difference in differences)
-    limit = float_bound(float(np.abs(variant_logits).max()))
+    limit = float_bound(float(np.abs(variant_logits).max()), toolchain=toolchain)
     rms = max(float(np.sqrt(np.mean(difference**2))) for difference in differences)
     share = integer_share(recipe, toolchain=toolchain)
     half = half_rms(recipe, toolchain=toolchain)

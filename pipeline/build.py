@@ -14,10 +14,11 @@ from typing import Protocol
 from matrices.cell import Cell
 from matrices.ledger import Ledger
 from matrices.stage import StageRecord
+from pipeline.cell_progress import CellProgress
 from pipeline.compose import compose_cell
 from pipeline.executors.local import Event, Failure
 from pipeline.graph import Executor, Node, run_graph
-from pipeline.nodes import CellProgress, Until, make_nodes
+from pipeline.nodes import Until, make_nodes
 from pipeline.plan import Plan
 from pipeline.records import Records
 from registry.errors import CorruptError, StorageFullError

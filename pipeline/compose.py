@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 
 from matrices.cell import Cell, Evidence, State, TaskResult, VariantFacts
+from pipeline.cell_progress import CellProgress
 from pipeline.executors.local import Failure
-from pipeline.nodes import CellProgress
 from pipeline.records import Records
 from pipeline.requests import EvaluateOutput, LowerOutput, ProveOutput, RehearseOutput, VerifyOutput
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from compilers.proof.proof import Proof
@@ -21,9 +21,9 @@ from compilers.rehearse import REHEARSALS, means_here
 from compilers.runtime import find_runtime
 from compilers.toolchain import Unsupported, find_toolchain
 from evals.digest import tasks_digest
-from matrices.stage import StageRecord
 from pipeline import keys
 from pipeline.bundle import make_manifest
+from pipeline.cell_progress import CellProgress
 from pipeline.executors.local import Failure, Work
 from pipeline.graph import Node
 from pipeline.plan import Plan, PlannedCell
@@ -68,28 +68,6 @@ FP32_COPIES = {
 """Estimate of a stage's peak memory, as multiples of the checkpoint's fp32 weights."""
 EMBEDDED_COPIES = 3.5
 """The same for a lowering whose files hold the weights."""
-
-
-@dataclass(slots=True)
-class CellProgress:
-    """How far one cell has come in this build; filled as its nodes are prepared."""
-
-    planned: PlannedCell
-    unsupported: Unsupported | None = None
-    variant: QuantizeOutput | None = None
-    lowered: StageRecord | None = None
-    manifest: Manifest | None = None
-    proof_key: str = ""
-    """Key of the record that says what the compiled files hold."""
-    rehearse_key: str = ""
-    """Key of the record of a run by other means than the target; empty: it runs here itself."""
-    not_rehearsed: str = ""
-    """Why no emulator or stand-in was asked, where one could have been."""
-    cannot_run: tuple[str, ...] = ()
-    """What this machine lacks to run the artifact; the cell then stays `built`."""
-    verify_key: str = ""
-    evaluate_keys: dict[str, str] = field(default_factory=dict)
-    """Task type → key."""
 
 
 T = TypeVar("T")

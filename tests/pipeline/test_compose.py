@@ -10,8 +10,8 @@ from compilers.parity import Parity
 from compilers.proof.proof import Proof
 from matrices.evidence import evidence_level, in_words
 from matrices.stage import StageRecord
+from pipeline.cell_progress import CellProgress
 from pipeline.compose import compose_cell
-from pipeline.nodes import CellProgress
 from pipeline.plan import PlannedCell
 from pipeline.requests import LowerOutput, ProbeOutput, ProveOutput, QuantizeOutput, RehearseOutput
 from registry.artifact import Manifest, ModelFacts
