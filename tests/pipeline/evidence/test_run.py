@@ -25,12 +25,12 @@ def test_a_kit_names_everything_that_a_run_needs_and_nothing_of_the_build_machin
     held = {f"sha256:{path.name}" for path in (build.kit / "store" / "blobs" / "sha256").iterdir()}
     assert wanted <= held
     assert str(build.place.root) not in (build.kit / "kits" / TARGET / "kit.json").read_text()
-    again = build.place.must("evidence", "export", "ladder.toml", "--target", TARGET)
+    again = build.place.must("evidence", "export", "ladder.toml", "--target", TARGET, "--all")
     assert kit.digest[7:19] in again.err, "equal content is the same kit"
 
 
 def test_a_kit_may_be_taken_from_a_published_workspace(build: Build, box: Box):
-    build.place.must("evidence", "export", "ladder.toml", "--target", TARGET)
+    build.place.must("evidence", "export", "ladder.toml", "--target", TARGET, "--all")
     ran = box.rung(
         "evidence", "run", "--target", TARGET, "--from", str(build.workspace.state),
         "--trusted", "builder.pub", "--key", "node.key", "--out", "from.json", "--only", "parity",
