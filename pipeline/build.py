@@ -95,6 +95,7 @@ def build(
     Raises:
         RegistryError: The store or the database cannot be written; what was finished stays recorded.
     """
+    began = datetime.now(UTC)
     records = Records(ledger, store)
     watcher = _Watcher(ledger, display)
     progress = [CellProgress(planned) for planned in plan.cells]
@@ -106,9 +107,8 @@ def build(
             if failure is not None:
                 failures[cell.planned.id] = failure
             before = known.get(cell.planned.id)
-            at = datetime.now(UTC)
-            declared_at = before.evidence[0].at if before and before.evidence else at
-            now = compose_cell(cell, failure, records=records, declared_at=declared_at, at=at)
+            declared_at = before.evidence[0].at if before and before.evidence else began
+            now = compose_cell(cell, failure, records=records, declared_at=declared_at, at=datetime.now(UTC))
             cells[now.id] = ledger.put_cell(now)
 
         return settle

@@ -68,6 +68,7 @@ def make_root(folder: Path) -> Path:
         BuildError: Something could not be fetched or unpacked.
         ToolchainMissingError: This machine has no apt, dpkg or Debian's keys.
     """
+    folder = folder.absolute()  # apt is run in a folder of its own
     wanted = _wanted()
     if _made_of(folder) == wanted:
         return folder
