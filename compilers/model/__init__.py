@@ -1,0 +1,1 @@
+"""What every backend reads of a checkpoint: architecture, network, weights, tokenizer, chat template."""

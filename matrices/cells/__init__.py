@@ -1,0 +1,1 @@
+"""Cells of the compatibility matrix and the evidence in them."""

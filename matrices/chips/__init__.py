@@ -1,0 +1,1 @@
+"""Chips as data, and how much of a chip an artifact uses."""

@@ -1,0 +1,1 @@
+"""The database of cells, rulings, releases and build records; the ledger is its only writer."""

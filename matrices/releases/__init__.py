@@ -1,0 +1,1 @@
+"""Releases: frozen, signed sets of approved cells, and the rulings they rest on."""

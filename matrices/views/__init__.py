@@ -1,0 +1,1 @@
+"""Read-only views of the matrix: tables, cell pages, differences between releases."""

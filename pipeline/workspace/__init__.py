@@ -1,0 +1,1 @@
+"""Upkeep of a workspace: locks, releases, inspection and repair."""

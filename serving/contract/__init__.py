@@ -1,0 +1,1 @@
+"""What a caller asks and a server promises: terms, promises, problems. No engine, no HTTP."""

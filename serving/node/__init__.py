@@ -1,0 +1,1 @@
+"""A serving node: its host, its directory, pulling and loading artifacts."""

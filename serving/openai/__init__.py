@@ -1,0 +1,1 @@
+"""OpenAI's wire formats: request schemas, chat and text completions."""
