@@ -47,7 +47,7 @@ smoke: $(DEV) ## Run the quick part of the tests
 	$(BIN)/python -m pytest -m smoke
 
 aarch64-root: $(RUN) ## Make the AArch64 userland in which artifacts for Arm are rehearsed under QEMU
-	$(BIN)/python -m compilers.emulate.root .aarch64-root
+	$(BIN)/python -m compilers.aarch64_emulation.root .aarch64-root
 
 lint: $(DEV) ## Check style and formatting
 	$(BIN)/ruff check .

@@ -37,7 +37,7 @@ LIBRARIES = (
     "transformers",
     "numpy",
 )
-SHARED_SOURCES = ("compilers/export", "compilers/quantize", "compilers/weights.py", "benchmarks/steps.py")
+SHARED_SOURCES = ("compilers/export", "compilers/quantize", "compilers/model/weights.py", "benchmarks/steps.py")
 TIME_LIMIT_S = 1200.0
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compilers.export.architecture import Architecture, Shape, expected_tensors, parameters, read_architecture
-from compilers.weights import arrange
+from compilers.model.architecture import Architecture, Shape, expected_tensors, parameters, read_architecture
+from compilers.model.weights import arrange
 from registry.digest import Digest, digest_file, digest_value
 from registry.value import Value
 

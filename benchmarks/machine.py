@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.build import library_versions
 from benchmarks.child import ROOT
 from registry.value import Value
-from serving.host import this_host
+from serving.node.host import this_host
 
 NOISY_SHARE = 0.05
 NOTABLE = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile", "asimddp", "sve")

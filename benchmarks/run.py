@@ -34,7 +34,7 @@ from benchmarks.report import Report
 from benchmarks.rounds import Measurement, Plan, agreement, measure_panel
 from benchmarks.steps import Lower
 from registry.errors import RungError
-from serving.host import this_host
+from serving.node.host import this_host
 
 CACHE = Path(__file__).parent / ".cache"
 SERVED = Lower(toolchain="onnxruntime", recipe="w4g32-rtn", target=BASE_TARGET)

@@ -164,7 +164,7 @@ def peak_memory_bytes() -> int:
 
 
 def _export(order: Order) -> None:
-    from compilers.export.architecture import read_architecture
+    from compilers.model.architecture import read_architecture
     from compilers.export.graph import export_graph
 
     config = json.loads((order.checkpoint / "config.json").read_bytes())
@@ -172,7 +172,7 @@ def _export(order: Order) -> None:
 
 
 def _quantize(order: Order, step: Quantize) -> None:
-    from compilers.export.architecture import read_architecture
+    from compilers.model.architecture import read_architecture
     from compilers.quantize.variant import quantize
     from registry.recipe import parse_recipe
 
@@ -241,7 +241,7 @@ def _genai(order: Order, step: Genai) -> None:
 
 
 def _facts(checkpoint: Path) -> ModelFacts:
-    from compilers.export.architecture import model_facts, read_architecture
+    from compilers.model.architecture import model_facts, read_architecture
 
     config = json.loads((checkpoint / "config.json").read_bytes())
     return model_facts(read_architecture(config, where=str(checkpoint)), add_bos=False)

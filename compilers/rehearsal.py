@@ -3,7 +3,7 @@
 Qualcomm ships an x86 library that executes HTP context binaries, QEMU executes AArch64 libraries, Mesa's
 llvmpipe executes SPIR-V, and ONNX Runtime's CPU provider executes a portable graph. What is measured so is
 evidence of the artifact's arithmetic, never of the chip: it is recorded with the means in the place of the
-chip (`matrices/cell.py`, `via`), and does not lift the cell to `loads`.
+chip (`matrices/cells/cell.py`, `via`), and does not lift the cell to `loads`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ OPENCL_VENDORS = Path("/etc/OpenCL/vendors")
 """Where OpenCL's loader finds implementations (https://github.com/KhronosGroup/OpenCL-ICD-Loader)."""
 REHEARSALS: Mapping[ArtifactFormat, str] = {
     "iree": "compilers.iree.rehearse:rehearse_iree",
-    "onnxruntime": "compilers.emulate.session:rehearse_aarch64",
+    "onnxruntime": "compilers.aarch64_emulation.session:rehearse_aarch64",
     "tvm": "compilers.tvm.rehearse:rehearse_tvm",
     "qnn": "compilers.qnn.rehearse:rehearse_qnn",
     "portable": "compilers.portable.rehearse:rehearse_portable",

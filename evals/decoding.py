@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from compilers.runtime import Cache, FloatArray, Segment
-from compilers.tokenizer import Tokenizer
+from compilers.model.tokenizer import Tokenizer
 from evals.rows import Rows
 
 _LOOK_BACK = 4

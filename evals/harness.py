@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from compilers.runtime import Session
-from compilers.tokenizer import Tokenizer
+from compilers.model.tokenizer import Tokenizer
 from evals.loading import load_tasks
 from evals.samples import LoadedTask, LoadedTasks
 from evals.scorecard import Outcome, Scorecard

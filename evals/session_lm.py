@@ -14,7 +14,7 @@ from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_tex
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from compilers.runtime import Session
-from compilers.tokenizer import Tokenizer
+from compilers.model.tokenizer import Tokenizer
 from evals.decoding import Prompt, decode_greedily
 from evals.likelihood import Continuation, Likelihood, score_continuations
 from evals.rows import Rows

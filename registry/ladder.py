@@ -21,7 +21,7 @@ from registry.target import Target, find_target
 from registry.value import Grown, Value, configuration_error
 
 EvidenceLevel = Literal["portable", "built", "loads", "close", "evaluated", "benchmarked"]
-"""How far the evidence of a cell reaches, on the chip itself; see `matrices/evidence.py`."""
+"""How far the evidence of a cell reaches, on the chip itself; see `matrices/cells/levels.py`."""
 EVIDENCE_LEVELS: Final[tuple[EvidenceLevel, ...]] = (
     "portable", "built", "loads", "close", "evaluated", "benchmarked",
 )  # fmt: skip

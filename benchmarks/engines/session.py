@@ -9,7 +9,7 @@ import numpy as np
 
 from compilers.runtime import Bundle, FloatArray, Segment, find_runtime
 from registry.artifact import MANIFEST_NAME, Manifest
-from serving.host import this_host
+from serving.node.host import this_host
 
 
 class SessionEngine:

@@ -1,6 +1,6 @@
 """An AArch64 userland in a folder: Debian's Python and C library, and the runtimes' wheels.
 
-`python -m compilers.emulate.root FOLDER` makes one in about a minute; nothing is installed on this machine,
+`python -m compilers.aarch64_emulation.root FOLDER` makes one in about a minute; nothing is installed on this machine,
 and no root rights are needed. `RUNG_AARCH64_ROOT=FOLDER` then lets artifacts for AArch64 be rehearsed under
 QEMU. Debian's packages are checked by apt against Debian's keys.
 """
@@ -96,7 +96,7 @@ def make_root(folder: Path) -> Path:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(
-        prog="python -m compilers.emulate.root", description="Make an AArch64 root"
+        prog="python -m compilers.aarch64_emulation.root", description="Make an AArch64 root"
     )
     parser.add_argument("folder", type=Path)
     try:

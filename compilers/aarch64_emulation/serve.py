@@ -1,6 +1,6 @@
 """The emulated side: loads a bundle with its own runtime and answers a proxy over its standard streams.
 
-Started by `session.py` as `python -m compilers.emulate.serve BUNDLE MANIFEST`, with the
+Started by `session.py` as `python -m compilers.aarch64_emulation.serve BUNDLE MANIFEST`, with the
 root's Python under QEMU.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from compilers.emulate.wire import read_message, write_message
+from compilers.aarch64_emulation.wire import read_message, write_message
 from compilers.runtime import Bundle, Cache, FloatArray, Segment, Session, find_runtime
 from registry.artifact import Manifest
 from registry.errors import LoadError, RungError

@@ -17,10 +17,10 @@ from typing import Any, BinaryIO, cast
 
 import compilers
 import registry
-from compilers.emulate.wire import Message, read_message, write_message
-from compilers.rehearse import Rehearsal
+from compilers.aarch64_emulation.wire import Message, read_message, write_message
+from compilers.rehearsal import Rehearsal
 from compilers.runtime import Bundle, Cache, FloatArray, Segment
-from compilers.segments import check_cache_size, check_segments
+from compilers.check.segments import check_cache_size, check_segments
 from compilers.toolchain import Unsupported
 from registry.artifact import MANIFEST_NAME
 from registry.digest import digest_value, short
@@ -54,7 +54,7 @@ def rehearse_aarch64(bundle: Bundle) -> Rehearsal | Unsupported:
     if not root or not (Path(root) / PYTHON).exists():
         return Unsupported(
             "not_implemented",
-            f"`{ROOT_VARIABLE}` names no AArch64 root; `python -m compilers.emulate.root FOLDER` makes one",
+            f"`{ROOT_VARIABLE}` names no AArch64 root; `python -m compilers.aarch64_emulation.root FOLDER` makes one",
         )
     processor = processor_of(target, emulator=emulator)
     session = EmulatedSession(bundle, emulator=emulator, processor=processor, root=Path(root))
@@ -208,7 +208,7 @@ def _start(
     try:
         with log.open("wb") as complaints:
             return subprocess.Popen(
-                [*command, "compilers.emulate.serve", str(bundle.path.resolve()), str(manifest)],
+                [*command, "compilers.aarch64_emulation.serve", str(bundle.path.resolve()), str(manifest)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=complaints,

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from compilers.bounds import float_bound, half_rms, integer_share
-from compilers.parity import Parity
+from compilers.check.bounds import float_bound, half_rms, integer_share
+from compilers.check.parity import Parity
 from compilers.runtime import FloatArray, Segment, Session
 from registry.digest import digest_value
 from registry.errors import BuildError

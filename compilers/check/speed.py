@@ -3,7 +3,7 @@
 Decoding one sequence reads all weights and the KV cache for every token, so memory bandwidth bounds it;
 reading a prompt is bound by arithmetic. Both rates are medians of several repeats after one that does not
 count. Memory bandwidth and arithmetic of a processor are measured beside them, in a process of its own with
-as many threads (`python -m compilers.speed THREADS`), because a processor's data sheet does not say what a
+as many threads (`python -m compilers.check.speed THREADS`), because a processor's data sheet does not say what a
 shared or virtual machine gives.
 """
 
@@ -123,7 +123,7 @@ def measure_machine(*, threads: int) -> Machine | None:
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "compilers.speed", str(threads)],
+            [sys.executable, "-m", "compilers.check.speed", str(threads)],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **dict.fromkeys(names, str(threads))},
             capture_output=True, text=True, timeout=MACHINE_TIMEOUT_S, check=True,
         )  # fmt: skip

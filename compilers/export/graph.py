@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from compilers.export.architecture import Architecture
-from compilers.weights import FILE_NAME, Layout, weights_layout
+from compilers.model.architecture import Architecture
+from compilers.model.weights import FILE_NAME, Layout, weights_layout
 from registry.atomic import write_atomically
 from registry.recipe import parse_recipe
 

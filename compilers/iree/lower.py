@@ -18,7 +18,7 @@ from compilers.iree.package import COMPILER, installed_version
 from compilers.iree.target import CODE, CUDA_KNOWN, compiler_flags
 from compilers.static.plan import PLAN_NAME, STEPS, write_plan
 from compilers.toolchain import Lowered, Source, Support, Supported, Unsupported
-from compilers.weights import read_layout
+from compilers.model.weights import read_layout
 from registry.artifact import ArtifactFormat, ModelFacts
 from registry.errors import BuildError, CorruptError, ToolchainMissingError
 from registry.recipe import Recipe
@@ -95,7 +95,7 @@ class IreeToolchain:
             )
         installed_version(COMPILER)
         from compilers.iree.module import import_graphs
-        from compilers.network import read_network
+        from compilers.model.network import read_network
         from compilers.static.graph import StaticForm, static_model, static_plan
 
         network = read_network(source.graph)

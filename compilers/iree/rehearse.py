@@ -7,11 +7,11 @@ from pathlib import Path
 
 from compilers.iree.device import find_device, open_session
 from compilers.iree.package import RUNTIME, installed_version
-from compilers.rehearse import Rehearsal
+from compilers.rehearsal import Rehearsal
 from compilers.runtime import Bundle
 from compilers.static.plan import PLAN_NAME, read_plan
 from compilers.toolchain import Unsupported
-from compilers.weights import FILE_NAME
+from compilers.model.weights import FILE_NAME
 from registry.errors import LoadError
 from registry.target import find_target
 
@@ -44,12 +44,12 @@ def rehearse_iree(bundle: Bundle) -> Rehearsal | Unsupported:
 
 def _emulated(bundle: Bundle) -> Rehearsal | Unsupported:
     """Under QEMU, by IREE's own runtime for AArch64."""
-    from compilers.emulate.session import PACKAGES, ROOT_VARIABLE, rehearse_aarch64
+    from compilers.aarch64_emulation.session import PACKAGES, ROOT_VARIABLE, rehearse_aarch64
 
     root = os.environ.get(ROOT_VARIABLE)
     if root and not (Path(root) / PACKAGES / "iree" / "runtime").is_dir():
         return Unsupported(
             "not_implemented",
-            f"the AArch64 root has no IREE: make it again with `python -m compilers.emulate.root {root}`",
+            f"the AArch64 root has no IREE: make it again with `python -m compilers.aarch64_emulation.root {root}`",
         )
     return rehearse_aarch64(bundle)

@@ -9,7 +9,7 @@ from compilers.runtime import Bundle
 from compilers.static.plan import PLAN_NAME, read_plan
 from compilers.static.session import StaticSession
 from compilers.toolchain import Support, Supported, Unsupported
-from compilers.weights import FILE_NAME
+from compilers.model.weights import FILE_NAME
 from registry.artifact import ArtifactFormat, Manifest
 from registry.errors import LoadError, UnknownNameError
 from registry.target import Host, find_target, missing_features

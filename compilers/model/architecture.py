@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compilers.export.rope import read_rope
+from compilers.model.rope import read_rope
 from registry.artifact import ModelFacts
 from registry.errors import CheckpointError, UnknownNameError
 from registry.value import Value

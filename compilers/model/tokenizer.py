@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import tokenizers
 
-from compilers.chat_template import ChatTemplate, Message, read_chat_template
+from compilers.model.chat_template import ChatTemplate, Message, read_chat_template
 from registry.errors import CheckpointError
 
 TOKENIZER_FILE = "tokenizer.json"

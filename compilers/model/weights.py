@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from compilers.export.architecture import Architecture, Shape, expected_tensors, linear_weights
+from compilers.model.architecture import Architecture, Shape, expected_tensors, linear_weights
 from registry.errors import CorruptError
 from registry.recipe import Recipe
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compilers.onnxruntime.cache import SPARE_POSITIONS, stored_head_size
 from compilers.onnxruntime.linear import Linears
-from compilers.weights import Layout
+from compilers.model.weights import Layout
 from registry.artifact import ModelFacts
 from registry.errors import BuildError
 from registry.recipe import Recipe

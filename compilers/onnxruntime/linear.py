@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from compilers.weights import FILE_NAME, Dtype, Layout, Tensor
+from compilers.model.weights import FILE_NAME, Dtype, Layout, Tensor
 from registry.errors import BuildError
 from registry.recipe import Recipe
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from compilers.installed import required_version
 from compilers.onnxruntime.emit import lower_graph
 from compilers.toolchain import Lowered, Source, Support, Supported, Unsupported
-from compilers.weights import read_layout
+from compilers.model.weights import read_layout
 from registry.artifact import ArtifactFormat, ModelFacts
 from registry.atomic import write_atomically
 from registry.errors import BuildError

@@ -16,7 +16,7 @@ from compilers.installed import required_version
 from compilers.onnxruntime.cache import OrtCache
 from compilers.onnxruntime.plan import Step, plan_steps
 from compilers.runtime import Bundle, Cache, FloatArray, Segment
-from compilers.segments import check_cache_size, check_segments
+from compilers.check.segments import check_cache_size, check_segments
 from compilers.toolchain import Support, Supported, Unsupported
 from registry.artifact import ArtifactFormat, Manifest, ModelFacts
 from registry.errors import LoadError, ToolchainMissingError

@@ -12,11 +12,11 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from compilers.network import read_network
+from compilers.model.network import read_network
 from compilers.portable.node_compile import OPTION
 from compilers.portable.operators import check_operators, find_allow_list
 from compilers.toolchain import Lowered, Source, Support, Supported, Unsupported
-from compilers.weights import read_layout
+from compilers.model.weights import read_layout
 from registry.artifact import ArtifactFormat, ModelFacts
 from registry.atomic import write_atomically
 from registry.errors import BuildError, CorruptError, ToolchainMissingError

@@ -5,7 +5,7 @@ It shows that the graphs compute what the variant does, and nothing about the ve
 
 from __future__ import annotations
 
-from compilers.rehearse import Rehearsal
+from compilers.rehearsal import Rehearsal
 from compilers.runtime import Bundle
 from compilers.static.onnx_step import open_onnx_session
 from compilers.toolchain import Unsupported

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compilers.network import read_network
+from compilers.model.network import read_network
 from compilers.onnxruntime.fallback import check_assignment, check_context, is_refusal
 from compilers.qnn.provider import CHIPS, PROVIDER, Chip, Provider, chip_of, find_provider, find_version
 from compilers.static.plan import PLAN_NAME, STEPS, write_plan
 from compilers.toolchain import Lowered, Source, Support, Supported, Unsupported
-from compilers.weights import read_layout
+from compilers.model.weights import read_layout
 from registry.artifact import ArtifactFormat, ModelFacts
 from registry.errors import BuildError, CorruptError
 from registry.recipe import Recipe

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from compilers.qnn.provider import chip_of, find_provider
 from compilers.qnn.step import open_qnn_session
-from compilers.rehearse import Rehearsal
+from compilers.rehearsal import Rehearsal
 from compilers.runtime import Bundle
 from compilers.toolchain import Unsupported
 from registry.errors import LoadError, ToolchainMissingError

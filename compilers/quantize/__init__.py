@@ -2,5 +2,5 @@
 
 `source` reads a checkpoint's tensors one at a time; `rtn` and `gptq` choose codes; `canonical` writes the
 file and reads it back as floats; `variant` ties them together. The form of the file is in
-`registry/variant.py`, the place of each tensor in `compilers/weights.py`.
+`registry/variant.py`, the place of each tensor in `compilers/model/weights.py`.
 """

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from compilers.quantize.coded import Coded, Grid, grid_of
-from compilers.weights import Layout, Tensor
+from compilers.model.weights import Layout, Tensor
 from registry.atomic import flush, storage_errors, sweep, sync_directory, temporary_file
 from registry.errors import BuildError, CorruptError
 from registry.recipe import Recipe

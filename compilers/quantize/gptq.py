@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from compilers.export.architecture import Architecture, Shape
+from compilers.model.architecture import Architecture, Shape
 from compilers.quantize.coded import Coded, CodedMatrix, Grid
 from compilers.quantize.rtn import choose_scales
 
@@ -60,7 +60,7 @@ def gptq_codes(
         grid: What codes may be.
         texts: Token ids of the calibration texts; each is cut at the checkpoint's context.
     """
-    from compilers.torch_reference import load_model
+    from compilers.model.torch_reference import load_model
 
     model = load_model(checkpoint_dir)
     cut = [list(text)[: architecture.max_context] for text in texts]

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from compilers.activations import HEADROOM
-from compilers.export.architecture import Architecture
+from compilers.quantize.activations import HEADROOM
+from compilers.model.architecture import Architecture
 from compilers.quantize.coded import CodedMatrix
 from compilers.quantize.gptq import Untyped, batched
 
@@ -58,7 +58,7 @@ class RangeMeter:
     """
 
     def __init__(self, checkpoint_dir: Path, architecture: Architecture) -> None:
-        from compilers.torch_reference import load_model
+        from compilers.model.torch_reference import load_model
 
         self._model: Untyped = load_model(checkpoint_dir)
         self._longest = architecture.max_context

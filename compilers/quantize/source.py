@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from compilers.export.architecture import Architecture, Shape, expected_tensors
+from compilers.model.architecture import Architecture, Shape, expected_tensors
 from registry.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"

@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from compilers.static.plan import Compute
-from compilers.weights import FILE_NAME, Dtype, Layout, Tensor
+from compilers.model.weights import FILE_NAME, Dtype, Layout, Tensor
 from registry.errors import BuildError
 
 TYPES: dict[Dtype, int] = {

@@ -20,12 +20,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from compilers.network import Layer, Linear, Network, Norm, read_network
+from compilers.model.network import Layer, Linear, Network, Norm, read_network
 from compilers.static.emit import FLOATS, Emitter
 from compilers.static.linear import DequantizedLinears, Linears
 from compilers.static.plan import PLAN_NAME, STEPS, Compute, Ids, Mask, StaticPlan, write_plan
 from compilers.toolchain import Source
-from compilers.weights import Layout, read_layout
+from compilers.model.weights import Layout, read_layout
 from registry.atomic import write_atomically
 from registry.errors import BuildError, CorruptError
 from registry.recipe import Recipe

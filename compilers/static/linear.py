@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from compilers.network import Linear
+from compilers.model.network import Linear
 from compilers.static.emit import FLOATS, Emitter
 from registry.errors import BuildError
 from registry.recipe import Recipe

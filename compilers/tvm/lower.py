@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from compilers.toolchain import Lowered, Source, Support, Supported, Unsupported
 from compilers.tvm.gpu.lower import lower_gpu, supports_gpu
-from compilers.tvm.library import installed_version
-from compilers.tvm.link import OPTIONS, find_linker
-from compilers.tvm.plan import LIBRARY_NAME, PLAN_NAME, TensorForm
-from compilers.tvm.weights import read_forms
+from compilers.tvm.common.library import installed_version
+from compilers.tvm.cpu.link import OPTIONS, find_linker
+from compilers.tvm.cpu.plan import LIBRARY_NAME, PLAN_NAME, TensorForm
+from compilers.tvm.common.weights import read_forms
 from registry.artifact import ArtifactFormat, ModelFacts
 from registry.errors import BuildError, CorruptError
 from registry.recipe import Recipe
 from registry.target import Target
 
 if TYPE_CHECKING:
-    from compilers.network import Network
-    from compilers.tvm.code import Machine
+    from compilers.model.network import Network
+    from compilers.tvm.cpu.code import Machine
 
 Module = Any
 """A `tvm.IRModule`; TVM ships no types."""
@@ -80,13 +80,13 @@ class TvmToolchain:
                 f"tvm cannot lower to `{target.name}`: {support.reason}", hint="choose another target"
             )
         installed_version()
-        from compilers.network import read_network
+        from compilers.model.network import read_network
 
         network = read_network(source.graph)
         _check_facts(network, source.facts)
         if target.kind != "cpu":
             return lower_gpu(network, _forms(source.weights), target, out=out)
-        from compilers.tvm.program import build_program
+        from compilers.tvm.cpu.program import build_program
 
         program = build_program(network, tensors=_forms(source.weights), machine=machine_of(target))
         _compile(program.module, target, out / LIBRARY_NAME)
@@ -120,7 +120,7 @@ def _forms(path: Path) -> dict[str, TensorForm]:
 
 def machine_of(target: Target) -> Machine:
     """What kernels must know of a target."""
-    from compilers.tvm.code import NEON_LANES, Machine
+    from compilers.tvm.cpu.code import NEON_LANES, Machine
 
     if target.architecture == "aarch64":
         return Machine(NEON_LANES, 32, "asimddp" in target.features)

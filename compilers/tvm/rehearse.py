@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compilers.rehearse import Rehearsal
+from compilers.rehearsal import Rehearsal
 from compilers.runtime import Bundle
 from compilers.toolchain import Unsupported
 from registry.errors import UnknownNameError
@@ -21,7 +21,7 @@ def rehearse_tvm(bundle: Bundle) -> Rehearsal | Unsupported:
         return Unsupported("not_implemented", error.message)
     match target.kind:
         case "cpu":
-            from compilers.emulate.session import rehearse_aarch64
+            from compilers.aarch64_emulation.session import rehearse_aarch64
 
             return rehearse_aarch64(bundle)
         case "cuda" | "rocm":

@@ -8,10 +8,10 @@ from pydantic import ValidationError
 
 from compilers.runtime import Bundle, Session
 from compilers.toolchain import Support, Supported, Unsupported
-from compilers.tvm.library import Library, installed_version, load_runtime, use_threads
-from compilers.tvm.plan import PLAN_NAME, Plan
-from compilers.tvm.session import TvmSession
-from compilers.tvm.weights import make_parameter, open_weights
+from compilers.tvm.common.library import Library, installed_version, load_runtime, use_threads
+from compilers.tvm.cpu.plan import PLAN_NAME, Plan
+from compilers.tvm.cpu.session import TvmSession
+from compilers.tvm.common.weights import make_parameter, open_weights
 from registry.artifact import ArtifactFormat, Manifest
 from registry.errors import LoadError, UnknownNameError
 from registry.target import Host, find_target, missing_features

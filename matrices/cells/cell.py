@@ -1,6 +1,6 @@
 """Cells: (variant, target, toolchain), their state and their evidence, as values.
 
-`matrices/models.py` stores them, `matrices/ledger.py` alone writes them, `matrices/release.py` freezes them.
+`matrices/ledger/models.py` stores them, `matrices/ledger/ledger.py` alone writes them, `matrices/releases/release.py` freezes them.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import ClassVar, Literal
 
-from compilers.parity import Parity
-from compilers.speed import Speed
+from compilers.check.parity import Parity
+from compilers.check.speed import Speed
 from evals.verdict import Verdict
 from registry.digest import Digest
 from registry.value import Grown, Value

@@ -13,7 +13,7 @@ Pure: values in, sentences out. The rules:
   change there.
 - The same holds for the driver of its accelerator, and for the toolchain that the artifact was built with.
 - A waiver lets a cell be approved with evidence missing. It never grants a tier.
-- What an emulator showed, or the same weights on another target (`matrices/proxy.py`), is shown beside the
+- What an emulator showed, or the same weights on another target (`matrices/cells/proxy.py`), is shown beside the
   cell and lifts it nowhere.
 """
 
@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from matrices.cell import LADDER, Cell, Evidence, State, TaskResult
+from matrices.cells.cell import LADDER, Cell, Evidence, State, TaskResult
 from registry.artifact import Manifest
 from registry.ladder import EVIDENCE_LEVELS, EvidenceLevel
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from matrices.cell import Cell, Evidence, TaskResult
-from matrices.evidence import evaluated_on, evidence_level, place
+from matrices.cells.cell import Cell, Evidence, TaskResult
+from matrices.cells.levels import evaluated_on, evidence_level, place
 from registry.value import Value
 
 

@@ -24,9 +24,9 @@ from collections.abc import Iterable, Mapping
 from statistics import median
 from typing import Final, Literal
 
-from compilers.speed import Speed
-from matrices.cell import Cell, Evidence, VariantFacts
-from matrices.chip import NumberFormat, find_chip
+from compilers.check.speed import Speed
+from matrices.cells.cell import Cell, Evidence, VariantFacts
+from matrices.chips.chip import NumberFormat, find_chip
 from registry.recipe import Recipe, parse_recipe
 from registry.target import targets
 from registry.value import Value

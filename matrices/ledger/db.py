@@ -18,7 +18,7 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 
-from matrices.failure import translated
+from matrices.ledger.db_errors import translated
 from registry.errors import ConfigurationError, SchemaError
 
 VERSION_TABLE: Final = "rung_schema"

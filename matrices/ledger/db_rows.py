@@ -1,4 +1,4 @@
-"""Values ↔ rows: the one place where rows of `matrices/models.py` are made from values, and read back."""
+"""Values ↔ rows: the one place where rows of `matrices/ledger/models.py` are made from values, and read back."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Row
 
-from compilers.parity import Parity
-from compilers.speed import Speed
-from matrices.cell import Cell, Evidence, TaskResult, VariantFacts
-from matrices.ruling import Ruling
-from matrices.stage import StageRecord
+from compilers.check.parity import Parity
+from compilers.check.speed import Speed
+from matrices.cells.cell import Cell, Evidence, TaskResult, VariantFacts
+from matrices.releases.ruling import Ruling
+from matrices.ledger.build_records import StageRecord
 from registry.digest import canonical_json
 from registry.errors import CorruptError
 from registry.value import Grown, Value, describe

@@ -20,17 +20,17 @@ import sqlalchemy as sa
 from pydantic import ValidationError
 from sqlalchemy.engine import Connection
 
-from matrices import query
-from matrices.cell import Cell, Evidence
-from matrices.db import Database
-from matrices.evidence import missing_evidence
-from matrices.models import ReleaseCellRow
-from matrices.query import CELLS, EVIDENCE, RELEASES, RULINGS, STAGES
-from matrices.release import Approval, Release
-from matrices.rows import cell_columns, evidence_columns, ruling_columns, stage_columns, storable
-from matrices.ruling import Ruling, Verb
-from matrices.stage import StageRecord
-from matrices.standing import STATE_OF, consistent, stand
+from matrices.ledger.ledger import query
+from matrices.cells.cell import Cell, Evidence
+from matrices.ledger.db import Database
+from matrices.cells.levels import missing_evidence
+from matrices.ledger.models import ReleaseCellRow
+from matrices.ledger.query import CELLS, EVIDENCE, RELEASES, RULINGS, STAGES
+from matrices.releases.release import Approval, Release
+from matrices.ledger.db_rows import cell_columns, evidence_columns, ruling_columns, stage_columns, storable
+from matrices.releases.ruling import Ruling, Verb
+from matrices.ledger.build_records import StageRecord
+from matrices.ledger.merge import STATE_OF, consistent, stand
 from registry.digest import short
 from registry.errors import ConfigurationError, RefusedError
 from registry.value import Value, configuration_error

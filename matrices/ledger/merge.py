@@ -1,6 +1,6 @@
 """How a cell stands after a build reported on it: what was there, what was reported, and what people ruled.
 
-Pure, and the heart of `matrices/ledger.py`, which states the rules.
+Pure, and the heart of `matrices/ledger/ledger.py`, which states the rules.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from matrices.cell import Cell, Evidence, State, cell_id
-from matrices.evidence import height, missing_evidence
-from matrices.ruling import Ruling, Verb
+from matrices.cells.cell import Cell, Evidence, State, cell_id
+from matrices.cells.levels import height, missing_evidence
+from matrices.releases.ruling import Ruling, Verb
 from registry.digest import short
 from registry.errors import ConfigurationError
 

@@ -1,9 +1,9 @@
-"""Tables of the matrix: what `matrices/ledger.py` writes and `matrices/query.py` reads.
+"""Tables of the matrix: what `matrices/ledger/ledger.py` writes and `matrices/ledger/query.py` reads.
 
 Rows are never built anywhere else: `SQLModel(table=True)` does not validate, so a row is always made from
 a value that is validated already. All that people filter by is a column; numbers of one cell that are only
 read together are one JSON text. Evidence, rulings and releases are append-only, held by triggers of the
-database itself (`matrices/migrations`). Table names start with `rung_`, so that a database may be shared.
+database itself (`matrices/ledger/migrations`). Table names start with `rung_`, so that a database may be shared.
 """
 
 from __future__ import annotations

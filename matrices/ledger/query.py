@@ -11,13 +11,13 @@ import sqlalchemy as sa
 from pydantic import ValidationError
 from sqlalchemy.engine import Connection
 
-from matrices.cell import Cell, Evidence
-from matrices.db import Database
-from matrices.models import CellRow, EvidenceRow, ReleaseRow, RulingRow, StageRow
-from matrices.release import Approval, Release
-from matrices.rows import read_cell, read_evidence, read_ruling, read_stage
-from matrices.ruling import Ruling
-from matrices.stage import StageRecord
+from matrices.cells.cell import Cell, Evidence
+from matrices.ledger.db import Database
+from matrices.ledger.models import CellRow, EvidenceRow, ReleaseRow, RulingRow, StageRow
+from matrices.releases.release import Approval, Release
+from matrices.ledger.db_rows import read_cell, read_evidence, read_ruling, read_stage
+from matrices.releases.ruling import Ruling
+from matrices.ledger.build_records import StageRecord
 from registry.errors import ConfigurationError, CorruptError, NotFoundError
 from registry.value import describe
 

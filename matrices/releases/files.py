@@ -14,9 +14,9 @@ from typing import Final, get_args
 
 from pydantic import ValidationError
 
-from matrices.cell import Cell
-from matrices.evidence import demand_unmet, earned_tiers
-from matrices.release import SCHEMA_VERSION, Approval, Candidate, Release, ReleasedCell, SchemaVersion
+from matrices.cells.cell import Cell
+from matrices.cells.levels import demand_unmet, earned_tiers
+from matrices.releases.release import SCHEMA_VERSION, Approval, Candidate, Release, ReleasedCell, SchemaVersion
 from registry.artifact import Manifest
 from registry.atomic import temporary_directory, write_atomically
 from registry.digest import Digest, short

@@ -11,7 +11,7 @@ from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
-from matrices.cell import Cell
+from matrices.cells.cell import Cell
 from registry.artifact import Manifest
 from registry.digest import Digest, digest_value
 from registry.ladder import EvidenceLevel

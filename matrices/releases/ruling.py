@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime
 
-from matrices.release import Approval
+from matrices.releases.release import Approval
 from registry.digest import Digest
 from registry.value import Value
 

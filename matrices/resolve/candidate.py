@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from matrices.evidence import earned_tiers
-from matrices.release import Candidate, Release, ReleasedCell
-from matrices.request import Request
+from matrices.cells.levels import earned_tiers
+from matrices.releases.release import Candidate, Release, ReleasedCell
+from matrices.resolve.request import Request
 from registry.ladder import EvidenceLevel
 
 Preference = tuple[int, int, bool, int, int, str, str]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from matrices.resolve import Considered, Decision
+from matrices.resolve.resolve import Considered, Decision
 
 _MARKS = {"chosen": "→", "allow": "✓", "deny": "✗", "indeterminate": "?"}
 

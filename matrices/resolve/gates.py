@@ -1,6 +1,6 @@
 """The gates of resolution: pure rules that an offer passes, fails, or leaves open for want of a fact.
 
-Each says why in one sentence with the values. `matrices/resolve.py` gives their order.
+Each says why in one sentence with the values. `matrices/resolve/resolve.py` gives their order.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-from matrices.cell import LADDER, State
-from matrices.evidence import demand_unmet, evaluated_on
-from matrices.offer import Offer
-from matrices.release import ReleasedCell
-from matrices.request import Request
+from matrices.cells.cell import LADDER, State
+from matrices.cells.levels import demand_unmet, evaluated_on
+from matrices.resolve.candidate import Offer
+from matrices.releases.release import ReleasedCell
+from matrices.resolve.request import Request
 from registry.digest import short
 from registry.target import Host, Target, missing_features, targets
 

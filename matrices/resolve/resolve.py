@@ -20,7 +20,7 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from matrices.gates import (
+from matrices.resolve.gates import (
     Finding,
     Question,
     approval_gate,
@@ -30,9 +30,9 @@ from matrices.gates import (
     pin_gate,
     quality_gate,
 )
-from matrices.offer import Offer, offers
-from matrices.release import Release, ReleasedCell
-from matrices.request import Request
+from matrices.resolve.candidate import Offer, offers
+from matrices.releases.release import Release, ReleasedCell
+from matrices.resolve.request import Request
 from registry.digest import Digest
 from registry.target import Host
 from registry.value import Value

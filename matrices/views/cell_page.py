@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from compilers.speed import Speed
-from matrices.cell import Cell, Evidence, TaskResult, Via
-from matrices.evidence import (
+from compilers.check.speed import Speed
+from matrices.cells.cell import Cell, Evidence, TaskResult, Via
+from matrices.cells.levels import (
     earned_tiers,
     evaluated_on,
     evidence_level,
@@ -15,10 +15,10 @@ from matrices.evidence import (
     missing_evidence,
     rehearsed_by,
 )
-from matrices.penalty import Throughput
-from matrices.proxy import Proxy
-from matrices.ruling import Ruling
-from matrices.table import MARKS, evidence_json, one_line, size
+from matrices.chips.throughput import Throughput
+from matrices.cells.proxy import Proxy
+from matrices.releases.ruling import Ruling
+from matrices.views.table import MARKS, evidence_json, one_line, size
 from registry.digest import short
 
 Entry = Evidence | Ruling

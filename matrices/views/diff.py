@@ -11,10 +11,10 @@ from typing import Literal, get_args
 
 from pydantic import Field
 
-from matrices.cell import Cell, State
-from matrices.evidence import earned_tiers, evaluated_on, evidence_level, height
-from matrices.release import Candidate, Release
-from matrices.table import one_line, size
+from matrices.cells.cell import Cell, State
+from matrices.cells.levels import earned_tiers, evaluated_on, evidence_level, height
+from matrices.releases.release import Candidate, Release
+from matrices.views.table import one_line, size
 from registry.value import Value
 
 Direction = Literal["better", "worse", "other"]

@@ -10,10 +10,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from matrices.cell import Cell
-from matrices.penalty import penalties, throughputs
-from matrices.ruling import Ruling
-from matrices.table import (
+from matrices.cells.cell import Cell
+from matrices.chips.throughput import penalties, throughputs
+from matrices.releases.ruling import Ruling
+from matrices.views.table import (
     MARKS,
     NONE_EARNED,
     NOT_MEASURED,

@@ -1,6 +1,6 @@
 """The matrix as a grid: which cell stands where, and the few characters that say how it stands.
 
-Pure. Rows are checkpoint × recipe, columns target × toolchain. `matrices/render.py` draws it.
+Pure. Rows are checkpoint × recipe, columns target × toolchain. `matrices/views/render.py` draws it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from matrices.cell import LADDER, Cell, Evidence, State
-from matrices.evidence import earned_tiers, evaluated_on, evidence_level, missing_evidence, rehearsed_by
-from matrices.penalty import throughput_json
-from matrices.proxy import Proxy, proxies
-from matrices.ruling import Ruling
+from matrices.cells.cell import LADDER, Cell, Evidence, State
+from matrices.cells.levels import earned_tiers, evaluated_on, evidence_level, missing_evidence, rehearsed_by
+from matrices.chips.throughput import throughput_json
+from matrices.cells.proxy import Proxy, proxies
+from matrices.releases.ruling import Ruling
 
 MARKS: Final[Mapping[State, str]] = {
     "declared": "○", "portable": "◌", "built": "◔", "loads": "◑", "close": "◕", "evaluated": "●",

@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from matrices.cell import Cell
-from matrices.ledger import Ledger
-from matrices.stage import StageRecord
-from pipeline.cell_progress import CellProgress
-from pipeline.compose import compose_cell
+from matrices.cells.cell import Cell
+from matrices.ledger.ledger import Ledger
+from matrices.ledger.build_records import StageRecord
+from pipeline.build.cell_progress import CellProgress
+from pipeline.build.compose import compose_cell
 from pipeline.executors.local import Event, Failure
-from pipeline.graph import Executor, Node, run_graph
-from pipeline.nodes import Until, make_nodes
-from pipeline.plan import Plan
-from pipeline.records import Records
+from pipeline.build.graph import Executor, Node, run_graph
+from pipeline.build.nodes import Until, make_nodes
+from pipeline.build.plan import Plan
+from pipeline.build.records import Records
 from registry.errors import CorruptError, StorageFullError
 from registry.store import Store
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from compilers.toolchain import Unsupported
-from matrices.stage import StageRecord
-from pipeline.plan import PlannedCell
-from pipeline.requests import QuantizeOutput
+from matrices.ledger.build_records import StageRecord
+from pipeline.build.plan import PlannedCell
+from pipeline.stages.requests import QuantizeOutput
 from registry.artifact import Manifest
 
 

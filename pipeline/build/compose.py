@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from matrices.cell import Cell, Evidence, State, TaskResult, VariantFacts
-from pipeline.cell_progress import CellProgress
+from matrices.cells.cell import Cell, Evidence, State, TaskResult, VariantFacts
+from pipeline.build.cell_progress import CellProgress
 from pipeline.executors.local import Failure
-from pipeline.records import Records
-from pipeline.requests import EvaluateOutput, LowerOutput, ProveOutput, RehearseOutput, VerifyOutput
+from pipeline.build.records import Records
+from pipeline.stages.requests import EvaluateOutput, LowerOutput, ProveOutput, RehearseOutput, VerifyOutput
 
 
 def compose_cell(

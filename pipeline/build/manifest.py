@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from compilers.toolchain import find_toolchain
-from pipeline import keys
-from pipeline.plan import PlannedCell
-from pipeline.requests import LowerOutput
+from pipeline.stages import keys
+from pipeline.build.plan import PlannedCell
+from pipeline.stages.requests import LowerOutput
 from registry.artifact import Manifest, ModelFacts
 from registry.variant import Variant
 

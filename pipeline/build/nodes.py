@@ -17,18 +17,18 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from compilers.proof.proof import Proof
-from compilers.rehearse import REHEARSALS, means_here
+from compilers.rehearsal import REHEARSALS, means_here
 from compilers.runtime import find_runtime
 from compilers.toolchain import Unsupported, find_toolchain
 from evals.digest import tasks_digest
-from pipeline import keys
-from pipeline.bundle import make_manifest
-from pipeline.cell_progress import CellProgress
+from pipeline.stages import keys
+from pipeline.build.manifest import make_manifest
+from pipeline.build.cell_progress import CellProgress
 from pipeline.executors.local import Failure, Work
-from pipeline.graph import Node
-from pipeline.plan import Plan, PlannedCell
-from pipeline.records import Records
-from pipeline.requests import (
+from pipeline.build.graph import Node
+from pipeline.build.plan import Plan, PlannedCell
+from pipeline.build.records import Records
+from pipeline.stages.requests import (
     ExamineRequest,
     ExportOutput,
     ExportRequest,
@@ -50,7 +50,7 @@ from registry.digest import digest_file, digest_value
 from registry.recipe import Recipe
 from registry.store import Store
 from registry.target import find_target, missing_features
-from serving.host import this_host
+from serving.node.host import this_host
 
 REHEARSED_PARAMETERS = 50_000_000
 """Larger checkpoints are not rehearsed: emulators are some hundred times slower than the chip. A small

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from compilers.toolchain import TOOLCHAINS
 from evals.verdict import Bar
-from matrices.cell import cell_id
+from matrices.cells.cell import cell_id
 from registry.checkpoint import Checkpoint
 from registry.errors import ConfigurationError, UnknownNameError
 from registry.ladder import Ladder

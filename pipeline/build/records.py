@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TypeVar
 
-from matrices.ledger import Ledger
-from matrices.stage import StageRecord
+from matrices.ledger.ledger import Ledger
+from matrices.ledger.build_records import StageRecord
 from registry.store import Store
 from registry.value import Value
 

@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, assert_never
 
-from matrices.db import Database, open_database
-from matrices.ledger import Ledger
-from matrices.query import cells
-from pipeline.build import Display, Limits, Report, build
+from matrices.ledger.db import Database, open_database
+from matrices.ledger.ledger import Ledger
+from matrices.ledger.query import cells
+from pipeline.build.build import Display, Limits, Report, build
 from pipeline.executors.local import LocalExecutor, remove_stale_scratch
-from pipeline.graph import Executor
-from pipeline.locks import alone, build_lock, writing
-from pipeline.nodes import Until
-from pipeline.plan import Filters, Plan, make_plan
-from pipeline.upkeep import drop_unused
+from pipeline.build.graph import Executor
+from pipeline.workspace.locks import alone, build_lock, writing
+from pipeline.build.nodes import Until
+from pipeline.build.plan import Filters, Plan, make_plan
+from pipeline.workspace.upkeep import drop_unused
 from registry.ladder import read_ladder
 from registry.mlflow import Checkpoints
 from registry.store import Store
 from registry.workspace import Workspace
-from serving.host import this_host
+from serving.node.host import this_host
 
 SCRATCH = "scratch"
 

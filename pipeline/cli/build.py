@@ -49,8 +49,8 @@ def build(
     as_json: bool = typer.Option(False, "--json", help="Print the cells as JSON"),
 ) -> None:
     """Export, quantize, lower, verify, evaluate and judge all that is missing or stale; resumable."""
-    from pipeline.interface import Options, build_ladder
-    from pipeline.plan import Filters
+    from pipeline.build.verb import Options, build_ladder
+    from pipeline.build.plan import Filters
 
     options = Options(
         jobs=jobs, memory_gib=memory, timeout_s=timeout, executor=executor.value, until=until.value

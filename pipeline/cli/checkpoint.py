@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from pipeline.cli import context, output
-from pipeline.locks import writing
+from pipeline.workspace.locks import writing
 from registry.checkpoint import Checkpoint
 from registry.digest import short
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from registry.workspace import Workspace, find_workspace
 
 if TYPE_CHECKING:
-    from matrices.db import Database
-    from matrices.ledger import Ledger
+    from matrices.ledger.db import Database
+    from matrices.ledger.ledger import Ledger
     from registry.mlflow import Checkpoints
 
 
@@ -23,14 +23,14 @@ def workspace() -> Workspace:
 
 def database(place: Workspace) -> Database:
     """The workspace's database, migrated."""
-    from matrices.db import open_database
+    from matrices.ledger.db import open_database
 
     return open_database(place.database_url)
 
 
 def ledger(place: Workspace) -> Ledger:
     """The writer of the workspace's database."""
-    from matrices.ledger import Ledger
+    from matrices.ledger.ledger import Ledger
 
     return Ledger(database(place))
 

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from pipeline.cli import context, output
-from pipeline.locks import alone
+from pipeline.workspace.locks import alone
 from registry.errors import ConfigurationError, RegistryError, ToolchainMissingError
 from registry.target import missing_features, targets
 from registry.workspace import Workspace, find_workspace
@@ -38,8 +38,8 @@ def doctor(
 
 
 def _machine() -> dict[str, Any]:  # Any: JSON
-    from pipeline.installed import installed_toolchains
-    from serving.host import this_host
+    from pipeline.workspace.installed import installed_toolchains
+    from serving.node.host import this_host
 
     host = this_host()
     toolchains = {
@@ -60,7 +60,7 @@ def _machine() -> dict[str, Any]:  # Any: JSON
 
 
 def _workspace(place: Workspace, *, repair: bool) -> list[dict[str, str]]:
-    from pipeline.upkeep import inspect_workspace, repair_workspace
+    from pipeline.workspace.upkeep import inspect_workspace, repair_workspace
 
     database, checkpoints = context.database(place), context.checkpoints(place)
     with alone(place) as nobody_writes:
@@ -77,7 +77,7 @@ def _workspace(place: Workspace, *, repair: bool) -> list[dict[str, str]]:
 def _print(
     machine: dict[str, Any], place: Workspace | None, found: list[dict[str, str]], *, repair: bool
 ) -> None:
-    from serving.host import this_host
+    from serving.node.host import this_host
 
     host = this_host()
     output.line(

@@ -11,11 +11,11 @@ from pipeline.cli import context, output
 from registry.errors import ConfigurationError, RungError
 
 if TYPE_CHECKING:
-    from matrices.evidence import Versions
+    from matrices.cells.levels import Versions
     from pipeline.evidence.document import Measured
     from pipeline.evidence.kit import Kit
     from pipeline.evidence.run import Settings
-    from pipeline.plan import Plan
+    from pipeline.build.plan import Plan
     from registry.workspace import Workspace
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
@@ -92,7 +92,7 @@ def run(
     from pipeline.evidence.kit import fetch_kit
     from pipeline.evidence.run import run_kit
     from registry.signing import generate_keys
-    from serving.source import find_source
+    from serving.node.source import find_source
 
     if sum(one is not None for one in (kit, source, ladder)) != 1:
         raise ConfigurationError(
@@ -150,9 +150,9 @@ def import_(
     as_json: bool = typer.Option(False, "--json", help="Print the cells as they stand then as JSON"),
 ) -> None:
     """Verify evidence files and record them. All of them stand, or nothing is written (exit 8)."""
-    from pipeline.evidence.take import take_in
+    from pipeline.evidence.import_report import take_in
     from pipeline.evidence.trust import trusted_keys
-    from pipeline.locks import writing
+    from pipeline.workspace.locks import writing
     from registry.digest import short
 
     place = context.workspace()
@@ -231,7 +231,7 @@ def _kit(place: Workspace, ladder: Path, *, target: str, everything: bool) -> Ki
 
 
 def _plan(place: Workspace, ladder: Path) -> Plan:
-    from pipeline.plan import Filters, make_plan
+    from pipeline.build.plan import Filters, make_plan
     from registry.ladder import read_ladder
 
     return make_plan(
@@ -255,7 +255,7 @@ def _settings(only: list[str], *, threads: int, timeout_s: float, cells: list[st
 
 
 def _versions(runtime: list[str], driver: list[str], toolchain: list[str]) -> Versions | None:
-    from matrices.evidence import Versions
+    from matrices.cells.levels import Versions
 
     if not (runtime or driver or toolchain):
         return None

@@ -33,9 +33,9 @@ def node_compile(
     from compilers.portable.node_compile import node_compile as compile_here
     from pipeline.evidence.document import Measured, Report, write_report
     from pipeline.evidence.run import describe_node
-    from pipeline.node import bundle_of, name_of
+    from serving.node.directory import bundle_of, name_of
     from registry.signing import generate_keys
-    from serving.load import read_bundle
+    from serving.node.load import read_bundle
 
     if (bundle is None) == (artifact is None):
         raise ConfigurationError(

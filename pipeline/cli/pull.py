@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from pipeline.cli import output
-from pipeline.node import Wanted, name_of, pull_to_node
+from serving.node.directory import Wanted, name_of, pull_to_node
 from registry.digest import short
-from serving.host import read_host, this_host
-from serving.pull import Progress as Pulling
+from serving.node.host import read_host, this_host
+from serving.node.pull import Progress as Pulling
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 

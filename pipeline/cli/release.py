@@ -38,7 +38,7 @@ def create(
 
     Refused (exit 8): the name with other content, and cells with less evidence than is demanded.
     """
-    from pipeline.publish import publish
+    from pipeline.workspace.publish import publish
 
     place = context.workspace()
     made, directory = publish(
@@ -63,7 +63,7 @@ def list_(
     as_json: bool = typer.Option(False, "--json", help="Print JSON"),
 ) -> None:
     """List releases, oldest first."""
-    from matrices import query
+    from matrices.ledger.ledger import query
 
     found = query.releases(context.database(context.workspace()), family=family)
     if as_json:
@@ -86,7 +86,7 @@ def verify(
     key: Path | None = typer.Option(None, help="The public key to trust; default: the workspace's"),
 ) -> None:
     """Verify a release's signature (exit 8) and every blob that it names (exit 3); offline."""
-    from pipeline.publish import find_release, verify_blobs
+    from pipeline.workspace.publish import find_release, verify_blobs
 
     found, place = find_release(name, key=key)
     if place is not None:

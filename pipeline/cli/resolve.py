@@ -6,9 +6,9 @@ from pathlib import Path
 
 import typer
 
-from matrices.explain import explain_decision
-from matrices.request import Request
-from matrices.resolve import resolve as decide
+from matrices.resolve.explain import explain_decision
+from matrices.resolve.request import Request
+from matrices.resolve.resolve import resolve as decide
 from pipeline.cli import context, output
 from registry.errors import LoadError, RefusedError
 
@@ -29,8 +29,8 @@ def resolve(
     as_json: bool = typer.Option(False, "--json", help="Print the decision as JSON"),
 ) -> None:
     """Decide from a release alone. Exit 8: refused; the answer names every candidate's first failed gate."""
-    from pipeline.publish import find_release, newest_release
-    from serving.host import installed_runtimes, read_host, this_host
+    from pipeline.workspace.publish import find_release, newest_release
+    from serving.node.host import installed_runtimes, read_host, this_host
 
     name = release or newest_release(context.workspace(), family=family)
     found, _ = find_release(name, key=key)

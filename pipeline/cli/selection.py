@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import fnmatch
 
-from matrices import query
-from matrices.cell import Cell
-from matrices.db import Database
+from matrices.ledger.ledger import query
+from matrices.cells.cell import Cell
+from matrices.ledger.db import Database
 from registry.errors import NotFoundError
 
 WILDCARDS = frozenset("*?[")

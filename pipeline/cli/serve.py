@@ -41,19 +41,19 @@ def serve(
     ),
 ) -> None:
     """Serve. Exit 7: cannot load here; exit 8: nothing may be served here as asked."""
-    from pipeline.node import Wanted, accept, bundle_of, decide, pull_to_node, read_node
-    from serving.api import create_service
-    from serving.holding import make_holding
-    from serving.host import this_host
-    from serving.load import load_bundle
-    from serving.server import open_socket
-    from serving.server import serve as answer
+    from serving.node.directory import Wanted, accept, bundle_of, decide, pull_to_node, read_node
+    from serving.http.app import create_service
+    from serving.contract.promise import make_holding
+    from serving.node.host import this_host
+    from serving.node.load import load_bundle
+    from serving.http.server import open_socket
+    from serving.http.server import serve as answer
 
     listening = open_socket(host=address, port=port)
     host = this_host()
     wanted = Wanted(tasks=tuple(task), min_tier=min_tier, artifacts=(artifact,) if artifact else ())
     if node is None:
-        from pipeline.publish import newest_release
+        from pipeline.workspace.publish import newest_release
 
         place = context.workspace()
         release = release or newest_release(place, family=family)

@@ -16,9 +16,9 @@ from typing import Final
 from evals.judge import judge
 from evals.scorecard import Scorecard
 from evals.verdict import earned_tier
-from matrices import query
-from matrices.cell import Cell, TaskResult
-from matrices.db import Database
+from matrices.ledger.ledger import query
+from matrices.cells.cell import Cell, TaskResult
+from matrices.ledger.db import Database
 from pipeline.evidence.document import Measured, Report
 from pipeline.evidence.kit import Kit, KitSubject, KitTask, issued_kit
 from registry.artifact import Manifest

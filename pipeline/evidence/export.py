@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Final
 
 from evals.scorecard import Scorecard
-from matrices import query
-from matrices.cell import Cell, State
-from matrices.db import Database
-from matrices.ledger import Ledger
+from matrices.ledger.ledger import query
+from matrices.cells.cell import Cell, State
+from matrices.ledger.db import Database
+from matrices.ledger.ledger import Ledger
 from pipeline.evidence.kit import Kit, KitSubject, KitTask, write_kit
-from pipeline.nodes import Inputs, find_inputs
-from pipeline.plan import Plan
-from pipeline.records import Records
+from pipeline.build.nodes import Inputs, find_inputs
+from pipeline.build.plan import Plan
+from pipeline.build.records import Records
 from registry.checkpoint import FileEntry
 from registry.errors import NotFoundError, UnknownNameError
 from registry.store import Store

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from matrices import query
-from matrices.cell import Cell
-from matrices.db import Database
-from matrices.ledger import Ledger
+from matrices.ledger.ledger import query
+from matrices.cells.cell import Cell
+from matrices.ledger.db import Database
+from matrices.ledger.ledger import Ledger
 from pipeline.evidence.check import Verified, check_report
 from pipeline.evidence.document import Report, read_report
 from pipeline.evidence.record import with_evidence

@@ -17,7 +17,7 @@ from typing import Final, Literal
 from pydantic import Field, ValidationError
 
 from evals.verdict import Bar
-from pipeline.requests import ProbeOutput
+from pipeline.stages.requests import ProbeOutput
 from registry.artifact import Manifest
 from registry.atomic import remove_tree, storage_errors, temporary_directory, write_atomically
 from registry.checkpoint import FileEntry
@@ -27,7 +27,7 @@ from registry.ladder import EvaluationEntry, TaskEntry
 from registry.signing import sign, verify
 from registry.target import targets
 from registry.value import Value, describe
-from serving.source import Source
+from serving.node.source import Source
 
 DIRECTORY: Final = "kits"
 INDEX_NAME: Final = "kit.json"

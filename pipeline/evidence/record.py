@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from matrices.cell import Cell, Evidence, State, TaskResult
-from matrices.evidence import evaluated_on, evidence_level, height
-from pipeline.compose import said_of
+from matrices.cells.cell import Cell, Evidence, State, TaskResult
+from matrices.cells.levels import evaluated_on, evidence_level, height
+from pipeline.build.compose import said_of
 from pipeline.evidence.check import Verified
 from pipeline.evidence.document import Measured, Node
 

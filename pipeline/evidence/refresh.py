@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from matrices import query
-from matrices.cell import Cell
-from matrices.db import Database
-from matrices.evidence import Versions, evaluated_on, expired, rehearsed_by
-from matrices.ledger import Ledger
-from pipeline.installed import installed_toolchains
+from matrices.ledger.ledger import query
+from matrices.cells.cell import Cell
+from matrices.ledger.db import Database
+from matrices.cells.levels import Versions, evaluated_on, expired, rehearsed_by
+from matrices.ledger.ledger import Ledger
+from pipeline.workspace.installed import installed_toolchains
 from registry.artifact import Manifest
 from registry.errors import RungError
 from registry.store import Store
 from registry.target import Host, targets
-from serving.accelerator import chip_here
-from serving.host import installed_runtimes, this_host
+from serving.node.accelerator import chip_here
+from serving.node.host import installed_runtimes, this_host
 
 
 @dataclass(frozen=True, slots=True)

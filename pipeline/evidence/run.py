@@ -23,7 +23,7 @@ from evals.scorecard import Scorecard
 from pipeline.evidence.document import Measured, Node, Problem, Report
 from pipeline.evidence.kit import Kit, KitSubject, KitTask, folder_of
 from pipeline.executors.local import Event, Failure, LocalExecutor, Work, remove_stale_scratch
-from pipeline.requests import (
+from pipeline.stages.requests import (
     EvaluateOutput,
     ExamineRequest,
     SpeedOutput,
@@ -39,11 +39,11 @@ from registry.recipe import parse_recipe
 from registry.store import Store
 from registry.target import Host, find_target, missing_features
 from registry.value import Value
-from serving.accelerator import chip_here
-from serving.fetch import fetch_blob
-from serving.host import installed_runtimes, this_host
-from serving.pull import pull_artifact
-from serving.source import Source
+from serving.node.accelerator import chip_here
+from serving.node.fetch import fetch_blob
+from serving.node.host import installed_runtimes, this_host
+from serving.node.pull import pull_artifact
+from serving.node.source import Source
 
 Part = Literal["parity", "speed", "quality"]
 PARTS: tuple[Part, ...] = ("parity", "speed", "quality")

@@ -23,16 +23,16 @@ from typing import IO, Any
 
 from compilers.toolchain import find_toolchain
 from pipeline.executors.memory import held_bytes
-from pipeline.requests import Request, WorkerOrder
+from pipeline.stages.requests import Request, WorkerOrder
 from registry.store import Store
 
 LOCK_NAME = "lock"
 LOG_NAME = "log.txt"
 LOOK_EVERY_S = 0.5
 GIB = 1 << 30
-WORKER = (sys.executable, "-m", "pipeline.worker")
+WORKER = (sys.executable, "-m", "pipeline.executors.worker")
 
-Event = dict[str, Any]  # one JSON line of a worker; its form is in pipeline/worker.py
+Event = dict[str, Any]  # one JSON line of a worker; its form is in pipeline/executors/worker.py
 
 
 @dataclass(frozen=True, slots=True)

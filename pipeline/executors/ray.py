@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.executors.local import Event, Failure, Finished, LocalExecutor, Work
-from pipeline.requests import LowerRequest
+from pipeline.stages.requests import LowerRequest
 from registry.errors import ConfigurationError, ToolchainMissingError
 from registry.store import Store
-from serving.host import this_host
+from serving.node.host import this_host
 
 if TYPE_CHECKING:
     from types import ModuleType

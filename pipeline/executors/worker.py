@@ -4,7 +4,7 @@ Compilers crash, hang and leak; a process of its own turns that into a failed ce
 writes only into the store (atomically, by digest) and its scratch directory; the parent alone writes the
 database.
 
-Usage: `python -m pipeline.worker ORDER.json EVENT_FD`. Standard output and error are the log.
+Usage: `python -m pipeline.executors.worker ORDER.json EVENT_FD`. Standard output and error are the log.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import assert_never
 
 from pydantic import BaseModel
 
-from pipeline.requests import (
+from pipeline.stages.requests import (
     ExamineRequest,
     ExportRequest,
     LowerRequest,
@@ -99,7 +99,7 @@ def main() -> int:
 def _check_chip(order: WorkerOrder) -> None:
     if order.chip is None or order.request.kind not in ("examine", "reference"):
         return
-    from serving.host import this_host
+    from serving.node.host import this_host
 
     if (here := this_host().chip) != order.chip:
         raise LoadError(

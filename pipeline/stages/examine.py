@@ -6,25 +6,25 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from compilers.parity import Parity
-from compilers.probe import measure_parity
+from compilers.check.parity import Parity
+from compilers.check.probe import measure_parity
 from compilers.runtime import Bundle, Session, find_runtime
-from compilers.speed import measure_machine, measure_speed
-from compilers.tokenizer import Tokenizer
+from compilers.check.speed import measure_machine, measure_speed
+from compilers.model.tokenizer import Tokenizer
 from evals.harness import evaluate, load_tasks, scorecard
 from evals.judge import SequentialJudge, judge
 from evals.scorecard import Scorecard
 from evals.verdict import earned_tier
-from matrices.cell import TaskResult
-from pipeline.requests import EvaluateOutput, ExamineRequest, SpeedOutput, TaskRequest, VerifyOutput
+from matrices.cells.cell import TaskResult
+from pipeline.stages.requests import EvaluateOutput, ExamineRequest, SpeedOutput, TaskRequest, VerifyOutput
 from pipeline.stages.files import materialise_bundle
 from pipeline.stages.probe import load_probe
-from pipeline.worker import Reporter
+from pipeline.executors.worker import Reporter
 from registry.digest import canonical_json
 from registry.store import Store
 from registry.target import find_target
-from serving.accelerator import ChipHere, chip_here
-from serving.host import this_host
+from serving.node.accelerator import ChipHere, chip_here
+from serving.node.host import this_host
 
 
 @dataclass(frozen=True, slots=True)

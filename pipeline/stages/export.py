@@ -6,11 +6,11 @@ import json
 import time
 from pathlib import Path
 
-from compilers.export.architecture import model_facts, read_architecture
+from compilers.model.architecture import model_facts, read_architecture
 from compilers.export.graph import export_graph
-from pipeline.requests import ExportOutput, ExportRequest
+from pipeline.stages.requests import ExportOutput, ExportRequest
 from pipeline.stages.files import add_entry, materialise_small
-from pipeline.worker import Reporter
+from pipeline.executors.worker import Reporter
 from registry.store import Store
 
 

@@ -21,37 +21,37 @@ CODE: Mapping[str, tuple[str, ...]] = {
     "export": ("compilers.export",),
     "quantize": (
         "compilers.quantize",
-        "compilers.activations",
-        "compilers.torch_reference",
-        "compilers.probe",
+        "compilers.quantize.activations",
+        "compilers.model.torch_reference",
+        "compilers.check.probe",
         "registry.recipe",
     ),
-    "reference": ("compilers.torch_reference", "evals"),
+    "reference": ("compilers.model.torch_reference", "evals"),
     "lower-onnxruntime": ("compilers.onnxruntime",),
-    "lower-tvm": ("compilers.tvm", "compilers.network"),
-    "lower-iree": ("compilers.iree", "compilers.static", "compilers.network"),
+    "lower-tvm": ("compilers.tvm", "compilers.model.network"),
+    "lower-iree": ("compilers.iree", "compilers.static", "compilers.model.network"),
     "lower-qnn": (
         "compilers.qnn",
-        "compilers.activations",
+        "compilers.quantize.activations",
         "compilers.onnxruntime.fallback",
         "compilers.static",
-        "compilers.network",
+        "compilers.model.network",
     ),
-    "lower-cann": ("compilers.portable", "compilers.static", "compilers.network"),
-    "lower-openvino": ("compilers.portable", "compilers.static", "compilers.network"),
+    "lower-cann": ("compilers.portable", "compilers.static", "compilers.model.network"),
+    "lower-openvino": ("compilers.portable", "compilers.static", "compilers.model.network"),
     "prove": ("compilers.proof",),
     "rehearse": (
-        "compilers.rehearse",
-        "compilers.emulate",
-        "compilers.parity",
-        "compilers.probe",
-        "compilers.bounds",
+        "compilers.rehearsal",
+        "compilers.aarch64_emulation",
+        "compilers.check.parity",
+        "compilers.check.probe",
+        "compilers.check.bounds",
     ),
-    "verify": ("compilers.parity", "compilers.probe", "compilers.bounds"),
-    "evaluate": ("evals", "compilers.tokenizer"),
+    "verify": ("compilers.check.parity", "compilers.check.probe", "compilers.check.bounds"),
+    "evaluate": ("evals", "compilers.model.tokenizer"),
 }
 """Stage → the modules whose source its output depends on."""
-COMMON = ("pipeline.requests", "pipeline.stages")
+COMMON = ("pipeline.stages.requests", "pipeline.stages")
 """The form of outputs, and what workers do: part of every stage."""
 
 

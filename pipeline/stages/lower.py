@@ -9,10 +9,10 @@ from pathlib import Path
 from compilers.proof.prove import prove
 from compilers.toolchain import Source, find_toolchain
 from pipeline.executors.local import LOG_NAME
-from pipeline.keys import prove_key
-from pipeline.requests import LowerOutput, LowerRequest, ProveOutput
+from pipeline.stages.keys import prove_key
+from pipeline.stages.requests import LowerOutput, LowerRequest, ProveOutput
 from pipeline.stages.files import add_entry
-from pipeline.worker import Reporter
+from pipeline.executors.worker import Reporter
 from registry.store import Store
 from registry.target import find_target
 

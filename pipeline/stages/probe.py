@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from compilers.runtime import FloatArray
-from compilers.tokenizer import Tokenizer
-from pipeline.requests import ProbeOutput
+from compilers.model.tokenizer import Tokenizer
+from pipeline.stages.requests import ProbeOutput
 from registry.errors import ConfigurationError
 from registry.store import Store
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from compilers.probe import make_probe, reference_logits
-from compilers.tokenizer import Tokenizer
-from compilers.torch_reference import TorchSession
+from compilers.check.probe import make_probe, reference_logits
+from compilers.model.tokenizer import Tokenizer
+from compilers.model.torch_reference import TorchSession
 from evals.harness import evaluate, load_tasks, scorecard
-from pipeline.keys import version
-from pipeline.requests import ReferenceOutput, ReferenceRequest, TaskRequest
+from pipeline.stages.keys import version
+from pipeline.stages.requests import ReferenceOutput, ReferenceRequest, TaskRequest
 from pipeline.stages.files import materialise_checkpoint
 from pipeline.stages.probe import read_texts, store_probe, tokenize
-from pipeline.worker import Reporter
+from pipeline.executors.worker import Reporter
 from registry.digest import canonical_json
 from registry.store import Store
-from serving.host import this_host
+from serving.node.host import this_host
 
 
 def reference(request: ReferenceRequest, *, store: Store, scratch: Path, report: Reporter) -> None:

@@ -1,18 +1,18 @@
-"""Artifact → parity where something else runs it in its target's place (`compilers/rehearse.py`)."""
+"""Artifact → parity where something else runs it in its target's place (`compilers/rehearsal.py`)."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
 
-from compilers.probe import measure_parity
-from compilers.rehearse import rehearse as open_rehearsal
+from compilers.check.probe import measure_parity
+from compilers.rehearsal import rehearse as open_rehearsal
 from compilers.runtime import Bundle
 from compilers.toolchain import Unsupported
-from pipeline.requests import RehearseOutput, RehearseRequest
+from pipeline.stages.requests import RehearseOutput, RehearseRequest
 from pipeline.stages.files import materialise_bundle
 from pipeline.stages.probe import load_probe
-from pipeline.worker import Reporter
+from pipeline.executors.worker import Reporter
 from registry.store import Store
 
 

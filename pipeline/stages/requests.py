@@ -10,11 +10,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from compilers.parity import Parity
+from compilers.check.parity import Parity
 from compilers.proof.proof import Proof
-from compilers.speed import Speed
+from compilers.check.speed import Speed
 from evals.verdict import Bar
-from matrices.cell import TaskResult
+from matrices.cells.cell import TaskResult
 from registry.artifact import Manifest, ModelFacts
 from registry.checkpoint import Checkpoint, FileEntry
 from registry.digest import Digest

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from matrices import query
-from matrices.db import Database
-from matrices.ledger import Ledger
-from matrices.release import Release
-from matrices.snapshot import create_release, read_release, write_release
-from pipeline.plan import Filters, make_plan
+from matrices.ledger.ledger import query
+from matrices.ledger.db import Database
+from matrices.ledger.ledger import Ledger
+from matrices.releases.release import Release
+from matrices.releases.files import create_release, read_release, write_release
+from pipeline.build.plan import Filters, make_plan
 from registry.errors import ConfigurationError, NotFoundError, UnknownNameError
 from registry.ladder import EvidenceLevel, read_ladder
 from registry.mlflow import Checkpoints
@@ -107,7 +107,7 @@ def newest_release(place: Workspace, *, family: str | None) -> str:
         NotFoundError: There is none.
         ConfigurationError: Several families have releases and none is named.
     """
-    from matrices.db import open_database
+    from matrices.ledger.db import open_database
 
     found = query.releases(open_database(place.database_url), family=family)
     if not found:

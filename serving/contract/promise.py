@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from matrices.evidence import earned_tiers
-from matrices.release import Release, ReleasedCell
-from matrices.request import Request
-from matrices.resolve import resolve
+from matrices.cells.levels import earned_tiers
+from matrices.releases.release import Release, ReleasedCell
+from matrices.resolve.request import Request
+from matrices.resolve.resolve import resolve
 from registry.artifact import Manifest
 from registry.digest import short
 from registry.target import Host
-from serving.host import installed_runtimes
-from serving.load import LoadedModel
-from serving.problems import Json
+from serving.node.host import installed_runtimes
+from serving.node.load import LoadedModel
+from serving.contract.problems import Json
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from compilers.runtime import FloatArray, Segment, Session
-from compilers.tokenizer import Tokenizer
+from compilers.model.tokenizer import Tokenizer
 from registry.errors import RungError
-from serving.problems import EngineStoppedError, OverloadedError
-from serving.rows import Rows
-from serving.sequence import Event, Failure, Generation, Sequence
+from serving.contract.problems import EngineStoppedError, OverloadedError
+from serving.engine.slots import Rows
+from serving.engine.sequence import Event, Failure, Generation, Sequence
 
 LOGIT_BYTES = 64 << 20
 """Memory for the logits of one step that scores prompts."""

@@ -1,6 +1,6 @@
 """Sequences: one prompt on its way to one completion, and the events that its caller hears of.
 
-A sequence knows nothing of rows, threads or HTTP. `serving/generate.py` feeds it logits; it decides on
+A sequence knows nothing of rows, threads or HTTP. `serving/engine/engine.py` feeds it logits; it decides on
 tokens, text and when it is done.
 """
 
@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 
 from compilers.runtime import FloatArray
-from compilers.tokenizer import TextStream, Tokenizer
-from serving.sampling import IntArray, Sampler, Sampling, TokenLogprob, logprobs
-from serving.stop import StopMatcher
+from compilers.model.tokenizer import TextStream, Tokenizer
+from serving.engine.sampling import IntArray, Sampler, Sampling, TokenLogprob, logprobs
+from serving.engine.stop import StopMatcher
 
 FinishReason = Literal["stop", "length"]
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from compilers.runtime import Cache, Session
-from serving.sampling import IntArray
-from serving.sequence import Sequence
+from serving.engine.sampling import IntArray
+from serving.engine.sequence import Sequence
 
 MIN_REUSE_TOKENS = 16
 """A shorter common beginning is not worth a copy."""

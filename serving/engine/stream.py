@@ -14,9 +14,9 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 from typing import Self
 
-from serving.generate import Engine
-from serving.problems import OverloadedError
-from serving.sequence import Event, Failure, Generation, Piece, Sequence
+from serving.engine.engine import Engine
+from serving.contract.problems import OverloadedError
+from serving.engine.sequence import Event, Failure, Generation, Piece, Sequence
 
 WAIT_POLL_S = 0.02
 

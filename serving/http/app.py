@@ -18,19 +18,19 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from registry.errors import RungError
-from serving.answer import Answer
-from serving.chat import ChatStream, chat_answer, chat_generations
-from serving.completions import CompletionStream, completion_answer, completion_generations
-from serving.edge import LOG, Edge, too_large
-from serving.generate import Engine
-from serving.holding import Holding
-from serving.load import LoadedModel
-from serving.metrics import Metrics
-from serving.problems import Json, RequestError, openai_form, retry_after_s, status_of
-from serving.schemas import Body, ChatBody, CompletionBody, parse_body
-from serving.sequence import Generation, Piece
-from serving.service import Service, usage
-from serving.terms import agree, read_terms
+from serving.engine.stream import Answer
+from serving.openai.chat import ChatStream, chat_answer, chat_generations
+from serving.openai.completions import CompletionStream, completion_answer, completion_generations
+from serving.http.middleware import LOG, Edge, too_large
+from serving.engine.engine import Engine
+from serving.contract.promise import Holding
+from serving.node.load import LoadedModel
+from serving.http.metrics import Metrics
+from serving.contract.problems import Json, RequestError, openai_form, retry_after_s, status_of
+from serving.openai.schemas import Body, ChatBody, CompletionBody, parse_body
+from serving.engine.sequence import Generation, Piece
+from serving.http.service import Service, usage
+from serving.contract.terms import agree, read_terms
 
 MAX_BODY_BYTES = 16 << 20
 BodyT = TypeVar("BodyT", bound=Body)

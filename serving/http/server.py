@@ -16,8 +16,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from registry.errors import ConfigurationError
-from serving.api import create_app
-from serving.service import Service
+from serving.http.app import create_app
+from serving.http.service import Service
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8421

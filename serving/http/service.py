@@ -7,16 +7,16 @@ import time
 import uuid
 from dataclasses import dataclass, field
 
-from compilers.tokenizer import Tokenizer
+from compilers.model.tokenizer import Tokenizer
 from registry.digest import short
 from registry.errors import UnknownNameError
-from serving.generate import Engine
-from serving.holding import Holding
-from serving.metrics import Metrics
-from serving.problems import Json, RequestError
-from serving.sampling import TokenLogprob
-from serving.schemas import Body
-from serving.sequence import Generation, Piece
+from serving.engine.engine import Engine
+from serving.contract.promise import Holding
+from serving.http.metrics import Metrics
+from serving.contract.problems import Json, RequestError
+from serving.engine.sampling import TokenLogprob
+from serving.openai.schemas import Body
+from serving.engine.sequence import Generation, Piece
 
 LONG_TEXT = 8192
 """Characters from which on text is encoded outside the event loop."""

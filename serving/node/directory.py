@@ -9,19 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from matrices.cell import cell_id
-from matrices.release import Release
-from matrices.request import Request
-from matrices.resolve import Decision, resolve
-from matrices.snapshot import read_release
+from matrices.cells.cell import cell_id
+from matrices.releases.release import Release
+from matrices.resolve.request import Request
+from matrices.resolve.resolve import Decision, resolve
+from matrices.releases.files import read_release
 from registry.artifact import Manifest
 from registry.atomic import write_atomically
 from registry.errors import ConfigurationError, NotFoundError, RefusedError
 from registry.target import Host
 from registry.workspace import Workspace, find_workspace
-from serving.host import installed_runtimes
-from serving.pull import Pulled, Report, bundle_directory, find_released, pull, pull_release
-from serving.source import find_source
+from serving.node.host import installed_runtimes
+from serving.node.pull import Pulled, Report, bundle_directory, find_released, pull, pull_release
+from serving.node.source import find_source
 
 TRUSTED = "trusted.pem"
 

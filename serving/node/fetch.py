@@ -22,8 +22,8 @@ from registry.checkpoint import FileEntry
 from registry.digest import CHUNK_BYTES, digest_file
 from registry.errors import CorruptError, StorageFullError
 from registry.store import Store
-from serving.problems import InterruptedFetchError
-from serving.source import Source
+from serving.contract.problems import InterruptedFetchError
+from serving.node.source import Source
 
 ATTEMPTS = 5
 """Interruptions in a row, none of which brought a byte, after which a fetch gives up."""

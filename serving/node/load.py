@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Literal
 
 from compilers.runtime import Bundle, Runtime, Session, find_runtime
-from compilers.tokenizer import Tokenizer
+from compilers.model.tokenizer import Tokenizer
 from compilers.toolchain import Unsupported
-from matrices.evidence import evaluated_on
-from matrices.release import Release, ReleasedCell
+from matrices.cells.levels import evaluated_on
+from matrices.releases.release import Release, ReleasedCell
 from registry.artifact import MANIFEST_NAME, Manifest
 from registry.digest import digest_file
 from registry.errors import CorruptError, LoadError, RungError
 from registry.target import Host, find_target, missing_features
-from serving.generate import Limits
+from serving.engine.engine import Limits
 
 MEMORY_SHARE = 0.9
 """Share of the host's memory that an artifact with its cache may take; the rest is for the process itself."""

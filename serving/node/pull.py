@@ -22,8 +22,8 @@ from functools import partial
 from pathlib import Path
 
 from compilers.runtime import Bundle
-from matrices.release import Release, ReleasedCell
-from matrices.snapshot import RELEASE_NAME, SIGNATURE_NAME, check_name, read_release
+from matrices.releases.release import Release, ReleasedCell
+from matrices.releases.files import RELEASE_NAME, SIGNATURE_NAME, check_name, read_release
 from registry.artifact import MANIFEST_NAME, Manifest
 from registry.atomic import SUFFIX, remove_tree, storage_errors, temporary_directory
 from registry.checkpoint import FileEntry
@@ -39,9 +39,9 @@ from registry.errors import (
     UnknownNameError,
 )
 from registry.store import Store
-from serving.fetch import fetch_blob, is_sound
-from serving.load import read_bundle
-from serving.source import Source
+from serving.node.fetch import fetch_blob, is_sound
+from serving.node.load import read_bundle
+from serving.node.source import Source
 
 MAX_RELEASE_BYTES = 256 << 20
 

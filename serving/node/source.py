@@ -21,7 +21,7 @@ from typing import Protocol
 
 from registry.digest import CHUNK_BYTES
 from registry.errors import ConfigurationError, CorruptError, NotFoundError, RegistryError
-from serving.problems import InterruptedFetchError
+from serving.contract.problems import InterruptedFetchError
 
 TIMEOUT_S = 30.0
 """Longest silence of a server."""

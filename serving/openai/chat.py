@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from registry.errors import ConfigurationError
-from serving.problems import Json, RequestError
-from serving.sampling import TokenLogprob
-from serving.schemas import ChatBody
-from serving.sequence import Generation, Piece
-from serving.service import Service, choices, usage
+from serving.contract.problems import Json, RequestError
+from serving.engine.sampling import TokenLogprob
+from serving.openai.schemas import ChatBody
+from serving.engine.sequence import Generation, Piece
+from serving.http.service import Service, choices, usage
 
 
 async def chat_generations(service: Service, body: ChatBody) -> list[Generation]:

@@ -7,12 +7,12 @@ in `top_logprobs` is the very same float as the token's own where it is the one 
 
 from __future__ import annotations
 
-from compilers.tokenizer import TextStream
-from serving.problems import Json
-from serving.sampling import TokenLogprob
-from serving.schemas import CompletionBody
-from serving.sequence import Generation, Piece
-from serving.service import Service, choices, usage
+from compilers.model.tokenizer import TextStream
+from serving.contract.problems import Json
+from serving.engine.sampling import TokenLogprob
+from serving.openai.schemas import CompletionBody
+from serving.engine.sequence import Generation, Piece
+from serving.http.service import Service, choices, usage
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's own default for completions."""

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import from_json
 
 from registry.value import describe
-from serving.problems import RequestError
-from serving.sampling import Sampling
+from serving.contract.problems import RequestError
+from serving.engine.sampling import Sampling
 
 MAX_STOPS = 64
 MAX_CHOICES = 128

@@ -10,7 +10,7 @@ from benchmarks.build import build_all, lock_cache, step_directory
 from benchmarks.steps import Export, Lower, Quantize
 from registry.artifact import Manifest
 from registry.errors import ConfigurationError
-from serving.load import read_bundle
+from serving.node.load import read_bundle
 from tests.benchmarks.tiny import LOWERED, STEPS, Built
 
 MIB = 2**20

@@ -7,8 +7,8 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from benchmarks.checkpoint import FULL, make_checkpoint, prompt_tokens
-from compilers.export.architecture import parameters, read_architecture
-from compilers.tokenizer import Tokenizer
+from compilers.model.architecture import parameters, read_architecture
+from compilers.model.tokenizer import Tokenizer
 from tests.benchmarks.tiny import SHAPE
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from compilers.export.architecture import model_facts, read_architecture
+from compilers.model.architecture import model_facts, read_architecture
 from compilers.export.graph import export_graph
 from compilers.quantize.variant import QuantizeReport, quantize
 from compilers.runtime import Bundle, Session, find_runtime

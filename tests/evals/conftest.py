@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from compilers.tokenizer import Tokenizer
+from compilers.model.tokenizer import Tokenizer
 from tests.evals.torch_session import RecomputingSession
 
 torch.set_num_threads(1)  # small models on shared cores: a second thread only waits

@@ -6,7 +6,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from compilers.tokenizer import Tokenizer
+from compilers.model.tokenizer import Tokenizer
 from evals.decoding import Prompt, decode_greedily
 from evals.rows import Rows
 from tests.evals.torch_session import RecomputingSession

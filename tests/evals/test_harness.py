@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from compilers.tokenizer import Tokenizer
+from compilers.model.tokenizer import Tokenizer
 from evals.harness import evaluate, load_tasks, scorecard
 from evals.judge import SequentialJudge, judge
 from evals.samples import LoadedTasks

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from compilers.tokenizer import Tokenizer
-from compilers.torch_reference import TorchSession
+from compilers.model.tokenizer import Tokenizer
+from compilers.model.torch_reference import TorchSession
 from evals.harness import evaluate, load_tasks
 from evals.session_lm import SessionLM
 from evals.tasks.catalog import FORMS, TASK_TYPES, TaskType

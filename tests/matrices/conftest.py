@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from compilers.parity import Parity
+from compilers.check.parity import Parity
 from evals.verdict import Verdict
-from matrices.cell import LADDER, Cell, Evidence, State, TaskResult, cell_id
-from matrices.db import Database, open_database
-from matrices.ledger import Ledger
-from matrices.release import Approval, Candidate, Release, ReleasedCell
+from matrices.cells.cell import LADDER, Cell, Evidence, State, TaskResult, cell_id
+from matrices.ledger.db import Database, open_database
+from matrices.ledger.ledger import Ledger
+from matrices.releases.release import Approval, Candidate, Release, ReleasedCell
 from registry.artifact import Manifest, ModelFacts
 from registry.checkpoint import FileEntry
 from registry.digest import digest_value

@@ -14,7 +14,7 @@ def test_a_node_resolves_without_database_and_frameworks():
         f"import sys; sys.modules.update(dict.fromkeys({BANNED}))\n"
         "from matrices import cell, evidence, explain, gates, offer, release, request, resolve\n"
         "from matrices import ruling, snapshot\n"
-        "from matrices.resolve import GATES\n"
+        "from matrices.resolve.resolve import GATES\n"
         "print(','.join(name for name, _ in GATES))\n"
     )
     done = subprocess.run(

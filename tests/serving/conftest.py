@@ -2,7 +2,7 @@
 
 import pytest
 
-from compilers.tokenizer import Tokenizer
+from compilers.model.tokenizer import Tokenizer
 from tests.serving.support import TorchSession, make_bundle, make_checkpoint, running
 
 

@@ -9,17 +9,17 @@ from datetime import UTC, datetime
 import numpy as np
 
 from evals.verdict import Verdict
-from matrices.cell import Cell, Evidence, TaskResult
-from matrices.release import Approval, Release, ReleasedCell
+from matrices.cells.cell import Cell, Evidence, TaskResult
+from matrices.releases.release import Approval, Release, ReleasedCell
 from registry.artifact import Manifest, ModelFacts
 from registry.checkpoint import FileEntry
 from registry.digest import canonical_json, digest_bytes, digest_file
 from registry.target import Host
-from serving.api import create_service
-from serving.generate import Limits
-from serving.holding import Holding
-from serving.load import LoadedModel
-from serving.server import open_socket, serve
+from serving.http.app import create_service
+from serving.engine.engine import Limits
+from serving.contract.promise import Holding
+from serving.node.load import LoadedModel
+from serving.http.server import open_socket, serve
 
 CONTEXT = 256
 CHAT_TEMPLATE = (
@@ -335,7 +335,7 @@ def make_bundle(checkpoint, out, *, recipe="fp32", toolchain="onnxruntime"):
     import json
     import shutil
 
-    from compilers.export.architecture import model_facts, read_architecture
+    from compilers.model.architecture import model_facts, read_architecture
     from compilers.export.graph import export_graph
     from compilers.quantize.variant import quantize
     from compilers.toolchain import Source, find_toolchain

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from serving.generate import Limits
-from serving.host import this_host
-from serving.load import load_bundle
+from serving.engine.engine import Limits
+from serving.node.host import this_host
+from serving.node.load import load_bundle
 from tests.serving.support import running
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

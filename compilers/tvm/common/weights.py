@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compilers.tvm.cache import aligned_zeros
-from compilers.tvm.library import Library, load_runtime
-from compilers.tvm.plan import Fill, Parameter, Plan, TensorForm
+from compilers.tvm.cpu.cache import aligned_zeros
+from compilers.tvm.common.library import Library, load_runtime
+from compilers.tvm.cpu.plan import Fill, Parameter, Plan, TensorForm
 from registry.errors import CorruptError, LoadError
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compilers.tvm import code
-from compilers.tvm.code import Buffer, Expr, Machine, PrimFunc, Register
-from compilers.tvm.plan import BLOCK, CHUNK
+from compilers.tvm.cpu import code
+from compilers.tvm.cpu.code import Buffer, Expr, Machine, PrimFunc, Register
+from compilers.tvm.cpu.plan import BLOCK, CHUNK
 
 HEADS_AT_ONCE = 8
 """Heads that share each load of K and V."""

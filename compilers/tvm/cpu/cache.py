@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compilers.tvm.plan import BLOCK, CHUNK, Plan
+from compilers.tvm.cpu.plan import BLOCK, CHUNK, Plan
 from registry.errors import LoadError
 
 ALIGNMENT_BYTES = 64

@@ -16,7 +16,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as tir
 
-from compilers.tvm import neon
+from compilers.tvm.cpu import neon
 
 Expr = Any
 """A TIR expression or a Python number; TVM ships no types."""

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from compilers.tvm import code
-from compilers.tvm.code import Buffer, Expr, Kernel, Machine, PrimFunc, Register
-from compilers.tvm.plan import BLOCK
+from compilers.tvm.cpu import code
+from compilers.tvm.cpu.code import Buffer, Expr, Kernel, Machine, PrimFunc, Register
+from compilers.tvm.cpu.plan import BLOCK
 
 WIDTH = 64
 """Elements that a row of activations is padded to a multiple of."""

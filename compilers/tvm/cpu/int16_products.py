@@ -6,10 +6,10 @@ at most 128 · 32767 · 128 < 2³¹ in absolute value.
 
 from __future__ import annotations
 
-from compilers.tvm import code
-from compilers.tvm.code import Buffer, Expr, Machine, PrimFunc, Register
-from compilers.tvm.integer import IntegerForm
-from compilers.tvm.linear import GRAIN, Product, blocks, finish, work_of
+from compilers.tvm.cpu import code
+from compilers.tvm.cpu.code import Buffer, Expr, Machine, PrimFunc, Register
+from compilers.tvm.cpu.integer import IntegerForm
+from compilers.tvm.cpu.linear import GRAIN, Product, blocks, finish, work_of
 
 
 def pair_product(

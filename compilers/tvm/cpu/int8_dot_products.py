@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from compilers.tvm import code
-from compilers.tvm.code import Buffer, Expr, Machine, PrimFunc, Register
-from compilers.tvm.integer import IntegerForm
-from compilers.tvm.linear import GRAIN, Product, blocks, finish, work_of
+from compilers.tvm.cpu import code
+from compilers.tvm.cpu.code import Buffer, Expr, Machine, PrimFunc, Register
+from compilers.tvm.cpu.integer import IntegerForm
+from compilers.tvm.cpu.linear import GRAIN, Product, blocks, finish, work_of
 
 NIBBLES = 0x0F0F0F0F
 PIECE = 8

@@ -12,9 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from compilers.tvm import code
-from compilers.tvm.code import Expr, Machine, PrimFunc, Register
-from compilers.tvm.linear import Product
+from compilers.tvm.cpu import code
+from compilers.tvm.cpu.code import Expr, Machine, PrimFunc, Register
+from compilers.tvm.cpu.linear import Product
 
 Packing = Literal["pairs", "quads"]
 """Inputs of a product that share a 32-bit lane."""

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from compilers.tvm import code
-from compilers.tvm.code import Buffer, Expr, Machine, PrimFunc, Register
+from compilers.tvm.cpu import code
+from compilers.tvm.cpu.code import Buffer, Expr, Machine, PrimFunc, Register
 
 Mode = Literal["plain", "add", "gated"]
 """Store the product; add it to the output; or store silu(gate) · up of tiles whose halves those are."""

@@ -7,8 +7,8 @@ matrix, and gate and up alternate by half tiles.
 
 from __future__ import annotations
 
-from compilers.tvm import code
-from compilers.tvm.code import Expr, Kernel, PrimFunc
+from compilers.tvm.cpu import code
+from compilers.tvm.cpu.code import Expr, Kernel, PrimFunc
 
 ROWS_AT_ONCE = 16
 

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
-from compilers.network import Linear
-from compilers.tvm import pack
-from compilers.tvm.code import Machine, PrimFunc, ceil_to
-from compilers.tvm.elementwise import padded
-from compilers.tvm.integer import IntegerForm
-from compilers.tvm.linear import FloatForm, Mode, Product
-from compilers.tvm.plan import Dtype, Fill, Parameter, TensorForm
+from compilers.model.network import Linear
+from compilers.tvm.cpu import pack
+from compilers.tvm.cpu.code import Machine, PrimFunc, ceil_to
+from compilers.tvm.cpu.elementwise import padded
+from compilers.tvm.cpu.integer import IntegerForm
+from compilers.tvm.cpu.linear import FloatForm, Mode, Product
+from compilers.tvm.cpu.plan import Dtype, Fill, Parameter, TensorForm
 from registry.errors import BuildError
 
 FLOATS: Mapping[str, Literal["float32", "float16"]] = {"F32": "float32", "F16": "float16"}

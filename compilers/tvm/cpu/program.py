@@ -12,17 +12,17 @@ from typing import Any
 
 from tvm import relax, tirx
 
-from compilers.network import Layer, Network, Norm
-from compilers.tvm import elementwise
-from compilers.tvm.attention import Shape, attention
-from compilers.tvm.code import Machine, PrimFunc
-from compilers.tvm.elementwise import padded
-from compilers.tvm.integer import IntegerForm, quantize
-from compilers.tvm.linear import FloatForm, float_product
-from compilers.tvm.pairs import pair_product
-from compilers.tvm.parameters import Matrix, ParameterTable
-from compilers.tvm.plan import BLOCK, Plan, TensorForm
-from compilers.tvm.quads import quad_product
+from compilers.model.network import Layer, Network, Norm
+from compilers.tvm.cpu import elementwise
+from compilers.tvm.cpu.attention import Shape, attention
+from compilers.tvm.cpu.code import Machine, PrimFunc
+from compilers.tvm.cpu.elementwise import padded
+from compilers.tvm.cpu.integer import IntegerForm, quantize
+from compilers.tvm.cpu.linear import FloatForm, float_product
+from compilers.tvm.cpu.int16_products import pair_product
+from compilers.tvm.cpu.parameters import Matrix, ParameterTable
+from compilers.tvm.cpu.plan import BLOCK, Plan, TensorForm
+from compilers.tvm.cpu.int8_dot_products import quad_product
 
 Value = Any
 """A Relax expression; TVM ships no types."""

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from compilers.runtime import Cache, FloatArray, Segment
-from compilers.segments import check_cache_size, check_segments
-from compilers.tvm.batch import Batch, Integers, flatten, wanted
-from compilers.tvm.cache import TvmCache
-from compilers.tvm.library import Library, load_runtime, use_threads
-from compilers.tvm.plan import Plan
+from compilers.check.segments import check_cache_size, check_segments
+from compilers.tvm.common.batch import Batch, Integers, flatten, wanted
+from compilers.tvm.cpu.cache import TvmCache
+from compilers.tvm.common.library import Library, load_runtime, use_threads
+from compilers.tvm.cpu.plan import Plan
 from registry.errors import LoadError
 
 TOKENS_AT_ONCE = 512

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from compilers.network import Network
+from compilers.model.network import Network
 from compilers.toolchain import Lowered, Support, Supported, Unsupported
 from compilers.tvm.gpu.plan import CODE_NAMES, PLAN_NAME
-from compilers.tvm.plan import TensorForm
+from compilers.tvm.cpu.plan import TensorForm
 from registry.recipe import Recipe
 from registry.target import Target
 

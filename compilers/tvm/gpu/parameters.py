@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from compilers.tvm.gpu.driver import Driver, Memory
 from compilers.tvm.gpu.plan import Parameter
-from compilers.tvm.weights import AnyArray
+from compilers.tvm.common.weights import AnyArray
 from registry.errors import LoadError
 
 

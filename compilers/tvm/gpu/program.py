@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from compilers.network import Layer, Linear, Network, Norm
+from compilers.model.network import Layer, Linear, Network, Norm
 from compilers.tvm.gpu import product
 from compilers.tvm.gpu.plan import Argument, Count, GpuPlan, KernelForm, Launch, Parameter, Room, Step
 from compilers.tvm.gpu.product import Form, Mode
 from compilers.tvm.gpu.templates import THREADS
-from compilers.tvm.plan import TensorForm
+from compilers.tvm.cpu.plan import TensorForm
 from registry.errors import BuildError
 
 FLOATS: Mapping[str, Literal["float32", "float16"]] = {"F32": "float32", "F16": "float16"}

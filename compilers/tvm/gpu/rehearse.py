@@ -7,12 +7,12 @@ does not run is the machine code itself.
 
 from __future__ import annotations
 
-from compilers.rehearse import Rehearsal
+from compilers.rehearsal import Rehearsal
 from compilers.runtime import Bundle
 from compilers.toolchain import Unsupported
 from compilers.tvm.gpu.open import read_code, read_plan, start
 from compilers.tvm.gpu.opencl import open_opencl
-from compilers.tvm.library import installed_version
+from compilers.tvm.common.library import installed_version
 from registry.errors import BuildError, LoadError, ToolchainMissingError
 from registry.target import Target
 

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compilers.runtime import Cache, FloatArray, Segment
-from compilers.segments import check_cache_size, check_segments
-from compilers.tvm.batch import Batch, Integers, flatten, wanted
+from compilers.check.segments import check_cache_size, check_segments
+from compilers.tvm.common.batch import Batch, Integers, flatten, wanted
 from compilers.tvm.gpu.cache import GpuCache
 from compilers.tvm.gpu.driver import Driver, Memory, Start
 from compilers.tvm.gpu.parameters import upload_parameter
 from compilers.tvm.gpu.plan import Argument, GpuPlan, Step
-from compilers.tvm.weights import AnyArray
+from compilers.tvm.common.weights import AnyArray
 from registry.errors import LoadError
 
 TOKENS_AT_ONCE = 512

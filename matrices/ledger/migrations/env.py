@@ -5,8 +5,8 @@ from __future__ import annotations
 from alembic import context
 from sqlmodel import SQLModel
 
-from matrices import models
-from matrices.db import VERSION_TABLE
+from matrices.ledger.ledger import models
+from matrices.ledger.db import VERSION_TABLE
 
 assert models.APPEND_ONLY  # the import fills the metadata
 

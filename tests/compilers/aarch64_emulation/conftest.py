@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from compilers.emulate.session import EMULATORS, PYTHON, ROOT_VARIABLE
+from compilers.aarch64_emulation.session import EMULATORS, PYTHON, ROOT_VARIABLE
 
 MADE = Path(__file__).parents[3] / ".aarch64-root"
 """Where the Makefile puts it."""

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compilers.emulate.session import EmulatedSession, rehearse_aarch64
-from compilers.probe import measure_parity, reference_logits
+from compilers.aarch64_emulation.session import EmulatedSession, rehearse_aarch64
+from compilers.check.probe import measure_parity, reference_logits
 from compilers.quantize.canonical import dequantized_state
-from compilers.rehearse import REHEARSALS, Rehearsal, rehearse
+from compilers.rehearsal import REHEARSALS, Rehearsal, rehearse
 from compilers.runtime import Bundle, Segment, Session
 from compilers.toolchain import Source, Unsupported, find_toolchain
-from compilers.torch_reference import TorchSession
+from compilers.model.torch_reference import TorchSession
 from registry.errors import LoadError
 from registry.target import find_target
 from tests.compilers.conftest import Built
@@ -174,7 +174,7 @@ def test_without_a_root_or_for_another_target_it_is_unsupported_with_the_remedy(
     monkeypatch.setenv("RUNG_AARCH64_ROOT", "/nowhere")
     found = rehearse_aarch64(bundle)
     assert isinstance(found, Unsupported)
-    assert "qemu-user-static" in found.reason or "compilers.emulate.root" in found.reason
+    assert "qemu-user-static" in found.reason or "compilers.aarch64_emulation.root" in found.reason
     other = rehearse_aarch64(Bundle(built.manifest, built.out))
     assert isinstance(other, Unsupported)
     assert built.manifest.target in other.reason

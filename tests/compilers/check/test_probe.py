@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compilers.probe import (
+from compilers.check.probe import (
     MAX_LOGITS,
     SHORTEST,
     kl_divergence,
@@ -23,8 +23,8 @@ from compilers.probe import (
 )
 from compilers.quantize.canonical import dequantized_state
 from compilers.runtime import FloatArray, Segment, Session
-from compilers.torch_reference import TorchSession
-from compilers.weights import read_layout
+from compilers.model.torch_reference import TorchSession
+from compilers.model.weights import read_layout
 from registry.errors import BuildError
 from registry.recipe import parse_recipe
 from tests.compilers.session_contract import draw

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from compilers.speed import measure_machine, measure_speed
+from compilers.check.speed import measure_machine, measure_speed
 from registry.errors import LoadError
 
 

@@ -82,7 +82,7 @@ def test_bytes_are_the_same_for_other_weights(checkpoint_of: Callable[..., Path]
 
 
 def test_weights_are_not_read(checkpoint_of: Callable[..., Path], tmp_path: Path) -> None:
-    from compilers.weights import read_layout
+    from compilers.model.weights import read_layout
 
     source = source_of(checkpoint_of(**ONE_LAYER), tmp_path, recipe="fp32")
     layout = read_layout(source.weights)

@@ -18,7 +18,7 @@ from compilers.iree.run import IreeRuntime
 from compilers.quantize.canonical import dequantized_state
 from compilers.runtime import Bundle, FloatArray, Segment, Session
 from compilers.toolchain import Supported, Unsupported
-from compilers.torch_reference import TorchSession
+from compilers.model.torch_reference import TorchSession
 from registry.errors import LoadError
 from tests.compilers.conftest import this_host
 from tests.compilers.session_contract import SessionContract, draw

@@ -13,7 +13,7 @@ import transformers
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from compilers.export.architecture import (
+from compilers.model.architecture import (
     KNOWN,
     expected_tensors,
     linear_weights,

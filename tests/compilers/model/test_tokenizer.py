@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from compilers.tokenizer import Tokenizer
+from compilers.model.tokenizer import Tokenizer
 from registry.errors import CheckpointError, ConfigurationError
 
 TEXTS = (
@@ -360,7 +360,7 @@ def test_bos_cannot_be_added_where_there_is_none(tmp_path: Path) -> None:
 
 def test_it_loads_without_torch_or_transformers() -> None:
     script = (
-        "import sys; import compilers.tokenizer\n"
+        "import sys; import compilers.model.tokenizer\n"
         "heavy = {'torch', 'transformers', 'lm_eval', 'numpy', 'onnxruntime', 'tvm'} & set(sys.modules)\n"
         "sys.exit(f'loaded {heavy}' if heavy else 0)"
     )

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from compilers.runtime import Segment, Session
-from compilers.torch_reference import TorchSession, load_model
+from compilers.model.torch_reference import TorchSession, load_model
 from registry.errors import CheckpointError
 from tests.compilers.session_contract import SessionContract, draw
 

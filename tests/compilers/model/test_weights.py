@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from compilers.export.architecture import read_architecture
-from compilers.weights import arrange, quantized_weights, read_layout, weights_layout
+from compilers.model.architecture import read_architecture
+from compilers.model.weights import arrange, quantized_weights, read_layout, weights_layout
 from registry.errors import CorruptError
 from registry.recipe import KNOWN, parse_recipe
 from tests.checkpoints import TINY

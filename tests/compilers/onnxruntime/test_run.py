@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from compilers.runtime import Segment, Session
-from compilers.torch_reference import TorchSession
+from compilers.model.torch_reference import TorchSession
 from tests.compilers.session_contract import SessionContract, draw
 from tests.compilers.shapes import SHAPES
 

@@ -16,13 +16,13 @@ from compilers.portable.node_compile import read_commands
 from compilers.portable.operators import allow_lists, check_operators, find_allow_list
 from compilers.portable.run import PortableRuntime
 from compilers.quantize.canonical import dequantized_state
-from compilers.rehearse import Rehearsal, rehearse
+from compilers.rehearsal import Rehearsal, rehearse
 from compilers.runtime import Bundle, Segment, find_runtime
 from compilers.static.onnx_step import open_onnx_session
 from compilers.static.plan import read_plan
 from compilers.static.session import StaticSession
 from compilers.toolchain import Source, Supported, Unsupported, find_toolchain
-from compilers.torch_reference import TorchSession
+from compilers.model.torch_reference import TorchSession
 from registry.artifact import Manifest
 from registry.digest import digest_file
 from registry.errors import BuildError, LoadError

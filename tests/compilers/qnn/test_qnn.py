@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compilers.parity import Parity
-from compilers.probe import make_probe, measure_parity, reference_logits
+from compilers.check.parity import Parity
+from compilers.check.probe import make_probe, measure_parity, reference_logits
 from compilers.qnn.lower import QnnToolchain
 from compilers.qnn.provider import CHIPS, find_provider
 from compilers.qnn.run import QnnRuntime
 from compilers.qnn.step import open_qnn_session
 from compilers.quantize.canonical import dequantized_state
-from compilers.rehearse import Rehearsal, rehearse
+from compilers.rehearsal import Rehearsal, rehearse
 from compilers.runtime import Bundle, Session, find_runtime
 from compilers.toolchain import Source, Supported, Unsupported, find_toolchain
-from compilers.torch_reference import TorchSession
-from compilers.weights import read_layout
+from compilers.model.torch_reference import TorchSession
+from compilers.model.weights import read_layout
 from registry.artifact import Manifest
 from registry.errors import BuildError, LoadError, ToolchainMissingError
 from registry.recipe import KNOWN, parse_recipe

@@ -14,10 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from compilers.export.architecture import Architecture, read_architecture
+from compilers.model.architecture import Architecture, read_architecture
 from compilers.quantize.canonical import dequantized_state, write_weights
 from compilers.quantize.variant import quantize
-from compilers.weights import arrange, read_layout, weights_layout
+from compilers.model.weights import arrange, read_layout, weights_layout
 from registry.errors import BuildError, CheckpointError, CorruptError
 from registry.recipe import KNOWN, parse_recipe
 from tests.checkpoints import make_checkpoint
@@ -203,7 +203,7 @@ def test_a_weight_that_float16_cannot_hold_is_refused(own: Path, tmp_path: Path)
 FULL_DISK = """
 import json, resource, signal, sys
 from pathlib import Path
-from compilers.export.architecture import read_architecture
+from compilers.model.architecture import read_architecture
 from compilers.quantize.variant import quantize
 from registry.recipe import parse_recipe
 checkpoint, out = Path(sys.argv[1]), Path(sys.argv[2])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from compilers.export.architecture import model_facts, read_architecture
+from compilers.model.architecture import model_facts, read_architecture
 from compilers.export.graph import export_graph
 from compilers.quantize.variant import quantize
 from compilers.toolchain import Source

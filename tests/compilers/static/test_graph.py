@@ -16,7 +16,7 @@ from compilers.static.graph import (
     StaticForm,
     write_static,
 )
-from compilers.weights import read_layout
+from compilers.model.weights import read_layout
 from registry.errors import BuildError
 from tests.compilers.shapes import SHAPES
 from tests.compilers.static.sources import source_of

@@ -16,7 +16,7 @@ from compilers.static.graph import StaticForm, write_static
 from compilers.static.onnx_step import open_onnx_session
 from compilers.static.plan import PLAN_NAME, read_plan, write_plan
 from compilers.toolchain import Source
-from compilers.torch_reference import TorchSession
+from compilers.model.torch_reference import TorchSession
 from registry.errors import LoadError
 from tests.compilers.session_contract import SessionContract, draw
 from tests.compilers.shapes import SHAPES

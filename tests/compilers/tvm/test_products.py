@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from compilers.tvm.integer import IntegerForm
-from compilers.tvm.linear import Product
+from compilers.tvm.cpu.integer import IntegerForm
+from compilers.tvm.cpu.linear import Product
 from registry.target import find_target, missing_features
 from tests.compilers.conftest import this_host
 
@@ -34,7 +34,7 @@ def target(request: pytest.FixtureRequest) -> str:
 
 
 def aligned(values: Array) -> Array:
-    from compilers.tvm.cache import aligned_zeros
+    from compilers.tvm.cpu.cache import aligned_zeros
 
     memory = aligned_zeros(values.shape, values.dtype)
     memory[...] = values
@@ -77,12 +77,12 @@ class Kernels:
     def __init__(self, form: IntegerForm, product: Product, target: str) -> None:
         import tvm
 
-        from compilers.tvm import pack
-        from compilers.tvm.integer import quantize
-        from compilers.tvm.library import load_runtime
+        from compilers.tvm.cpu import pack
+        from compilers.tvm.cpu.integer import quantize
+        from compilers.tvm.common.library import load_runtime
         from compilers.tvm.lower import TRIPLES, machine_of
-        from compilers.tvm.pairs import pair_product
-        from compilers.tvm.quads import quad_product
+        from compilers.tvm.cpu.int16_products import pair_product
+        from compilers.tvm.cpu.int8_dot_products import quad_product
 
         self.form, self.product = form, product
         self.machine = machine = machine_of(find_target(target))

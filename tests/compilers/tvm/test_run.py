@@ -15,10 +15,10 @@ import torch
 from compilers.quantize.canonical import dequantized_state
 from compilers.runtime import FloatArray, Segment, Session
 from compilers.toolchain import Source
-from compilers.torch_reference import TorchSession
+from compilers.model.torch_reference import TorchSession
 from compilers.tvm.lower import TvmToolchain
-from compilers.tvm.session import TOKENS_AT_ONCE
-from compilers.tvm.weights import read_forms
+from compilers.tvm.cpu.session import TOKENS_AT_ONCE
+from compilers.tvm.common.weights import read_forms
 from registry.target import find_target, missing_features
 from tests.compilers.conftest import Built, this_host
 from tests.compilers.session_contract import SessionContract, draw

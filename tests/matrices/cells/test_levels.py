@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from compilers.parity import Parity
-from matrices.cell import LADDER, Evidence
-from matrices.evidence import (
+from compilers.check.parity import Parity
+from matrices.cells.cell import LADDER, Evidence
+from matrices.cells.levels import (
     Versions,
     demand_unmet,
     earned_tiers,

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from matrices.cell import VariantFacts
-from matrices.evidence import evidence_level, missing_evidence
-from matrices.proxy import proxies
-from matrices.table import lay_out, matrix_json
+from matrices.cells.cell import VariantFacts
+from matrices.cells.levels import evidence_level, missing_evidence
+from matrices.cells.proxy import proxies
+from matrices.views.table import lay_out, matrix_json
 from registry.digest import digest_value
 
 TASKS = ("extraction", "reasoning", "tool-calling")

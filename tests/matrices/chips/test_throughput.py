@@ -4,10 +4,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from compilers.speed import Machine, Speed
-from matrices.cell import Evidence, VariantFacts
-from matrices.chip import chips, find_chip
-from matrices.penalty import cell_throughput, penalties
+from compilers.check.speed import Machine, Speed
+from matrices.cells.cell import Evidence, VariantFacts
+from matrices.chips.chip import chips, find_chip
+from matrices.chips.throughput import cell_throughput, penalties
 from registry.digest import digest_value
 from registry.target import targets
 

@@ -15,9 +15,9 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlmodel import SQLModel
 
-from matrices import models, query
-from matrices.db import VERSION_TABLE, Database, known_versions, newest_version, open_database
-from matrices.ledger import Ledger
+from matrices.ledger.ledger import models, query
+from matrices.ledger.db import VERSION_TABLE, Database, known_versions, newest_version, open_database
+from matrices.ledger.ledger import Ledger
 from registry.errors import ConfigurationError, CorruptError, RegistryError, SchemaError, StorageFullError
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +44,7 @@ def test_file_names_of_migrations_are_the_revisions_that_alembic_sees():
 def test_a_database_that_is_up_to_date_opens_without_alembic(url: str):
     open_database(url).close()
     program = (
-        "import sys; from matrices.db import open_database; open_database(sys.argv[1]).close();"
+        "import sys; from matrices.ledger.db import open_database; open_database(sys.argv[1]).close();"
         "print('alembic' in sys.modules)"
     )
     done = subprocess.run(
@@ -84,7 +84,7 @@ def test_several_processes_open_a_new_database_at_once(url: str):
 def test_a_migration_that_is_killed_leaves_nothing(tmp_path: Path):
     url = f"sqlite:///{tmp_path / 'matrix.db'}"
     program = (
-        "import os, sys, signal; from alembic import op; from matrices.db import open_database\n"
+        "import os, sys, signal; from alembic import op; from matrices.ledger.db import open_database\n"
         "real, seen = op.create_index, []\n"
         "def dying(*a, **k):\n"
         "    seen.append(a); real(*a, **k)\n"
@@ -258,7 +258,7 @@ def test_a_reader_sees_one_state_while_another_writes(url: str, new_cell):
 
 
 def test_a_writer_that_waits_too_long_is_told_why(tmp_path: Path, new_cell, monkeypatch):
-    monkeypatch.setattr("matrices.db.BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("matrices.ledger.db.BUSY_SECONDS", 0.1)
     url = f"sqlite:///{tmp_path / 'matrix.db'}"
     one, two = open_database(url), open_database(url)
     with one.writing(), pytest.raises(RegistryError, match="is locked") as caught:
@@ -272,7 +272,7 @@ def test_a_writer_that_waits_too_long_is_told_why(tmp_path: Path, new_cell, monk
 def test_a_database_of_the_first_schema_is_brought_forward_with_its_evidence(url: str, monkeypatch):
     """Evidence that was recorded before there were means was obtained on the chip."""
     first = known_versions()[0]
-    monkeypatch.setattr("matrices.db.newest_version", lambda: first)
+    monkeypatch.setattr("matrices.ledger.db.newest_version", lambda: first)
     upgrade = command.upgrade
     monkeypatch.setattr("alembic.command.upgrade", lambda config, _: upgrade(config, first))
     old = open_database(url)

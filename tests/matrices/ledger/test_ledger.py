@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from compilers.speed import Speed
-from matrices import query
-from matrices.cell import Evidence
-from matrices.db import Database, open_database
-from matrices.ledger import Ledger
-from matrices.release import Release
-from matrices.ruling import Ruling
-from matrices.stage import StageRecord
+from compilers.check.speed import Speed
+from matrices.ledger.ledger import query
+from matrices.cells.cell import Evidence
+from matrices.ledger.db import Database, open_database
+from matrices.ledger.ledger import Ledger
+from matrices.releases.release import Release
+from matrices.releases.ruling import Ruling
+from matrices.ledger.build_records import StageRecord
 from registry.digest import digest_value
 from registry.errors import ConfigurationError, NotFoundError, RefusedError
 
@@ -255,7 +255,7 @@ def test_evidence_obtained_again_on_an_earlier_version_counts_as_the_latest(ledg
 
 
 def _release(cell, manifest, approval, *, name="r1", by="Ada", at=NOW) -> Release:
-    from matrices.release import ReleasedCell
+    from matrices.releases.release import ReleasedCell
 
     released = ReleasedCell(cell=cell, manifest=manifest, approval=approval)
     return Release(
@@ -329,7 +329,7 @@ def test_a_killed_writer_leaves_no_half_cell_and_no_lock(url: str, tmp_path: Pat
     cell = Ledger(database).put_cell(new_cell(state="built"))
     program = (
         "import os, signal, sys\n"
-        "from matrices import ledger\nfrom matrices.cell import Cell\nfrom matrices.db import open_database\n"
+        "from matrices import ledger\nfrom matrices.cells.cell import Cell\nfrom matrices.ledger.db import open_database\n"
         "ledger._append = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
         "cell = Cell.model_validate_json(open(sys.argv[2]).read())\n"
         "ledger.Ledger(open_database(sys.argv[1])).put_cell(cell)\n"

@@ -5,9 +5,9 @@ from datetime import timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from matrices.cell import Cell
-from matrices.ruling import Ruling, Verb
-from matrices.standing import STATE_OF, stand
+from matrices.cells.cell import Cell
+from matrices.releases.ruling import Ruling, Verb
+from matrices.ledger.merge import STATE_OF, stand
 
 REPORTS = st.tuples(
     st.just("report"),

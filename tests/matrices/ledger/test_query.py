@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from matrices import query
-from matrices.cell import Evidence
-from matrices.ruling import Ruling
+from matrices.ledger.ledger import query
+from matrices.cells.cell import Evidence
+from matrices.releases.ruling import Ruling
 from registry.errors import ConfigurationError, CorruptError, NotFoundError
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from matrices.release import Approval, Release
-from matrices.snapshot import check_name, create_release, read_release, write_release
+from matrices.releases.release import Approval, Release
+from matrices.releases.files import check_name, create_release, read_release, write_release
 from registry.digest import digest_value
 from registry.errors import (
     ConfigurationError,
@@ -144,7 +144,7 @@ def test_without_a_key_nothing_is_written(freeze, tmp_path):
 def test_a_full_disk_leaves_no_half_release(freeze, keys, tmp_path):
     program = (
         "import resource, signal, sys; from pathlib import Path\n"
-        "from matrices.release import Release; from matrices.snapshot import write_release\n"
+        "from matrices.releases.release import Release; from matrices.releases.files import write_release\n"
         "release = Release.model_validate_json(Path(sys.argv[1]).read_bytes())\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"

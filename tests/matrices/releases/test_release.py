@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from matrices.release import Release
+from matrices.releases.release import Release
 from registry.digest import digest_value
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -5,11 +5,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from matrices.explain import explain_decision, explain_markdown
-from matrices.gates import Finding
-from matrices.release import Candidate
-from matrices.request import Request
-from matrices.resolve import GATES, Decision, resolve
+from matrices.resolve.explain import explain_decision, explain_markdown
+from matrices.resolve.gates import Finding
+from matrices.releases.release import Candidate
+from matrices.resolve.request import Request
+from matrices.resolve.resolve import GATES, Decision, resolve
 from registry.target import find_target
 
 V3, V4 = "cpu-x86-64-v3", "cpu-x86-64-v4"

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
-from matrices.diff import diff_cells, diff_lines, diff_markdown, diff_releases
-from matrices.dossier import cell_json, explain_cell
-from matrices.release import Candidate
-from matrices.render import matrix_markdown, matrix_table
-from matrices.ruling import Ruling
-from matrices.table import lay_out, matrix_json, one_line, size, summary, task_codes
+from matrices.views.diff import diff_cells, diff_lines, diff_markdown, diff_releases
+from matrices.views.cell_page import cell_json, explain_cell
+from matrices.releases.release import Candidate
+from matrices.views.render import matrix_markdown, matrix_table
+from matrices.releases.ruling import Ruling
+from matrices.views.table import lay_out, matrix_json, one_line, size, summary, task_codes
 
 NOW = datetime(2026, 11, 22, 13, 0, tzinfo=UTC)
 RECIPES = ("fp32", "w4g32-gptq", "w8a8-dynamic")

@@ -6,14 +6,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from compilers.parity import Parity
+from compilers.check.parity import Parity
 from compilers.proof.proof import Proof
-from matrices.evidence import evidence_level, in_words
-from matrices.stage import StageRecord
-from pipeline.cell_progress import CellProgress
-from pipeline.compose import compose_cell
-from pipeline.plan import PlannedCell
-from pipeline.requests import LowerOutput, ProbeOutput, ProveOutput, QuantizeOutput, RehearseOutput
+from matrices.cells.levels import evidence_level, in_words
+from matrices.ledger.build_records import StageRecord
+from pipeline.build.cell_progress import CellProgress
+from pipeline.build.compose import compose_cell
+from pipeline.build.plan import PlannedCell
+from pipeline.stages.requests import LowerOutput, ProbeOutput, ProveOutput, QuantizeOutput, RehearseOutput
 from registry.artifact import Manifest, ModelFacts
 from registry.checkpoint import Checkpoint, FileEntry
 from registry.digest import digest_value

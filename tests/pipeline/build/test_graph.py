@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.executors.local import Event, Failure, Finished, Work
-from pipeline.graph import Node, run_graph
+from pipeline.build.graph import Node, run_graph
 
 FAILED = Failure("build", "it broke", "mend it", 4)
 

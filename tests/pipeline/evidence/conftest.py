@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from matrices import query
-from matrices.cell import Cell
-from matrices.db import open_database
+from matrices.ledger.ledger import query
+from matrices.cells.cell import Cell
+from matrices.ledger.db import open_database
 from pipeline.evidence.document import Report, read_report
 from registry.signing import generate_keys
 from registry.workspace import Workspace, find_workspace

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from matrices.db import open_database
+from matrices.ledger.db import open_database
 from pipeline.evidence.check import _Check, runs_what_was_compiled
 from pipeline.evidence.document import Report, read_report, write_report
-from pipeline.evidence.take import take_in
+from pipeline.evidence.import_report import take_in
 from registry.digest import digest_value
 from registry.errors import NotFoundError, RefusedError, SchemaError, SignatureError
 from registry.signing import generate_keys

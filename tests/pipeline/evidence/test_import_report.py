@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from compilers.parity import Parity
-from matrices.cell import Cell, Evidence
-from matrices.db import open_database
-from matrices.ledger import Ledger
-from matrices.release import Release
+from compilers.check.parity import Parity
+from matrices.cells.cell import Cell, Evidence
+from matrices.ledger.db import open_database
+from matrices.ledger.ledger import Ledger
+from matrices.releases.release import Release
 from pipeline.evidence.check import Verified
 from pipeline.evidence.document import Measured, Node, Problem
 from pipeline.evidence.record import with_evidence
-from pipeline.requests import VerifyOutput
+from pipeline.stages.requests import VerifyOutput
 from registry.artifact import MANIFEST_NAME
 from registry.digest import digest_value
-from serving.host import this_host
+from serving.node.host import this_host
 from tests.pipeline.evidence.conftest import Box, Build
 
 ATC = """#!/bin/sh

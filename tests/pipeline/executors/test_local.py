@@ -19,7 +19,7 @@ from pipeline.executors.local import (
     remove_stale_scratch,
     stale_scratch,
 )
-from pipeline.requests import ExportRequest
+from pipeline.stages.requests import ExportRequest
 from registry.checkpoint import Checkpoint, FileEntry
 from registry.digest import digest_bytes
 from registry.store import Store
@@ -116,13 +116,13 @@ def test_the_worker_dies_with_a_build_that_is_killed(store: Store, tmp_path: Pat
     build = tmp_path / "build.py"
     worker = tmp_path / "worker.py"
     worker.write_text(
-        "import os, time\nfrom pipeline.worker import _die_with_parent\n_die_with_parent()\n"
+        "import os, time\nfrom pipeline.executors.worker import _die_with_parent\n_die_with_parent()\n"
         f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)\n"
     )
     build.write_text(
         "import sys\nfrom pathlib import Path\n"
         "from pipeline.executors.local import LocalExecutor, Work\n"
-        "from pipeline.requests import REQUEST\nfrom registry.store import Store\n"
+        "from pipeline.stages.requests import REQUEST\nfrom registry.store import Store\n"
         f"request = REQUEST.validate_json({request.model_dump_json()!r})\n"
         f"executor = LocalExecutor(Store(Path({str(store.root)!r})), "
         f"scratch=Path({str(tmp_path / 'scratch')!r}), command=(sys.executable, {str(worker)!r}))\n"

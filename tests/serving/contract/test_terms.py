@@ -1,8 +1,8 @@
 import httpx
 import pytest
 
-from serving.problems import RequestError, SessionMovedError, UnavailableError
-from serving.terms import Terms, agree, read_terms
+from serving.contract.problems import RequestError, SessionMovedError, UnavailableError
+from serving.contract.terms import Terms, agree, read_terms
 from tests.serving.support import make_cell, make_holding, make_host, make_manifest, make_release, running
 
 TASKS = ("reasoning", "tool-calling")

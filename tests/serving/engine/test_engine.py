@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.generate import Engine, Limits
-from serving.problems import EngineStoppedError, OverloadedError
-from serving.sampling import Sampling
-from serving.sequence import Failure, Generation
+from serving.engine.engine import Engine, Limits
+from serving.contract.problems import EngineStoppedError, OverloadedError
+from serving.engine.sampling import Sampling
+from serving.engine.sequence import Failure, Generation
 
 VOCAB = 50
 EOS = 7

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.errors import LoadError
-from serving.sampling import Sampler, Sampling, logprobs
+from serving.engine.sampling import Sampler, Sampling, logprobs
 
 LOGITS = np.log(np.array([0.5, 0.25, 0.125, 0.0625, 0.0625], dtype=np.float32))
 

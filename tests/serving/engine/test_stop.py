@@ -3,7 +3,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.stop import StopMatcher
+from serving.engine.stop import StopMatcher
 
 TEXT = st.text("ab.", max_size=24)
 STOPS = st.lists(st.text("ab.", min_size=1, max_size=4), max_size=3)

@@ -152,7 +152,7 @@ def test_echo_without_new_tokens_only_scores(client, tokenizer):
 def test_long_prompts_are_scored_in_parts_and_alike(client, server, session, monkeypatch):
     prompt = [3 + number % 300 for number in range(CONTEXT - 2)]
     whole = complete(client, prompt=prompt, echo=True, logprobs=1, max_tokens=1)
-    monkeypatch.setattr("serving.generate.LOGIT_BYTES", 4 * 400 * 20)
+    monkeypatch.setattr("serving.engine.engine.LOGIT_BYTES", 4 * 400 * 20)
     session.calls.clear()
     parts = complete(client, prompt=prompt, echo=True, logprobs=1, max_tokens=1)
     assert len(session.calls) > 5
@@ -412,7 +412,7 @@ def test_a_failed_step_fails_its_requests_and_no_others(client, session):
 
 
 def test_a_full_queue_is_told_with_retry_after_and_waiting_is_bounded(session, tokenizer):
-    from serving.generate import Limits
+    from serving.engine.engine import Limits
 
     limits = Limits(slots=1, capacity=CONTEXT, queued=1)
     with running(session, tokenizer, limits=limits, max_wait_s=0.5) as (url, service):

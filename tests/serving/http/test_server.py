@@ -10,16 +10,16 @@ import httpx
 import pytest
 
 from registry.errors import ConfigurationError
-from serving.server import Address, open_socket
+from serving.http.server import Address, open_socket
 
 ROOT = Path(__file__).parents[2]
 CODE = """
 import sys
-from serving.api import create_service
-from serving.holding import make_holding
-from serving.host import this_host
-from serving.load import load_bundle
-from serving.server import open_socket, serve
+from serving.http.app import create_service
+from serving.contract.promise import make_holding
+from serving.node.host import this_host
+from serving.node.load import load_bundle
+from serving.http.server import open_socket, serve
 from pathlib import Path
 listening = open_socket(host="127.0.0.1", port=0)
 model = load_bundle(Path(sys.argv[1]), host=this_host())

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from registry.target import Host, find_target
-from serving.accelerator import ChipHere, chip_here
+from serving.node.accelerator import ChipHere, chip_here
 
 HOST = Host(architecture="x86_64", features=(), memory_bytes=1, cores=1, chip="a processor")
 ROCMINFO = """

@@ -6,7 +6,7 @@ import pytest
 
 from registry.errors import ConfigurationError
 from registry.target import find_target, missing_features
-from serving.host import (
+from serving.node.host import (
     chip_name,
     control_groups,
     core_quota,

@@ -7,8 +7,8 @@ from compilers.runtime import Segment, find_runtime
 from registry.artifact import Manifest
 from registry.digest import canonical_json, digest_file
 from registry.errors import CorruptError, LoadError, SchemaError
-from serving.host import this_host
-from serving.load import compiled_limits, load_bundle, plan_limits
+from serving.node.host import this_host
+from serving.node.load import compiled_limits, load_bundle, plan_limits
 from tests.serving.support import make_cell, make_host, make_manifest, make_release
 
 TIERS = {"tool-calling": 1, "reasoning": 1}

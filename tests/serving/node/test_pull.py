@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from matrices.snapshot import write_release
+from matrices.releases.files import write_release
 from registry.artifact import MANIFEST_NAME
 from registry.digest import digest_file
 from registry.errors import (
@@ -26,11 +26,11 @@ from registry.errors import (
 )
 from registry.signing import generate_keys
 from registry.store import Store
-from serving import fetch
-from serving.load import read_bundle
-from serving.problems import InterruptedFetchError
-from serving.pull import bundle_directory, pull, pull_artifact
-from serving.source import DirectorySource, find_source
+from serving.node import fetch
+from serving.node.load import read_bundle
+from serving.contract.problems import InterruptedFetchError
+from serving.node.pull import bundle_directory, pull, pull_artifact
+from serving.node.source import DirectorySource, find_source
 from tests.serving.support import make_cell, make_manifest, make_release
 
 BIG = 3 << 20
@@ -342,8 +342,8 @@ def start_pull(published, source, node, *, limit=None):
 import resource, sys
 from pathlib import Path
 from registry.errors import RungError
-from serving.pull import pull
-from serving.source import find_source
+from serving.node.pull import pull
+from serving.node.source import find_source
 limit = {limit}
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from compilers.toolchain import Source
-from compilers.tvm.link import OPTIONS, Linker, find_linker
+from compilers.tvm.cpu.link import OPTIONS, Linker, find_linker
 from compilers.tvm.lower import TvmToolchain
 from registry.errors import BuildError, ToolchainMissingError
 from registry.target import find_target

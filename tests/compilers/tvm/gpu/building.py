@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from compilers.export.graph import export_graph
-from compilers.rehearse import Rehearsal
+from compilers.rehearsal import Rehearsal
 from compilers.runtime import Bundle
 from compilers.toolchain import Lowered, Source
 from compilers.tvm.gpu.opencl import open_opencl

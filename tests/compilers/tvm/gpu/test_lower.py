@@ -19,7 +19,7 @@ from compilers.toolchain import Lowered, Supported, Unsupported
 from compilers.tvm.gpu.open import read_plan
 from compilers.tvm.gpu.tools import find_lld, find_nvcc
 from compilers.tvm.lower import TvmToolchain
-from compilers.weights import weights_layout
+from compilers.model.weights import weights_layout
 from registry.errors import BuildError, ToolchainMissingError
 from registry.recipe import KNOWN, parse_recipe
 from registry.target import find_target, targets
