@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks.checkpoint import BenchmarkCheckpoint
 from benchmarks.child import ROOT, child_environment
-from benchmarks.steps import Export, Genai, Gguf, Lower, Order, Outcome, Quantize, Step
+from benchmarks.steps import Export, GenaiStep, Gguf, Lower, Order, Quantize, Step, StepOutcome
 from registry.digest import Digest, digest_file, digest_tree, digest_value
 from registry.errors import ConfigurationError
 from registry.value import Value
@@ -37,7 +37,12 @@ LIBRARIES = (
     "transformers",
     "numpy",
 )
-SHARED_SOURCES = ("compilers/export", "compilers/quantize", "compilers/model/weights.py", "benchmarks/steps.py")
+SHARED_SOURCES = (
+    "compilers/export",
+    "compilers/quantize",
+    "compilers/model/weights.py",
+    "benchmarks/steps.py",
+)
 TIME_LIMIT_S = 1200.0
 
 
@@ -142,7 +147,7 @@ def _build(
     return record
 
 
-def _run(order: Order, scratch: Path) -> Outcome:
+def _run(order: Order, scratch: Path) -> StepOutcome:
     place = scratch / "order.json"
     place.write_text(order.model_dump_json(), encoding="utf-8")
     log = scratch / "log.txt"
@@ -162,12 +167,12 @@ def _run(order: Order, scratch: Path) -> Outcome:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             if isinstance(stop, subprocess.TimeoutExpired):
-                return Outcome(peak_memory_bytes=0, error=f"not done after {TIME_LIMIT_S:.0f} s")
+                return StepOutcome(peak_memory_bytes=0, error=f"not done after {TIME_LIMIT_S:.0f} s")
             raise
     if order.report.is_file():
-        return Outcome.read_json(order.report)
+        return StepOutcome.read_json(order.report)
     tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
-    return Outcome(peak_memory_bytes=0, error=f"the process ended with {code}: {' / '.join(tail)}")
+    return StepOutcome(peak_memory_bytes=0, error=f"the process ended with {code}: {' / '.join(tail)}")
 
 
 def _kept(out: Path, key: Digest) -> StepRecord | None:
@@ -186,7 +191,7 @@ def _own_size(file: Path) -> int:
 def _key(step: Step, facts: BenchmarkCheckpoint) -> Digest:
     places: tuple[str, ...]
     match step:
-        case Genai():
+        case GenaiStep():
             places = ()
         case Gguf():
             places = ("benchmarks/gguf.py",)

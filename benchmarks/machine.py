@@ -20,7 +20,7 @@ NOTABLE = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_til
 """Processor flags that decide which kernels run."""
 
 
-class Machine(Value):
+class BenchMachine(Value):
     """Where a run was made."""
 
     chip: str
@@ -54,10 +54,10 @@ class Quiet(Value):
         return self.other_share + self.steal_share < NOISY_SHARE
 
 
-def this_machine() -> Machine:
+def this_machine() -> BenchMachine:
     """The facts now."""
     host = this_host()
-    return Machine(
+    return BenchMachine(
         chip=host.chip,
         architecture=host.architecture,
         features=tuple(flag for flag in NOTABLE if flag in host.features),

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 from benchmarks.checkpoint import BenchmarkShape, prompt_tokens
 from benchmarks.child import ROOT, child_environment
 from benchmarks.engines.interface import EngineSpec
-from benchmarks.turn import AskBatch, Memory, process_memory
+from benchmarks.turn import AskBatch, TurnMemory, process_memory
 from benchmarks.worker import TIME_LIMIT_S, Worker
 from registry.errors import EvaluationError
 from registry.value import Value
@@ -35,7 +35,7 @@ MODES: tuple[Mode, ...] = ("whole", "stream")
 START_LIMIT_S = 120.0
 
 
-class Load(Value):
+class OverheadLoad(Value):
     """What is sent."""
 
     shape: BenchmarkShape
@@ -69,12 +69,12 @@ class Served(Value):
     """What came of measuring the server."""
 
     rows: tuple[Overhead, ...] = ()
-    memory: Memory | None = None
+    memory: TurnMemory | None = None
     """Of the server's process at the end."""
     error: str | None = None
 
 
-def measure_overhead(spec: EngineSpec, load: Load, *, threads: int) -> Served:
+def measure_overhead(spec: EngineSpec, load: OverheadLoad, *, threads: int) -> Served:
     """The server's overhead over the bare session; a failure is a value with its error."""
     most = max(load.callers)
     context = load.prompt_tokens + load.tokens + 1
@@ -108,7 +108,7 @@ def _measure(
     server: _Server,
     callers: ThreadPoolExecutor,
     *,
-    load: Load,
+    load: OverheadLoad,
     count: int,
     mode: Mode,
     threads: int,
@@ -139,7 +139,7 @@ def _measure(
     )
 
 
-def _prompts(load: Load, *, count: int, mode: Mode, index: int) -> tuple[tuple[int, ...], ...]:
+def _prompts(load: OverheadLoad, *, count: int, mode: Mode, index: int) -> tuple[tuple[int, ...], ...]:
     first = 1 + 100_000 * count + 10_000 * MODES.index(mode) + 100 * index
     seeds = range(first, first + count)
     return tuple(tuple(prompt_tokens(load.shape, count=load.prompt_tokens, seed=seed)) for seed in seeds)

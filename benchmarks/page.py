@@ -8,14 +8,14 @@ from collections.abc import Iterable, Sequence
 from benchmarks.divergence import SINGLY, TEXT_TOKENS, TEXTS
 from benchmarks.goals import Goal
 from benchmarks.products import THREADS_PANEL, TORCH
-from benchmarks.report import Report
+from benchmarks.report import BenchmarkReport
 from benchmarks.rounds import Measurement, agreement, ratio
 
 GIB = 2**30
 NOISY = "**That is not a quiet machine: take no ratio for more than a hint.**"
 
 
-def render(report: Report) -> str:
+def render(report: BenchmarkReport) -> str:
     """The whole page."""
     parts = [
         _head(report),
@@ -44,7 +44,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _head(report: Report) -> str:
+def _head(report: BenchmarkReport) -> str:
     machine, shape = report.machine, report.checkpoint.shape
     millions = report.checkpoint.parameters / 1e6
     return f"""# Benchmarks
@@ -63,7 +63,7 @@ While it ran, other processes used {report.quiet.other_share:.0%} of the cores' 
 {report.quiet.steal_share:.0%}.{"" if report.quiet.is_quiet else " " + NOISY}"""
 
 
-def _how(report: Report) -> str:
+def _how(report: BenchmarkReport) -> str:
     plan = report.plan
     return f"""Each number is time relative to the first row of its table in the same round:
 **below 1 is faster**. Prefill reads {len(plan.prompt)} tokens and gives the logits of the last one;
@@ -72,7 +72,7 @@ decode is the median step of a block of {plan.steps} from context {len(plan.prom
 process of its own, one at work at a time; in brackets the quartiles. Cores: processor time over time."""
 
 
-def _speed(report: Report) -> list[str]:
+def _speed(report: BenchmarkReport) -> list[str]:
     parts: list[str] = []
     for panel, threads in dict.fromkeys((m.panel, m.threads) for m in report.measurements):
         rows = [m for m in report.measurements if (m.panel, m.threads) == (panel, threads)]
@@ -107,7 +107,7 @@ def _ratio(times: Sequence[float], base: Sequence[float]) -> str:
     return "–" if found is None else f"**{found.median:.2f}** ({found.low:.2f}–{found.high:.2f})"
 
 
-def _goals(report: Report) -> list[str]:
+def _goals(report: BenchmarkReport) -> list[str]:
     def line(goal: Goal) -> list[str]:
         found = goal.ratio
         number = "–" if found is None else f"{found.median:.2f} ({found.low:.2f}–{found.high:.2f})"
@@ -127,7 +127,7 @@ def _goals(report: Report) -> list[str]:
     ]
 
 
-def _outputs(report: Report) -> list[str]:
+def _outputs(report: BenchmarkReport) -> list[str]:
     exact = [m for m in report.measurements if m.exact and m.error is None]
     reference = next((m for m in exact if m.engine.startswith("torch")), exact[0] if exact else None)
     if reference is None:
@@ -161,7 +161,7 @@ def _divergence(found: float | None) -> str:
     return f"{found:.4f}" if found >= 1e-4 else f"{found:.0e}"
 
 
-def _server(report: Report) -> list[str]:
+def _server(report: BenchmarkReport) -> list[str]:
     served, load = report.served, report.load
     if served.error is not None or not served.rows:
         return [f"Not measured: {served.error or 'no artifact'}."]
@@ -186,7 +186,7 @@ def _server(report: Report) -> list[str]:
     ]
 
 
-def _memory(report: Report) -> list[str]:
+def _memory(report: BenchmarkReport) -> list[str]:
     rows = []
     for m in report.measurements:
         if m.memory is not None and m.threads == 1:
@@ -212,7 +212,7 @@ def _memory(report: Report) -> list[str]:
     ]
 
 
-def _steps(report: Report) -> list[str]:
+def _steps(report: BenchmarkReport) -> list[str]:
     rows = []
     for step in report.steps:
         if step.error is not None:
@@ -226,7 +226,7 @@ def _steps(report: Report) -> list[str]:
     ]
 
 
-def _versions(report: Report) -> list[str]:
+def _versions(report: BenchmarkReport) -> list[str]:
     machine = report.machine
     names = ", ".join(f"{name} {version}" for name, version in machine.libraries.items())
     return [f"{names}; Python {machine.python}, {machine.system}."]

@@ -11,7 +11,7 @@ from benchmarks.build import StepRecord, step_directory
 from benchmarks.engines.interface import EngineKind, EngineSpec
 from benchmarks.gguf import GgufType
 from benchmarks.rounds import Panel
-from benchmarks.steps import Export, Genai, Gguf, Lower, Quantize, Step
+from benchmarks.steps import Export, GenaiStep, Gguf, Lower, Quantize, Step
 from registry.target import Host, Target, missing_features, targets
 
 BASE_TARGET = "cpu-x86-64-v3"
@@ -60,8 +60,8 @@ def all_steps(host: Host, *, panels: Collection[str] = tuple(RECIPES)) -> list[S
         Export(),
         *(Quantize(recipe=recipe) for recipe in recipes),
         *(step for panel in panels for step in artifacts(panel, host=host)),
-        Genai(precision="fp32"),
-        Genai(precision="int4"),
+        GenaiStep(precision="fp32"),
+        GenaiStep(precision="int4"),
         *(Gguf(form=form) for form in GGUF),
     ]
 
@@ -81,7 +81,7 @@ def all_panels(
     panels: Collection[str] = tuple(RECIPES),
 ) -> list[Panel]:
     """The panels; an artifact that could not be built is left to the report of the steps."""
-    genai = {p: step_directory(cache, Genai(precision=p)) for p in ("fp32", "int4")}
+    genai = {p: step_directory(cache, GenaiStep(precision=p)) for p in ("fp32", "int4")}
     plain = _spec(PLAIN, "onnxruntime", plain_directory(cache))
     alternatives = {
         FLOAT_PANEL: [

@@ -7,25 +7,25 @@ from typing import Literal
 from benchmarks.build import StepRecord
 from benchmarks.checkpoint import BenchmarkCheckpoint
 from benchmarks.goals import Goal
-from benchmarks.machine import Machine, Quiet
-from benchmarks.overhead import Load, Served
-from benchmarks.rounds import Measurement, Plan
+from benchmarks.machine import BenchMachine, Quiet
+from benchmarks.overhead import OverheadLoad, Served
+from benchmarks.rounds import Measurement, RoundsPlan
 from registry.value import Value
 
 
-class Report(Value):
+class BenchmarkReport(Value):
     """One run."""
 
     schema_version: Literal[1] = 1
-    machine: Machine
+    machine: BenchMachine
     quiet: Quiet
     seconds: float
     """Of the whole run."""
     checkpoint: BenchmarkCheckpoint
-    plan: Plan
+    plan: RoundsPlan
     steps: tuple[StepRecord, ...]
     measurements: tuple[Measurement, ...]
     """Panel by panel, for each number of threads; the first engine of a panel is its base."""
-    load: Load
+    load: OverheadLoad
     served: Served
     goals: tuple[Goal, ...]

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from benchmarks.divergence import Reference
 from benchmarks.engines.interface import EngineSpec
-from benchmarks.turn import AskDecode, AskPrefill, Memory, Turn
+from benchmarks.turn import AskDecode, AskPrefill, Turn, TurnMemory
 from benchmarks.worker import Worker
 from registry.errors import EvaluationError
 from registry.value import Value
@@ -29,7 +29,7 @@ class Panel(Value):
     engines: tuple[EngineSpec, ...]
 
 
-class Plan(Value):
+class RoundsPlan(Value):
     """What is asked in each round: of every engine the prompt, then blocks of steps by turns."""
 
     prompt: tuple[int, ...]
@@ -64,7 +64,7 @@ class Measurement(Value):
     """Processor time per time: how many cores it kept busy."""
     tokens: tuple[int, ...] = ()
     """Its greedy output."""
-    memory: Memory | None = None
+    memory: TurnMemory | None = None
     """After the last round."""
     divergence: float | None = None
     """Mean KL(fp32 reference ‖ this engine), nats per position; None where it was not asked or told."""
@@ -83,7 +83,7 @@ class Ratio(Value):
 
 
 def measure_panel(
-    panel: Panel, plan: Plan, *, threads: int, reference: Reference | None = None
+    panel: Panel, plan: RoundsPlan, *, threads: int, reference: Reference | None = None
 ) -> list[Measurement]:
     """All engines of a panel, in the panel's order; one that fails is a measurement with its error."""
     errors: dict[str, str] = {}
@@ -158,7 +158,7 @@ def agreement(tokens: Sequence[int], reference: Sequence[int]) -> int:
     return common
 
 
-def _summary(empty: Measurement, turns: Sequence[Turn], plan: Plan) -> Measurement:
+def _summary(empty: Measurement, turns: Sequence[Turn], plan: RoundsPlan) -> Measurement:
     per_round = 1 + plan.blocks
     counted = turns[WARM_UP_ROUNDS * per_round :]
     blocks = [turn for place, turn in enumerate(counted) if place % per_round]

@@ -17,7 +17,7 @@ from benchmarks.checkpoint import FULL, QUICK, BenchmarkShape, make_checkpoint, 
 from benchmarks.divergence import Reference
 from benchmarks.goals import judge_goals
 from benchmarks.machine import Watch, this_machine
-from benchmarks.overhead import Load, Served, measure_overhead
+from benchmarks.overhead import OverheadLoad, Served, measure_overhead
 from benchmarks.page import render, speed_table
 from benchmarks.products import (
     BASE_TARGET,
@@ -30,8 +30,8 @@ from benchmarks.products import (
     reference_spec,
     threads_panel,
 )
-from benchmarks.report import Report
-from benchmarks.rounds import Measurement, Plan, agreement, measure_panel
+from benchmarks.report import BenchmarkReport
+from benchmarks.rounds import Measurement, RoundsPlan, agreement, measure_panel
 from benchmarks.steps import Lower
 from registry.errors import RungError
 from serving.node.host import this_host
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(
     shape: BenchmarkShape, *, cache: Path, threads: Sequence[int], rounds: int, only: str | None = None
-) -> Report:
+) -> BenchmarkReport:
     """Everything, for one shape; of one panel alone, without the server, if one is named."""
     began, host = time.monotonic(), this_host()
     names = (only,) if only else tuple(RECIPES)
@@ -80,7 +80,7 @@ def measure(
     facts = make_checkpoint(checkpoint, shape=shape)
     records = build_all(all_steps(host, panels=names), checkpoint=checkpoint, facts=facts, cache=cache)
     panels = all_panels(host, checkpoint=checkpoint, cache=cache, records=records, panels=names)
-    plan = Plan(prompt=tuple(prompt_tokens(shape, count=128)), rounds=rounds)
+    plan = RoundsPlan(prompt=tuple(prompt_tokens(shape, count=128)), rounds=rounds)
     watch = Watch.start()
     reference = Reference(reference_spec(checkpoint), shape=shape)
     measurements: list[Measurement] = []
@@ -94,10 +94,10 @@ def measure(
             measurements += found
     if set(threads) >= {1, 2} and INT4_PANEL in names:
         measurements += measure_panel(threads_panel(host, cache=cache), plan, threads=2)
-    load = Load(shape=shape, rounds=rounds)
+    load = OverheadLoad(shape=shape, rounds=rounds)
     served = Served(rows=()) if only else _measure_server(load, cache=cache, records=records)
     quiet = watch.stop()
-    return Report(
+    return BenchmarkReport(
         machine=this_machine(),
         quiet=quiet,
         seconds=time.monotonic() - began,
@@ -111,7 +111,7 @@ def measure(
     )
 
 
-def problems_of(report: Report) -> list[str]:
+def problems_of(report: BenchmarkReport) -> list[str]:
     """What makes a run's numbers incomplete or not comparable."""
     problems = [f"{step.name}: {step.error}" for step in report.steps if step.error]
     problems += [f"{m.engine}, {m.threads} thread(s): {m.error}" for m in report.measurements if m.error]
@@ -132,7 +132,7 @@ def problems_of(report: Report) -> list[str]:
     return problems
 
 
-def _measure_server(load: Load, *, cache: Path, records: dict[str, StepRecord]) -> Served:
+def _measure_server(load: OverheadLoad, *, cache: Path, records: dict[str, StepRecord]) -> Served:
     record = records[SERVED.name]
     if record.error is not None:
         return Served(error=record.error)

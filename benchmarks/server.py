@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 from benchmarks.child import die_with_parent
-from serving.http.app import create_service
 from serving.contract.promise import make_holding
+from serving.http.app import create_service
+from serving.http.server import open_socket, serve
 from serving.node.host import this_host
 from serving.node.load import load_bundle
-from serving.http.server import open_socket, serve
 
 
 def main(arguments: list[str]) -> None:

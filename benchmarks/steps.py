@@ -64,7 +64,7 @@ class Lower(Value):
         return f"lower {self.toolchain} {self.recipe} {self.target}"
 
 
-class Genai(Value):
+class GenaiStep(Value):
     """Checkpoint → graph of `onnxruntime_genai.models.builder`."""
 
     kind: Literal["genai"] = "genai"
@@ -88,7 +88,7 @@ class Gguf(Value):
         return f"llama-quantize {self.form}"
 
 
-Step = Annotated[Export | Quantize | Lower | Genai | Gguf, Field(discriminator="kind")]
+Step = Annotated[Export | Quantize | Lower | GenaiStep | Gguf, Field(discriminator="kind")]
 
 
 class Order(Value):
@@ -107,7 +107,7 @@ class Order(Value):
     """Where the step's outcome is written."""
 
 
-class Outcome(Value):
+class StepOutcome(Value):
     """What a step's process says of itself."""
 
     peak_memory_bytes: int
@@ -129,7 +129,7 @@ def run_order(order: Order) -> None:
             _quantize(order, order.step)
         case Lower():
             _lower(order, order.step)
-        case Genai():
+        case GenaiStep():
             _genai(order, order.step)
         case Gguf():
             make_gguf(order.checkpoint, order.step.form, out=order.out)
@@ -146,7 +146,7 @@ def main(arguments: Sequence[str]) -> int:
         run_order(order)
     except Exception as failure:  # noqa: BLE001  the edge of a step: a failure becomes a row of the report
         error = f"{type(failure).__name__}: {failure}"
-    outcome = Outcome(peak_memory_bytes=peak_memory_bytes(), error=error)
+    outcome = StepOutcome(peak_memory_bytes=peak_memory_bytes(), error=error)
     order.report.write_text(outcome.model_dump_json(), encoding="utf-8")
     return 0
 
@@ -164,8 +164,8 @@ def peak_memory_bytes() -> int:
 
 
 def _export(order: Order) -> None:
-    from compilers.model.architecture import read_architecture
     from compilers.export.graph import export_graph
+    from compilers.model.architecture import read_architecture
 
     config = json.loads((order.checkpoint / "config.json").read_bytes())
     export_graph(read_architecture(config, where=str(order.checkpoint)), out=order.out)
@@ -182,7 +182,7 @@ def _quantize(order: Order, step: Quantize) -> None:
 
 
 def _lower(order: Order, step: Lower) -> None:
-    from compilers.toolchain import Source, Unsupported, find_toolchain
+    from compilers.toolchain import LoweringInput, Unsupported, find_toolchain
     from registry.recipe import parse_recipe
     from registry.target import find_target
 
@@ -198,7 +198,7 @@ def _lower(order: Order, step: Lower) -> None:
             f"{step.name}: {support.reason}", hint=f"`{support.kind}`: leave this combination out"
         )
     weights = order.weights / "weights.safetensors"
-    source = Source(recipe=recipe, facts=facts, graph=order.graph / "model.onnx", weights=weights)
+    source = LoweringInput(recipe=recipe, facts=facts, graph=order.graph / "model.onnx", weights=weights)
     lowered = toolchain.lower(source, target, out=order.out)
     os.link(weights, order.out / weights.name)
     for name in TOKENIZER_FILES:
@@ -225,7 +225,7 @@ def _lower(order: Order, step: Lower) -> None:
     (order.out / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
 
 
-def _genai(order: Order, step: Genai) -> None:
+def _genai(order: Order, step: GenaiStep) -> None:
     # `prune_lm_head`: logits of the last position alone, as every other engine makes them.
     command = [
         *(sys.executable, "-m", "onnxruntime_genai.models.builder"),

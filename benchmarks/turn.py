@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, RootModel
 
-from benchmarks.engines.interface import BatchEngine, Engine, EngineSpec, LogitsEngine
+from benchmarks.engines.interface import BatchEngine, BenchEngine, EngineSpec, LogitsEngine
 from registry.errors import EvaluationError
 from registry.value import Value
 
@@ -71,7 +71,7 @@ class AskLogits(Value):
 Question = RootModel[Annotated[AskPrefill | AskDecode | AskBatch | AskLogits, Field(discriminator="kind")]]
 
 
-class Memory(Value):
+class TurnMemory(Value):
     """Memory of a process."""
 
     resident_bytes: int
@@ -91,11 +91,11 @@ class Turn(Value):
     wall_s: float
     cpu_s: float
     """Processor time of all threads meanwhile."""
-    memory: Memory
+    memory: TurnMemory
     """At the end."""
 
 
-class Batch(Value):
+class TurnBatch(Value):
     """What a batch took."""
 
     wall_s: float
@@ -115,7 +115,7 @@ class Trouble(Value):
     error: str
 
 
-def take_turn(engine: Engine, ask: AskPrefill | AskDecode) -> Turn:
+def take_turn(engine: BenchEngine, ask: AskPrefill | AskDecode) -> Turn:
     """Do what is asked, by the clock."""
     if isinstance(ask, AskPrefill):
         engine.reset()
@@ -133,7 +133,7 @@ def take_turn(engine: Engine, ask: AskPrefill | AskDecode) -> Turn:
     )
 
 
-def take_batch(engine: Engine, ask: AskBatch) -> Batch:
+def take_batch(engine: BenchEngine, ask: AskBatch) -> TurnBatch:
     """Do what is asked, by the clock.
 
     Raises:
@@ -143,10 +143,10 @@ def take_batch(engine: Engine, ask: AskBatch) -> Batch:
         raise EvaluationError(f"{engine.version()} takes one sequence", hint="ask a session of Rung")
     began = time.perf_counter()
     tokens = engine.generate(ask.prompts, tokens=ask.tokens)
-    return Batch(wall_s=time.perf_counter() - began, tokens=tokens)
+    return TurnBatch(wall_s=time.perf_counter() - began, tokens=tokens)
 
 
-def write_logits(engine: Engine, ask: AskLogits) -> Logits:
+def write_logits(engine: BenchEngine, ask: AskLogits) -> Logits:
     """Float32 [positions of all texts, vocabulary]."""
     if not isinstance(engine, LogitsEngine):
         return Logits(written=False)
@@ -154,7 +154,7 @@ def write_logits(engine: Engine, ask: AskLogits) -> Logits:
     return Logits(written=True)
 
 
-def process_memory(process: str | int = "self") -> Memory:
+def process_memory(process: str | int = "self") -> TurnMemory:
     """Memory of a process, from Linux's `/proc` (proc_pid_status(5)); all zero where there is none."""
     status = Path(f"/proc/{process}/status")
     lines = status.read_text(encoding="ascii", errors="replace").splitlines() if status.exists() else []
@@ -163,7 +163,7 @@ def process_memory(process: str | int = "self") -> Memory:
         for name, _, value in (line.partition(":") for line in lines)
         if " kB" in value
     }
-    return Memory(
+    return TurnMemory(
         resident_bytes=1024 * kib.get("VmRSS", 0),
         anonymous_bytes=1024 * kib.get("RssAnon", 0),
         peak_bytes=1024 * kib.get("VmHWM", 0),

@@ -18,19 +18,19 @@ from types import TracebackType
 from typing import IO, Self, TypeVar
 
 from benchmarks.child import ROOT, child_environment, die_with_parent
-from benchmarks.engines.interface import Engine, EngineSpec, make_engine
+from benchmarks.engines.interface import BenchEngine, EngineSpec, make_engine
 from benchmarks.turn import (
     AskBatch,
     AskDecode,
     AskLogits,
     AskPrefill,
-    Batch,
     Load,
     Loaded,
     Logits,
     Question,
     Trouble,
     Turn,
+    TurnBatch,
     take_batch,
     take_turn,
     write_logits,
@@ -43,7 +43,7 @@ TIME_LIMIT_S = 600.0
 _BORN = time.monotonic()
 
 
-Answer = TypeVar("Answer", Loaded, Turn, Batch, Logits)
+Answer = TypeVar("Answer", Loaded, Turn, TurnBatch, Logits)
 
 
 class Worker:
@@ -87,13 +87,13 @@ class Worker:
         """
         return self._ask(ask, Turn)
 
-    def batch(self, ask: AskBatch) -> Batch:
+    def batch(self, ask: AskBatch) -> TurnBatch:
         """Several sequences together.
 
         Raises:
             EvaluationError: The engine failed, or has one sequence only.
         """
-        return self._ask(ask, Batch)
+        return self._ask(ask, TurnBatch)
 
     def logits(self, ask: AskLogits) -> Logits:
         """Logits of texts, in a file.
@@ -175,7 +175,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _do(engine: Engine, question: AskPrefill | AskDecode | AskBatch | AskLogits) -> Value:
+def _do(engine: BenchEngine, question: AskPrefill | AskDecode | AskBatch | AskLogits) -> Value:
     if isinstance(question, AskLogits):
         return write_logits(engine, question)
     if isinstance(question, AskBatch):

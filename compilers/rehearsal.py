@@ -48,7 +48,7 @@ REHEARSALS: Mapping[ArtifactFormat, str] = {
 """Artifact format → `module:function`, imported on first use; formats that are not named have no stand-in."""
 
 
-def means_here() -> dict[str, str | None]:
+def stand_ins_here() -> dict[str, str | None]:
     """What rehearsals on this machine depend on; they are done again when it changes. Starts nothing."""
     tools = {name: shutil.which(name) for name in ("qemu-aarch64-static", "qemu-aarch64")}
     packages = {name: _version(name) for name in ("iree-base-runtime", "onnxruntime", "onnxruntime-qnn")}

@@ -36,7 +36,7 @@ Support = Supported | Unsupported
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class LoweringInput:
     """What a toolchain lowers: a variant's files on this machine."""
 
     recipe: Recipe
@@ -84,7 +84,7 @@ class Toolchain(Protocol):
         """Whether this variant can be lowered to this target, and why not."""
         ...
 
-    def lower(self, source: Source, target: Target, *, out: Path) -> Lowered:
+    def lower(self, source: LoweringInput, target: Target, *, out: Path) -> Lowered:
         """Compile into the empty directory `out`.
 
         Raises:

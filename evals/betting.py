@@ -28,7 +28,7 @@ _BISECTIONS = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class Wealth:
     """What the gamblers own, for and against one statement about a mean."""
 
     log_capital: float
@@ -41,7 +41,7 @@ class Evidence:
         return self.log_peak >= -math.log(alpha)
 
 
-def bet_above(numbers: ArrayLike, mean: float, *, lowest: float) -> Evidence:
+def bet_above(numbers: ArrayLike, mean: float, *, lowest: float) -> Wealth:
     """Evidence that the mean of `numbers` is above `mean`.
 
     Args:
@@ -51,12 +51,12 @@ def bet_above(numbers: ArrayLike, mean: float, *, lowest: float) -> Evidence:
     """
     gains = np.asarray(numbers, dtype=np.float64) - mean
     if not gains.size:
-        return Evidence(0.0, 0.0)
+        return Wealth(0.0, 0.0)
     path = _log_capital(gains, most=1 / (mean - lowest) if mean > lowest else _NEVER_LOSES)
-    return Evidence(float(path[-1]), max(0.0, float(path.max())))
+    return Wealth(float(path[-1]), max(0.0, float(path.max())))
 
 
-def bet_below(numbers: ArrayLike, mean: float, *, highest: float) -> Evidence:
+def bet_below(numbers: ArrayLike, mean: float, *, highest: float) -> Wealth:
     """Evidence that the mean of `numbers` is below `mean`: `bet_above` in the mirror."""
     return bet_above(-np.asarray(numbers, dtype=np.float64), -mean, lowest=-highest)
 

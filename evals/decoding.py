@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from compilers.runtime import Cache, FloatArray, Segment
 from compilers.model.tokenizer import Tokenizer
-from evals.rows import Rows
+from compilers.runtime import Cache, FloatArray, Segment
+from evals.rows import SampleBatch
 
 _LOOK_BACK = 4
 """Tokens decoded beyond those that a stop string can span: the first ones of a window may lose a space."""
@@ -38,7 +38,7 @@ class _Row:
 
 
 def decode_greedily(
-    rows: Rows,
+    rows: SampleBatch,
     prompts: Sequence[Prompt],
     *,
     tokenizer: Tokenizer,

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from compilers.runtime import Session
 from compilers.model.tokenizer import Tokenizer
+from compilers.runtime import Session
 from evals.loading import load_tasks
 from evals.samples import LoadedTask, LoadedTasks
 from evals.scorecard import Outcome, Scorecard

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from compilers.runtime import Cache, FloatArray, Segment
-from evals.rows import Rows
+from evals.rows import SampleBatch
 from registry.errors import EvaluationError
 
 _LOGITS_BYTES = 128 << 20
@@ -69,7 +69,7 @@ class _Group:
 
 
 def score_continuations(
-    rows: Rows, continuations: Sequence[Continuation], *, progress: Callable[[int], None] | None = None
+    rows: SampleBatch, continuations: Sequence[Continuation], *, progress: Callable[[int], None] | None = None
 ) -> list[Likelihood]:
     """The likelihood of each continuation, in the given order.
 
@@ -129,7 +129,10 @@ def _grouped(continuations: Sequence[Continuation], *, window: int, vocabulary: 
 
 
 def _score_groups(
-    rows: Rows, groups: list[_Group], continuations: Sequence[Continuation], results: dict[int, Likelihood]
+    rows: SampleBatch,
+    groups: list[_Group],
+    continuations: Sequence[Continuation],
+    results: dict[int, Likelihood],
 ) -> None:
     # Groups with most tails first, so that the rows of each round are contiguous.
     groups = sorted(groups, key=lambda group: -len(group.tails))
@@ -160,7 +163,7 @@ def _score_groups(
 
 
 def _score_tails(
-    rows: Rows, cache: Cache, active: list[tuple[int, _Tail]], continuations: Sequence[Continuation]
+    rows: SampleBatch, cache: Cache, active: list[tuple[int, _Tail]], continuations: Sequence[Continuation]
 ) -> dict[int, tuple[float, bool]]:
     """Append each tail to its row; log-probability and greediness of the tokens after the first."""
     scores = {place: (0.0, True) for _, tail in active for place in tail.places}

@@ -19,7 +19,7 @@ _CALL_TOKENS = 32_768
 """Bound on the tokens of one forward, padding included: long prompts run a few at a time."""
 
 
-class Rows:
+class SampleBatch:
     """A cache of `batch_size` rows over one session, emptied on demand."""
 
     def __init__(self, session: Session, *, batch_size: int) -> None:

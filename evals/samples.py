@@ -40,7 +40,7 @@ Document = Mapping[str, Any]  # Any: fields of the task's own
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class LmRequest:
     """One question to the model, as lm-eval puts it."""
 
     kind: str
@@ -64,7 +64,7 @@ class LoadedTask:
         self._task = lm_task
         self._repeats = int(lm_task.config.repeats or 1)
         self._shots = int(lm_task.config.num_fewshot or 0)
-        self._requests: dict[int, list[Request]] = {}
+        self._requests: dict[int, list[LmRequest]] = {}
         self._hashes: dict[int, str] = {}
         metadata = lm_task.config.metadata if isinstance(lm_task.config.metadata, dict) else {}
         self._metric: str | None = metadata.get("rung_metric")
@@ -100,7 +100,7 @@ class LoadedTask:
             self._hashes[number] = _hash_document(self.documents[number])
         return self._hashes[number]
 
-    def requests(self, number: int) -> list[Request]:
+    def requests(self, number: int) -> list[LmRequest]:
         """What is asked about a document."""
         if number not in self._requests:
             # Few-shot examples are drawn document by document: the draws of a stock run need all, in order.
@@ -180,7 +180,7 @@ class LoadedTask:
             hint=f"it has {[ensemble.name for ensemble in filters]}",
         )
 
-    def _build(self, number: int) -> list[Request]:
+    def _build(self, number: int) -> list[LmRequest]:
         document = self.documents[number]
         context = self._task.fewshot_context(
             document,
@@ -199,7 +199,7 @@ class LoadedTask:
             chat_template=None,
         )
         instances = built if isinstance(built, list) else [built]
-        return [Request(i.request_type, i.args, i.idx) for i in sorted(instances, key=lambda i: i.idx)]
+        return [LmRequest(i.request_type, i.args, i.idx) for i in sorted(instances, key=lambda i: i.idx)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,11 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from compilers.runtime import Session
 from compilers.model.tokenizer import Tokenizer
+from compilers.runtime import Session
 from evals.decoding import Prompt, decode_greedily
 from evals.likelihood import Continuation, Likelihood, score_continuations
-from evals.rows import Rows
+from evals.rows import SampleBatch
 from registry.errors import EvaluationError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class SessionLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         """Tokens scored or generated so far."""
         self.progress: Callable[[int], None] | None = None
         """Called with the number of requests answered since the last call."""
-        self._rows = Rows(session, batch_size=batch_size)
+        self._rows = SampleBatch(session, batch_size=batch_size)
 
     @property
     def eot_token_id(self) -> int | None:

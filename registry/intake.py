@@ -24,7 +24,7 @@ from registry.digest import Digest, digest_file, digest_tree
 from registry.errors import CheckpointError
 from registry.licence import read_licence
 from registry.value import Value
-from registry.weights import Tensor, first_non_finite, read_header
+from registry.weights import TensorEntry, first_non_finite, read_header
 
 FACTS_NAME: Final = "rung.json"
 """Name under which the facts lie beside a checkpoint in MLflow."""
@@ -209,7 +209,7 @@ def _check_config(config: Mapping[str, Any], *, where: Path) -> str:  # Any: JSO
     return str(names[0])
 
 
-def _check_weights(path: Path, *, names: list[str]) -> dict[str, Tensor]:
+def _check_weights(path: Path, *, names: list[str]) -> dict[str, TensorEntry]:
     """All tensors of the weight files, once they have been found whole and finite."""
     files = weight_files(path)
     mapping = _weight_map(path / _SHARDS) if (path / _SHARDS).is_file() else None
@@ -223,7 +223,7 @@ def _check_weights(path: Path, *, names: list[str]) -> dict[str, Tensor]:
                 f"`{path / name}` is a shard that `{_SHARDS}` does not name",
                 hint="download both together again",
             )
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, TensorEntry] = {}
     for file in files:
         if file.name not in names:
             _refuse(
@@ -321,7 +321,7 @@ def _token_text(token: object) -> str | None:
     return None
 
 
-def _count_parameters(tensors: Mapping[str, Tensor], *, config: Mapping[str, Any]) -> int:  # Any: JSON
+def _count_parameters(tensors: Mapping[str, TensorEntry], *, config: Mapping[str, Any]) -> int:  # Any: JSON
     """Parameters stored; a tied head that is stored all the same counts once, position tables do not."""
     counted = {name: one for name, one in tensors.items() if not name.endswith("rotary_emb.inv_freq")}
     if config.get("tie_word_embeddings") is True and "model.embed_tokens.weight" in counted:

@@ -21,7 +21,7 @@ _IMAGE_LIMIT_BYTES = 4 << 20  # manifests are small, as registries demand
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class StoreProblem:
     """One thing that is wrong in a store."""
 
     kind: Literal["corrupt", "missing", "leftover", "index"]
@@ -31,13 +31,14 @@ class Problem:
     """One sentence: what is wrong with it."""
 
 
-def verify(store: Store) -> list[Problem]:
+def verify(store: Store) -> list[StoreProblem]:
     """Everything that is wrong in a store; reads all of its bytes.
 
     Writers may be at work meanwhile: what they have not finished is no problem.
     """
     problems = [
-        Problem("leftover", str(path), "left behind by a process that is gone") for path in _leftovers(store)
+        StoreProblem("leftover", str(path), "left behind by a process that is gone")
+        for path in _leftovers(store)
     ]
     for path in _blob_files(store):
         problem = _blob_problem(path)
@@ -45,17 +46,17 @@ def verify(store: Store) -> list[Problem]:
             problems.append(problem)
     bad = {problem.subject for problem in problems if problem.kind == "corrupt"}
     if not store.layout.is_file() or store.layout.read_bytes() != canonical_json(oci.LAYOUT):
-        problems.append(Problem("index", str(store.layout), "is missing or is not of version 1.0.0"))
+        problems.append(StoreProblem("index", str(store.layout), "is missing or is not of version 1.0.0"))
     try:
         entries = store.index.entries()
     except CorruptError as error:
-        return [*problems, Problem("index", str(store.index.path), error.message)]
+        return [*problems, StoreProblem("index", str(store.index.path), error.message)]
     for entry in entries:
         problems += _entry_problems(store, entry, bad=bad)
     return problems
 
 
-def repair(store: Store) -> list[Problem]:
+def repair(store: Store) -> list[StoreProblem]:
     """Mend what can be mended, and return what was wrong.
 
     Leftovers and damaged blobs are removed, descriptors of images that are no longer whole leave the index,
@@ -147,29 +148,31 @@ def _blob_files(store: Store) -> list[Path]:
     return sorted(store.blobs.iterdir()) if store.blobs.is_dir() else []
 
 
-def _blob_problem(path: Path) -> Problem | None:
+def _blob_problem(path: Path) -> StoreProblem | None:
     digest = f"sha256:{path.name}"
     if not PATTERN.match(digest):
-        return Problem("corrupt", str(path), "does not belong among the blobs")
+        return StoreProblem("corrupt", str(path), "does not belong among the blobs")
     try:
         found = digest_file(path)
     except FileNotFoundError:
         return None  # collected meanwhile
     except OSError as error:
-        return Problem("corrupt", digest, f"cannot be read: {error.strerror}")
-    return None if found == digest else Problem("corrupt", digest, f"its bytes have the digest {found}")
+        return StoreProblem("corrupt", digest, f"cannot be read: {error.strerror}")
+    return None if found == digest else StoreProblem("corrupt", digest, f"its bytes have the digest {found}")
 
 
-def _entry_problems(store: Store, entry: oci.Document, *, bad: Collection[str]) -> list[Problem]:
+def _entry_problems(store: Store, entry: oci.Document, *, bad: Collection[str]) -> list[StoreProblem]:
     name = (entry.get("annotations") or {}).get(oci.REF_NAME, entry["digest"])
     try:
         needed = _reachable(store, entry)
     except (CorruptError, NotFoundError):
         return [
-            Problem("missing", entry["digest"], f"the image manifest of `{name}` is not here or is damaged")
+            StoreProblem(
+                "missing", entry["digest"], f"the image manifest of `{name}` is not here or is damaged"
+            )
         ]
     gone = sorted(digest for digest in needed if not store.has(digest) and digest not in bad)
-    return [Problem("missing", digest, f"`{name}` needs it") for digest in gone]
+    return [StoreProblem("missing", digest, f"`{name}` needs it") for digest in gone]
 
 
 def _reachable(store: Store, entry: oci.Document) -> set[str]:

@@ -43,7 +43,7 @@ _AGAIN = "download or save the file again"
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
+class TensorEntry:
     """One tensor of a file."""
 
     dtype: str
@@ -59,7 +59,7 @@ class Tensor:
         return math.prod(self.shape)
 
 
-def read_header(path: Path) -> dict[str, Tensor]:
+def read_header(path: Path) -> dict[str, TensorEntry]:
     """The tensors of a safetensors file, by name.
 
     Raises:
@@ -85,7 +85,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def first_non_finite(path: Path, tensors: Mapping[str, Tensor]) -> str | None:
+def first_non_finite(path: Path, tensors: Mapping[str, TensorEntry]) -> str | None:
     """Name of the first tensor that holds NaN or infinity; None if all are finite.
 
     Reads the file through the page cache in chunks, so memory use does not grow with the file.
@@ -135,7 +135,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:  # Any: JSON
     return found
 
 
-def _tensor(path: Path, name: str, about: object, *, base: int) -> Tensor:
+def _tensor(path: Path, name: str, about: object, *, base: int) -> TensorEntry:
     if not isinstance(about, dict) or about.keys() != {"dtype", "shape", "data_offsets"}:
         _refuse(path, f"describes tensor `{name}` without exactly dtype, shape and data_offsets")
     dtype, shape, offsets = about["dtype"], about["shape"], about["data_offsets"]
@@ -145,7 +145,7 @@ def _tensor(path: Path, name: str, about: object, *, base: int) -> Tensor:
         _refuse(path, f"gives tensor `{name}` the shape {str(shape)[:60]}")
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         _refuse(path, f"gives tensor `{name}` the offsets {str(offsets)[:60]}")
-    tensor = Tensor(dtype, tuple(shape), base + offsets[0], offsets[1] - offsets[0])
+    tensor = TensorEntry(dtype, tuple(shape), base + offsets[0], offsets[1] - offsets[0])
     if tensor.elements * ITEM_BITS[dtype] != tensor.size_bytes * 8:
         _refuse(path, f"stores tensor `{name}` ({dtype}, shape {shape}) in {tensor.size_bytes} bytes")
     return tensor
@@ -155,7 +155,7 @@ def _are_sizes(value: object) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(one) is int and 0 <= one < 1 << 63 for one in value)
 
 
-def _check_layout(path: Path, tensors: Mapping[str, Tensor], *, base: int, size: int) -> None:
+def _check_layout(path: Path, tensors: Mapping[str, TensorEntry], *, base: int, size: int) -> None:
     """Refuse overlaps, gaps, a truncated and an overlong buffer."""
     position, previous = base, "the header"
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].size_bytes)):

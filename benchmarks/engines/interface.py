@@ -36,7 +36,7 @@ class EngineSpec(Value):
     """Whether its weights are the checkpoint's own in float32: then its output must be the reference's."""
 
 
-class Engine(Protocol):
+class BenchEngine(Protocol):
     """One loaded network with one sequence."""
 
     def version(self) -> str:
@@ -85,7 +85,7 @@ ENGINES: Mapping[EngineKind, str] = {
 """Kind → `module:class`, imported on first use, in the worker alone."""
 
 
-def make_engine(spec: EngineSpec, *, threads: int, capacity: int) -> Engine:
+def make_engine(spec: EngineSpec, *, threads: int, capacity: int) -> BenchEngine:
     """The engine, loaded.
 
     Args:
@@ -97,4 +97,4 @@ def make_engine(spec: EngineSpec, *, threads: int, capacity: int) -> Engine:
         raise UnknownNameError.of("engine", spec.kind, known=ENGINES)
     module, _, attribute = ENGINES[spec.kind].partition(":")
     engine_class = getattr(importlib.import_module(module), attribute)
-    return cast("Engine", engine_class(spec.path, threads=threads, capacity=capacity))
+    return cast("BenchEngine", engine_class(spec.path, threads=threads, capacity=capacity))

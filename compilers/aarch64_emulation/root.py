@@ -1,8 +1,8 @@
 """An AArch64 userland in a folder: Debian's Python and C library, and the runtimes' wheels.
 
-`python -m compilers.aarch64_emulation.root FOLDER` makes one in about a minute; nothing is installed on this machine,
-and no root rights are needed. `RUNG_AARCH64_ROOT=FOLDER` then lets artifacts for AArch64 be rehearsed under
-QEMU. Debian's packages are checked by apt against Debian's keys.
+`python -m compilers.aarch64_emulation.root FOLDER` makes one in about a minute; nothing is installed on
+this machine, and no root rights are needed. `RUNG_AARCH64_ROOT=FOLDER` then lets artifacts for AArch64 be
+rehearsed under QEMU. Debian's packages are checked by apt against Debian's keys.
 """
 
 from __future__ import annotations

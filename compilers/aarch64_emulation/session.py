@@ -17,10 +17,10 @@ from typing import Any, BinaryIO, cast
 
 import compilers
 import registry
-from compilers.aarch64_emulation.wire import Message, read_message, write_message
+from compilers.aarch64_emulation.wire import WireMessage, read_message, write_message
+from compilers.check.segments import check_cache_size, check_segments
 from compilers.rehearsal import Rehearsal
 from compilers.runtime import Bundle, Cache, FloatArray, Segment
-from compilers.check.segments import check_cache_size, check_segments
 from compilers.toolchain import Unsupported
 from registry.artifact import MANIFEST_NAME
 from registry.digest import digest_value, short
@@ -54,7 +54,8 @@ def rehearse_aarch64(bundle: Bundle) -> Rehearsal | Unsupported:
     if not root or not (Path(root) / PYTHON).exists():
         return Unsupported(
             "not_implemented",
-            f"`{ROOT_VARIABLE}` names no AArch64 root; `python -m compilers.aarch64_emulation.root FOLDER` makes one",
+            f"`{ROOT_VARIABLE}` names no AArch64 root; "
+            "`python -m compilers.aarch64_emulation.root FOLDER` makes one",
         )
     processor = processor_of(target, emulator=emulator)
     session = EmulatedSession(bundle, emulator=emulator, processor=processor, root=Path(root))
@@ -145,7 +146,7 @@ class EmulatedSession:
         """End the emulated process."""
         self._end()
 
-    def ask(self, body: Mapping[str, Any], cache: EmulatedCache | None = None) -> Message:
+    def ask(self, body: Mapping[str, Any], cache: EmulatedCache | None = None) -> WireMessage:
         """Have something done over there.
 
         Raises:
@@ -160,7 +161,7 @@ class EmulatedSession:
             cache.lengths = [int(length) for length in answer.body["lengths"]]
         return answer
 
-    def _answer(self) -> Message:
+    def _answer(self) -> WireMessage:
         stream = cast("BinaryIO", self._process.stdout)
         try:
             ready, _, _ = select.select([stream], [], [], ANSWER_S)

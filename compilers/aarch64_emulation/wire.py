@@ -20,7 +20,7 @@ _LENGTH = struct.Struct("<I")
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class WireMessage:
     """What is said in one direction."""
 
     body: Mapping[str, Any]  # Any: JSON, whose form each operation knows
@@ -36,7 +36,7 @@ def write_message(stream: BinaryIO, body: Mapping[str, Any], arrays: Sequence[Fl
     stream.flush()
 
 
-def read_message(stream: BinaryIO) -> Message:
+def read_message(stream: BinaryIO) -> WireMessage:
     """Receive a message.
 
     Raises:
@@ -51,7 +51,7 @@ def read_message(stream: BinaryIO) -> Message:
     for shape in head["shapes"]:
         count = int(np.prod(shape, dtype=np.int64))
         arrays.append(np.frombuffer(_exactly(stream, 4 * count), "<f4").reshape(shape).astype(np.float32))
-    return Message(head["body"], tuple(arrays))
+    return WireMessage(head["body"], tuple(arrays))
 
 
 def _exactly(stream: BinaryIO, count: int) -> bytes:

@@ -16,8 +16,8 @@ Float16 arithmetic (`HALF`): sums are rounded to eleven bits on their way, and b
 order that hardware takes. So the bound is relative: the root mean square of the difference is at most
 `HALF_RMS` of the logits' own spread.
 
-Static 16-bit activations are rounded in torch's reference too (`compilers/model/torch_reference.py`), so that what
-is left is float16 arithmetic.
+Static 16-bit activations are rounded in torch's reference too (`compilers/model/torch_reference.py`), so that
+what is left is float16 arithmetic.
 
 Measured on Qualcomm's emulation, on eight random checkpoints of the four architectures, up to six layers (and
 float16 on a trained one as well):

@@ -3,8 +3,8 @@
 Decoding one sequence reads all weights and the KV cache for every token, so memory bandwidth bounds it;
 reading a prompt is bound by arithmetic. Both rates are medians of several repeats after one that does not
 count. Memory bandwidth and arithmetic of a processor are measured beside them, in a process of its own with
-as many threads (`python -m compilers.check.speed THREADS`), because a processor's data sheet does not say what a
-shared or virtual machine gives.
+as many threads (`python -m compilers.check.speed THREADS`), because a processor's data sheet does not
+say what a shared or virtual machine gives.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MACHINE_REPEATS: Final = 25
 MACHINE_TIMEOUT_S: Final = 120.0
 
 
-class Machine(Value):
+class MachinePeaks(Value):
     """What a processor gives at best, measured."""
 
     memory_bandwidth_gb_per_s: float = Field(gt=0)
@@ -58,7 +58,7 @@ class Speed(Value):
     """The rates are medians over so many."""
     threads: int = Field(ge=1)
     """Of the runtime."""
-    machine: Machine | None = None
+    machine: MachinePeaks | None = None
     """Measured beside it, for processors; None for accelerators, whose data sheets hold."""
 
 
@@ -69,7 +69,7 @@ def measure_speed(
     decode_steps: int,
     repeats: int,
     threads: int,
-    machine: Machine | None = None,
+    machine: MachinePeaks | None = None,
 ) -> Speed:
     """How fast a session reads and writes one sequence; cut to what its context holds.
 
@@ -118,7 +118,7 @@ def measure_speed(
     )
 
 
-def measure_machine(*, threads: int) -> Machine | None:
+def measure_machine(*, threads: int) -> MachinePeaks | None:
     """What this machine's processor gives with so many threads; None where it cannot be measured."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
     try:
@@ -127,7 +127,7 @@ def measure_machine(*, threads: int) -> Machine | None:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **dict.fromkeys(names, str(threads))},
             capture_output=True, text=True, timeout=MACHINE_TIMEOUT_S, check=True,
         )  # fmt: skip
-        return Machine.model_validate_json(done.stdout)
+        return MachinePeaks.model_validate_json(done.stdout)
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from compilers.iree.binaries import embedded_binaries
 from compilers.iree.package import COMPILER, installed_version
 from compilers.iree.target import CODE, CUDA_KNOWN, compiler_flags
-from compilers.static.plan import PLAN_NAME, STEPS, write_plan
-from compilers.toolchain import Lowered, Source, Support, Supported, Unsupported
 from compilers.model.weights import read_layout
+from compilers.static.plan import PLAN_NAME, STEPS, write_plan
+from compilers.toolchain import Lowered, LoweringInput, Support, Supported, Unsupported
 from registry.artifact import ArtifactFormat, ModelFacts
 from registry.errors import BuildError, CorruptError, ToolchainMissingError
 from registry.recipe import Recipe
@@ -81,7 +81,7 @@ class IreeToolchain:
             case "npu":
                 return Unsupported("never", f"IREE has no code generator for {target.vendor} NPUs")
 
-    def lower(self, source: Source, target: Target, *, out: Path) -> Lowered:
+    def lower(self, source: LoweringInput, target: Target, *, out: Path) -> Lowered:
         """Compile into the empty directory `out`.
 
         Raises:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from compilers.iree.device import find_device, open_session
 from compilers.iree.package import RUNTIME, installed_version
+from compilers.model.weights import FILE_NAME
 from compilers.rehearsal import Rehearsal
 from compilers.runtime import Bundle
 from compilers.static.plan import PLAN_NAME, read_plan
 from compilers.toolchain import Unsupported
-from compilers.model.weights import FILE_NAME
 from registry.errors import LoadError
 from registry.target import find_target
 
@@ -50,6 +50,7 @@ def _emulated(bundle: Bundle) -> Rehearsal | Unsupported:
     if root and not (Path(root) / PACKAGES / "iree" / "runtime").is_dir():
         return Unsupported(
             "not_implemented",
-            f"the AArch64 root has no IREE: make it again with `python -m compilers.aarch64_emulation.root {root}`",
+            "the AArch64 root has no IREE: make it again with "
+            f"`python -m compilers.aarch64_emulation.root {root}`",
         )
     return rehearse_aarch64(bundle)

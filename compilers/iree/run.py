@@ -5,11 +5,11 @@ from __future__ import annotations
 from compilers.iree.device import open_cpu, open_device, open_session
 from compilers.iree.package import RUNTIME, installed_version
 from compilers.iree.target import DRIVERS
+from compilers.model.weights import FILE_NAME
 from compilers.runtime import Bundle
 from compilers.static.plan import PLAN_NAME, read_plan
 from compilers.static.session import StaticSession
 from compilers.toolchain import Support, Supported, Unsupported
-from compilers.model.weights import FILE_NAME
 from registry.artifact import ArtifactFormat, Manifest
 from registry.errors import LoadError, UnknownNameError
 from registry.target import Host, find_target, missing_features

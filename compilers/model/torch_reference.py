@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from compilers.quantize.activations import CODES, INPUT, OUTPUT, steps_of
-from compilers.model.architecture import Architecture, read_architecture
-from compilers.runtime import Cache, FloatArray, Segment
 from compilers.check.segments import check_cache_size, check_segments
+from compilers.model.architecture import Architecture, read_architecture
+from compilers.quantize.activations import CODES, INPUT, OUTPUT, steps_of
+from compilers.runtime import Cache, FloatArray, Segment
 from registry.errors import CheckpointError, LoadError
 
 Untyped: TypeAlias = Any

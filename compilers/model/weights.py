@@ -34,7 +34,7 @@ _ROW = re.compile(r"(?<=self_attn\.)[qkv](?=_proj)")
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
+class StoredTensor:
     """A tensor's place in a weights file."""
 
     dtype: Dtype
@@ -54,7 +54,7 @@ class Layout:
 
     header: bytes
     """Everything before the first tensor: length prefix and padded JSON."""
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, StoredTensor]
 
     @property
     def size_bytes(self) -> int:
@@ -112,11 +112,11 @@ def arrange(wanted: Mapping[str, tuple[Dtype, Shape]]) -> Layout:
     document = json.dumps(entries, separators=(",", ":")).encode()
     document += b" " * (-(8 + len(document)) % ALIGNMENT_BYTES)
     header = len(document).to_bytes(8, "little") + document
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, StoredTensor] = {}
     start = len(header)
     for name in entries:
         dtype, shape = wanted[name]
-        tensors[name] = Tensor(dtype, shape, start)
+        tensors[name] = StoredTensor(dtype, shape, start)
         start += tensors[name].size_bytes
     return Layout(header, tensors)
 
@@ -137,7 +137,7 @@ def read_layout(path: Path) -> Layout:
         entries = json.loads(header[8:])
         entries.pop("__metadata__", None)
         tensors = {
-            name: Tensor(entry["dtype"], tuple(entry["shape"]), len(header) + entry["data_offsets"][0])
+            name: StoredTensor(entry["dtype"], tuple(entry["shape"]), len(header) + entry["data_offsets"][0])
             for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"])
         }
         layout = Layout(header, tensors)

@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from compilers.onnxruntime.cache import SPARE_POSITIONS, stored_head_size
-from compilers.onnxruntime.linear import Linears
 from compilers.model.weights import Layout
+from compilers.onnxruntime.cache import SPARE_POSITIONS, stored_head_size
+from compilers.onnxruntime.linear import OrtLinears
 from registry.artifact import ModelFacts
 from registry.errors import BuildError
 from registry.recipe import Recipe
@@ -72,7 +72,7 @@ class _Emitter:
         self._source = {node.name: node for node in graph.node}
         self._constants = {proto.name: proto for proto in graph.initializer}
         self._known: set[str] = set()
-        self._linears = Linears(self, layout, recipe)
+        self._linears = OrtLinears(self, layout, recipe)
 
     # -- what others build with
 

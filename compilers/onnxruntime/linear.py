@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from compilers.model.weights import FILE_NAME, Dtype, Layout, Tensor
+from compilers.model.weights import FILE_NAME, Dtype, Layout, StoredTensor
 from registry.errors import BuildError
 from registry.recipe import Recipe
 
@@ -52,7 +52,7 @@ class Graph(Protocol):
         ...
 
 
-class Linears:
+class OrtLinears:
     """Emits products with weights of one file under one recipe."""
 
     def __init__(self, graph: Graph, layout: Layout, recipe: Recipe) -> None:
@@ -106,7 +106,7 @@ class Linears:
             return "lm_head.weight"
         return str(node.input[1])
 
-    def _tensor(self, name: str) -> Tensor:
+    def _tensor(self, name: str) -> StoredTensor:
         if name not in self._tensors:
             raise BuildError(
                 f"the weights file has no tensor `{name}` for recipe `{self._recipe.name}`",

@@ -23,9 +23,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from compilers.installed import required_version
-from compilers.onnxruntime.emit import lower_graph
-from compilers.toolchain import Lowered, Source, Support, Supported, Unsupported
 from compilers.model.weights import read_layout
+from compilers.onnxruntime.emit import lower_graph
+from compilers.toolchain import Lowered, LoweringInput, Support, Supported, Unsupported
 from registry.artifact import ArtifactFormat, ModelFacts
 from registry.atomic import write_atomically
 from registry.errors import BuildError
@@ -67,7 +67,7 @@ class OnnxRuntimeToolchain:
             f"{target.kind} target; a provider that fails would fall back to the CPU in silence",
         )
 
-    def lower(self, source: Source, target: Target, *, out: Path) -> Lowered:
+    def lower(self, source: LoweringInput, target: Target, *, out: Path) -> Lowered:
         """Write `model.onnx` into `out`.
 
         Raises:

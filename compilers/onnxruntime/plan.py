@@ -23,7 +23,7 @@ PADDING_FREE = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class StepPiece:
     """Consecutive tokens of one segment."""
 
     index: int
@@ -40,10 +40,10 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class OrtStep:
     """Pieces that run in one call of the graph, sorted by row."""
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[StepPiece, ...]
 
     @property
     def first(self) -> int:
@@ -61,7 +61,7 @@ class Step:
         return max(piece.tokens for piece in self.pieces)
 
 
-def plan_steps(segments: Sequence[Segment], lengths: Sequence[int], *, positions: int) -> list[Step]:
+def plan_steps(segments: Sequence[Segment], lengths: Sequence[int], *, positions: int) -> list[OrtStep]:
     """Steps that together append every segment, in an order that keeps each row's tokens in order.
 
     Args:
@@ -70,7 +70,7 @@ def plan_steps(segments: Sequence[Segment], lengths: Sequence[int], *, positions
         positions: Places that each row of the buffers has.
     """
     held = list(lengths)
-    steps: list[Step] = []
+    steps: list[OrtStep] = []
     for wave in _waves(segments):
         for group in _by_length(wave):
             for step in _by_row(group, held, positions):
@@ -80,13 +80,15 @@ def plan_steps(segments: Sequence[Segment], lengths: Sequence[int], *, positions
     return steps
 
 
-def _waves(segments: Sequence[Segment]) -> Iterator[list[Piece]]:
+def _waves(segments: Sequence[Segment]) -> Iterator[list[StepPiece]]:
     """First pieces of all segments, then second pieces, and so on; sorted by row."""
     order = sorted(range(len(segments)), key=lambda index: segments[index].row)
     begin = 0
     while True:
         wave = [
-            Piece(index, segments[index].row, begin, min(begin + PIECE_TOKENS, len(segments[index].tokens)))
+            StepPiece(
+                index, segments[index].row, begin, min(begin + PIECE_TOKENS, len(segments[index].tokens))
+            )
             for index in order
             if len(segments[index].tokens) > begin
         ]
@@ -96,21 +98,21 @@ def _waves(segments: Sequence[Segment]) -> Iterator[list[Piece]]:
         begin += PIECE_TOKENS
 
 
-def _by_length(pieces: list[Piece]) -> list[list[Piece]]:
+def _by_length(pieces: list[StepPiece]) -> list[list[StepPiece]]:
     """One group if its padding is bearable, else groups of similar length."""
     if _Extent.of(pieces).is_bearable:
         return [pieces]
-    groups: dict[int, list[Piece]] = {}
+    groups: dict[int, list[StepPiece]] = {}
     for piece in pieces:
         groups.setdefault((piece.tokens - 1).bit_length() // 2, []).append(piece)
     return list(groups.values())
 
 
-def _by_row(pieces: list[Piece], held: Sequence[int], positions: int) -> Iterator[Step]:
+def _by_row(pieces: list[StepPiece], held: Sequence[int], positions: int) -> Iterator[OrtStep]:
     """Runs of near rows that fit into the bounds of a step."""
     extent = _Extent.of(pieces)
     if extent.is_bearable and extent.tokens <= STEP_TOKENS and extent.fits(held, positions):
-        yield Step(tuple(pieces))
+        yield OrtStep(tuple(pieces))
         return
     run = pieces[:1]
     extent = _Extent.of(run)
@@ -120,10 +122,10 @@ def _by_row(pieces: list[Piece], held: Sequence[int], positions: int) -> Iterato
             run.append(piece)
             extent = longer
         else:
-            yield Step(tuple(run))
+            yield OrtStep(tuple(run))
             run = [piece]
             extent = _Extent.of(run)
-    yield Step(tuple(run))
+    yield OrtStep(tuple(run))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +138,11 @@ class _Extent:
     tokens: int
 
     @classmethod
-    def of(cls, pieces: Sequence[Piece]) -> _Extent:
+    def of(cls, pieces: Sequence[StepPiece]) -> _Extent:
         counts = [piece.tokens for piece in pieces]
         return cls(pieces[0].row, pieces[-1].row, max(counts), sum(counts))
 
-    def with_piece(self, piece: Piece) -> _Extent:
+    def with_piece(self, piece: StepPiece) -> _Extent:
         return _Extent(self.first, piece.row, max(self.width, piece.tokens), self.tokens + piece.tokens)
 
     @property

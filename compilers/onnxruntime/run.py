@@ -12,11 +12,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from compilers.check.segments import check_cache_size, check_segments
 from compilers.installed import required_version
 from compilers.onnxruntime.cache import OrtCache
-from compilers.onnxruntime.plan import Step, plan_steps
+from compilers.onnxruntime.plan import OrtStep, plan_steps
 from compilers.runtime import Bundle, Cache, FloatArray, Segment
-from compilers.check.segments import check_cache_size, check_segments
 from compilers.toolchain import Support, Supported, Unsupported
 from registry.artifact import ArtifactFormat, Manifest, ModelFacts
 from registry.errors import LoadError, ToolchainMissingError
@@ -128,7 +128,7 @@ class OrtSession:
         return [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in found]
 
     def _run(
-        self, cache: OrtCache, step: Step, segments: Sequence[Segment], found: list[list[FloatArray]]
+        self, cache: OrtCache, step: OrtStep, segments: Sequence[Segment], found: list[list[FloatArray]]
     ) -> None:
         feeds, counts = _feeds(cache, step, segments)
         binding = self._binding(cache, step)
@@ -151,7 +151,7 @@ class OrtSession:
                 found[piece.index].append(logits[begin : begin + count])
             begin += count
 
-    def _binding(self, cache: OrtCache, step: Step) -> Untyped:
+    def _binding(self, cache: OrtCache, step: OrtStep) -> Untyped:
         """A binding with the cache's rows of this step bound; kept for steps on the same rows."""
         key = (step.first, step.last)
         if key in cache.bindings:
@@ -171,7 +171,7 @@ class OrtSession:
 
 
 def _feeds(
-    cache: OrtCache, step: Step, segments: Sequence[Segment]
+    cache: OrtCache, step: OrtStep, segments: Sequence[Segment]
 ) -> tuple[dict[str, NDArray[np.generic]], list[int]]:
     """The graph's inputs for a step but for the cache, and how many logits each piece gets."""
     rows, width = step.last - step.first + 1, step.width

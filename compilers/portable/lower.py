@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from compilers.model.network import read_network
+from compilers.model.weights import read_layout
 from compilers.portable.node_compile import OPTION
 from compilers.portable.operators import check_operators, find_allow_list
-from compilers.toolchain import Lowered, Source, Support, Supported, Unsupported
-from compilers.model.weights import read_layout
+from compilers.toolchain import Lowered, LoweringInput, Support, Supported, Unsupported
 from registry.artifact import ArtifactFormat, ModelFacts
 from registry.atomic import write_atomically
 from registry.errors import BuildError, CorruptError, ToolchainMissingError
@@ -53,7 +53,7 @@ class CannToolchain:
         """Floating-point recipes on Ascend targets."""
         return _supports(recipe, target, vendor="huawei")
 
-    def lower(self, source: Source, target: Target, *, out: Path) -> Lowered:
+    def lower(self, source: LoweringInput, target: Target, *, out: Path) -> Lowered:
         """Write the graphs into the empty directory `out`.
 
         Raises:
@@ -83,7 +83,7 @@ class OpenVinoToolchain:
         """Floating-point recipes on Intel's NPUs."""
         return _supports(recipe, target, vendor="intel")
 
-    def lower(self, source: Source, target: Target, *, out: Path) -> Lowered:
+    def lower(self, source: LoweringInput, target: Target, *, out: Path) -> Lowered:
         """Write the graphs into the empty directory `out`.
 
         Raises:
@@ -127,7 +127,7 @@ def _supports(recipe: Recipe, target: Target, *, vendor: str) -> Support:
     return Supported()
 
 
-def _require(support: Support, source: Source, target: Target) -> None:
+def _require(support: Support, source: LoweringInput, target: Target) -> None:
     if isinstance(support, Unsupported):
         raise BuildError(
             f"`{source.recipe.name}` cannot be lowered to `{target.name}`: {support.reason}",
@@ -145,7 +145,9 @@ def _onnx_version() -> str:
     return str(onnx.__version__)
 
 
-def _lower(source: Source, *, out: Path, toolchain: str, command: Callable[[str], list[str]]) -> Lowered:
+def _lower(
+    source: LoweringInput, *, out: Path, toolchain: str, command: Callable[[str], list[str]]
+) -> Lowered:
     _onnx_version()
     from compilers.static.graph import StaticForm, static_model, static_plan
     from compilers.static.plan import PLAN_NAME, write_plan

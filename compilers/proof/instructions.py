@@ -42,7 +42,7 @@ SIGNS: Mapping[str, Mapping[str, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class InstructionReading:
     """What a disassembly shows."""
 
     tool: str
@@ -62,7 +62,7 @@ def find_disassembler(architecture: str) -> Tool | None:
     return tool
 
 
-def read_instructions(code: bytes, *, architecture: str, tool: Tool) -> Reading | None:
+def read_instructions(code: bytes, *, architecture: str, tool: Tool) -> InstructionReading | None:
     """Which features the code of an ELF image uses; None where it cannot be disassembled."""
     signs = {feature: re.compile(pattern) for feature, pattern in SIGNS[architecture].items()}
     options = ["-d", "--no-show-raw-insn"]
@@ -87,4 +87,4 @@ def read_instructions(code: bytes, *, architecture: str, tool: Tool) -> Reading 
             for feature, sign in signs.items():
                 if feature not in found and sign.search(instruction):
                     found[feature] = " ".join(instruction.split())
-    return Reading(tool.name, count, found)
+    return InstructionReading(tool.name, count, found)

@@ -17,7 +17,7 @@ from compilers.proof.elf import Image, read_elf
 from compilers.proof.graph import OnnxGraph, read_graph
 from compilers.proof.proof import Binary, BinaryKind, Proof
 from compilers.proof.qnn import read_context
-from compilers.proof.rules import Claim, Evidence, Reading, judge, summarize
+from compilers.proof.rules import Claim, FileReading, Readings, judge, summarize
 from compilers.proof.spirv import read_spirv
 from compilers.proof.tool import find_tool, package_version
 from registry.artifact import ArtifactFormat
@@ -85,14 +85,14 @@ class _Reader:
         self.directory = directory
         self.claim = claim
         self.elf_tool = package_version("pyelftools", extra="build")
-        self.readings: list[Reading] = []
+        self.readings: list[FileReading] = []
         self.problems: list[str] = []
         self.notes: list[str] = []
         self.graphs: dict[str, OnnxGraph] = {}
 
-    def evidence(self) -> Evidence:
+    def evidence(self) -> Readings:
         """All that was read."""
-        return Evidence(self.directory, self.readings, self.graphs)
+        return Readings(self.directory, self.readings, self.graphs)
 
     def read(self, file: str) -> None:
         """Read one file."""
@@ -357,7 +357,7 @@ class _Reader:
         )
         if complaint:
             self.problems.append(f"`{file}` {_at(offset)}{complaint}")
-        self.readings.append(Reading(binary, image, code, frozenset(exports)))
+        self.readings.append(FileReading(binary, image, code, frozenset(exports)))
 
 
 def _at(offset: int) -> str:

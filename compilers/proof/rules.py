@@ -70,7 +70,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class FileReading:
     """One binary, and what is needed to judge it."""
 
     binary: Binary
@@ -82,25 +82,25 @@ class Reading:
 
 
 @dataclass(slots=True)
-class Evidence:
+class Readings:
     """All that was read of an artifact."""
 
     directory: Path
-    readings: Sequence[Reading]
+    readings: Sequence[FileReading]
     graphs: Mapping[str, OnnxGraph]
     notes: list[str] = field(default_factory=list)
 
-    def of(self, *kinds: BinaryKind) -> list[Reading]:
+    def of(self, *kinds: BinaryKind) -> list[FileReading]:
         """The binaries of some kinds."""
         return [reading for reading in self.readings if reading.binary.kind in kinds]
 
 
-def judge(claim: Claim, evidence: Evidence) -> tuple[str, ...]:
+def judge(claim: Claim, evidence: Readings) -> tuple[str, ...]:
     """Where the two differ, as sentences; what could not be checked is added to the evidence's notes."""
     return tuple(_judge(claim, evidence))
 
 
-def summarize(claim: Claim, evidence: Evidence, problems: Sequence[str]) -> str:
+def summarize(claim: Claim, evidence: Readings, problems: Sequence[str]) -> str:
     """One line for people."""
     who = f"{claim.toolchain} for `{claim.target.name}`"
     if problems:
@@ -125,7 +125,7 @@ def summarize(claim: Claim, evidence: Evidence, problems: Sequence[str]) -> str:
     return f"{who}: machine code for {names} in {count}, as the manifest says"
 
 
-def _judge(claim: Claim, evidence: Evidence) -> Iterator[str]:
+def _judge(claim: Claim, evidence: Readings) -> Iterator[str]:
     wanted = CODE.get((claim.format, claim.target.kind))
     if wanted is None:
         yield f"the format is `{claim.format}`, which has no form for {claim.target.kind} targets"
@@ -162,7 +162,7 @@ def _judge(claim: Claim, evidence: Evidence) -> Iterator[str]:
             pass
 
 
-def _unexpected(claim: Claim, evidence: Evidence, wanted: frozenset[BinaryKind]) -> Iterator[str]:
+def _unexpected(claim: Claim, evidence: Readings, wanted: frozenset[BinaryKind]) -> Iterator[str]:
     allowed = wanted | CASES[claim.format]
     for reading in evidence.readings:
         binary = reading.binary
@@ -175,7 +175,7 @@ def _unexpected(claim: Claim, evidence: Evidence, wanted: frozenset[BinaryKind])
             )
 
 
-def _processor(claim: Claim, evidence: Evidence, code: Sequence[Reading]) -> Iterator[str]:
+def _processor(claim: Claim, evidence: Readings, code: Sequence[FileReading]) -> Iterator[str]:
     """ELF images for the target's processor, without instructions that it lacks."""
     target = claim.target
     expected = MACHINES.get(target.architecture, target.architecture)
@@ -208,7 +208,7 @@ def _processor(claim: Claim, evidence: Evidence, code: Sequence[Reading]) -> Ite
                 )
 
 
-def _architectures(claim: Claim, code: Sequence[Reading]) -> Iterator[str]:
+def _architectures(claim: Claim, code: Sequence[FileReading]) -> Iterator[str]:
     """GPU code for each of the target's architectures, and for no other."""
     expected = set(claim.target.architectures)
     found = {name for reading in code for name in reading.binary.architectures}
@@ -222,7 +222,7 @@ def _architectures(claim: Claim, code: Sequence[Reading]) -> Iterator[str]:
         yield f"the manifest says {_names(expected)}, and there is no code for {_names(missing)}"
 
 
-def _spirv(claim: Claim, code: Sequence[Reading]) -> Iterator[str]:
+def _spirv(claim: Claim, code: Sequence[FileReading]) -> Iterator[str]:
     """SPIR-V of at most the version that the target's drivers take."""
     newest = _version(claim.target.architecture)
     for reading in code:
@@ -231,7 +231,7 @@ def _spirv(claim: Claim, code: Sequence[Reading]) -> Iterator[str]:
                 yield f"the manifest says {claim.target.architecture}, `{reading.binary.file}` holds {name}"
 
 
-def _library(claim: Claim, evidence: Evidence) -> Iterator[str]:
+def _library(claim: Claim, evidence: Readings) -> Iterator[str]:
     """A TVM library: the functions of its plan, no weights, no library that a node lacks."""
     host = [r for r in evidence.of("elf") if r.binary.offset == 0]
     plan = _read_plan(evidence.directory / PLAN_NAME) if PLAN_NAME in claim.files else {}
@@ -261,7 +261,7 @@ def _library(claim: Claim, evidence: Evidence) -> Iterator[str]:
                 yield f"`{PLAN_NAME}` calls `{function}`, which `{claim.entry}` does not export"
 
 
-def _kernels(claim: Claim, evidence: Evidence) -> Iterator[str]:
+def _kernels(claim: Claim, evidence: Readings) -> Iterator[str]:
     """GPU code of TVM: every kernel that is launched, for each architecture."""
     if LAUNCHES_NAME not in claim.files:
         return
@@ -278,7 +278,7 @@ def _kernels(claim: Claim, evidence: Evidence) -> Iterator[str]:
             )
 
 
-def _plain_graph(evidence: Evidence) -> Iterator[str]:
+def _plain_graph(evidence: Readings) -> Iterator[str]:
     """A graph of standard operators and those of ONNX Runtime itself."""
     for file, graph in evidence.graphs.items():
         if graph.code:
@@ -290,7 +290,7 @@ def _plain_graph(evidence: Evidence) -> Iterator[str]:
         yield from _outside(file, graph)
 
 
-def _context_graph(claim: Claim, evidence: Evidence) -> Iterator[str]:
+def _context_graph(claim: Claim, evidence: Readings) -> Iterator[str]:
     """Graphs whose every node is compiled for the HTP of the target."""
     expected = claim.target.architecture.removeprefix("htp-")
     named: set[str] = set()
@@ -319,7 +319,7 @@ def _context_graph(claim: Claim, evidence: Evidence) -> Iterator[str]:
             yield f"`{binary.file}` is a context that no graph names"
 
 
-def _portable_graph(claim: Claim, evidence: Evidence) -> Iterator[str]:
+def _portable_graph(claim: Claim, evidence: Readings) -> Iterator[str]:
     """Graphs of operators that the vendor's converter takes, with static shapes."""
     try:
         allowed = find_allow_list(claim.toolchain)

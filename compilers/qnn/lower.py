@@ -14,11 +14,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from compilers.model.network import read_network
-from compilers.onnxruntime.fallback import check_assignment, check_context, is_refusal
-from compilers.qnn.provider import CHIPS, PROVIDER, Chip, Provider, chip_of, find_provider, find_version
-from compilers.static.plan import PLAN_NAME, STEPS, write_plan
-from compilers.toolchain import Lowered, Source, Support, Supported, Unsupported
 from compilers.model.weights import read_layout
+from compilers.onnxruntime.fallback import check_assignment, check_context, is_refusal
+from compilers.qnn.provider import CHIPS, PROVIDER, HtpChip, Provider, chip_of, find_provider, find_version
+from compilers.static.plan import PLAN_NAME, STEPS, write_plan
+from compilers.toolchain import Lowered, LoweringInput, Support, Supported, Unsupported
 from registry.artifact import ArtifactFormat, ModelFacts
 from registry.errors import BuildError, CorruptError
 from registry.recipe import Recipe
@@ -68,7 +68,7 @@ class QnnToolchain:
                     + ("`w4a16`" if recipe.weights == "int4" else "`w8a16`"),
                 )
 
-    def lower(self, source: Source, target: Target, *, out: Path) -> Lowered:
+    def lower(self, source: LoweringInput, target: Target, *, out: Path) -> Lowered:
         """Compile into the empty directory `out`.
 
         Raises:
@@ -94,7 +94,7 @@ class QnnToolchain:
         )
 
 
-def write_graphs(source: Source, *, out: Path) -> dict[str, bytes]:
+def write_graphs(source: LoweringInput, *, out: Path) -> dict[str, bytes]:
     """The graphs that are compiled, by step, as ONNX files; writes their plan into `out`.
 
     Raises:
@@ -129,7 +129,7 @@ def write_graphs(source: Source, *, out: Path) -> dict[str, bytes]:
     return graphs
 
 
-def _compile(graph: bytes, provider: Provider, chip: Chip, *, weights: Path, out: Path) -> list[str]:
+def _compile(graph: bytes, provider: Provider, chip: HtpChip, *, weights: Path, out: Path) -> list[str]:
     """One graph to `{step}.onnx` and `{step}_qnn.bin`, whose names it returns."""
     try:
         session = provider.compile(graph, weights=weights, out=out, chip=chip)

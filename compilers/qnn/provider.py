@@ -28,7 +28,7 @@ INSTALL: Final = "pip install 'rung[qnn]'"
 
 
 @dataclass(frozen=True, slots=True)
-class Chip:
+class HtpChip:
     """What HTP code is compiled for (`htp_arch` and `soc_model` of the provider's options)."""
 
     htp_arch: str
@@ -36,9 +36,9 @@ class Chip:
     """Qualcomm's number of the SoC whose memories the schedule is made for; float16 needs one."""
 
 
-CHIPS: Final[Mapping[str, Chip]] = {
-    "htp-v73": Chip("73", "60"),  # SC8380XP, Snapdragon X Elite
-    "htp-v75": Chip("75", "57"),  # SM8650, Snapdragon 8 Gen 3
+CHIPS: Final[Mapping[str, HtpChip]] = {
+    "htp-v73": HtpChip("73", "60"),  # SC8380XP, Snapdragon X Elite
+    "htp-v75": HtpChip("75", "57"),  # SM8650, Snapdragon 8 Gen 3
 }
 """Architecture of a target → chip. Numbers: `QnnHtpDevice.h` of the QNN SDK, enum of SoC models."""
 
@@ -60,7 +60,7 @@ class Provider:
         """Whether this machine has Qualcomm's emulation of the HTP instead of an HTP."""
         return platform.machine() == "x86_64"
 
-    def open(self, model: Path, *, chip: Chip) -> Untyped:
+    def open(self, model: Path, *, chip: HtpChip) -> Untyped:
         """A session of a compiled context; fails rather than run a node on the CPU.
 
         Raises:
@@ -69,7 +69,7 @@ class Provider:
         return self.onnxruntime.InferenceSession(str(model), self._options(chip, {}))
 
     def compile(
-        self, model: bytes, *, weights: Path | None, out: Path, chip: Chip, strict: bool = True
+        self, model: bytes, *, weights: Path | None, out: Path, chip: HtpChip, strict: bool = True
     ) -> Untyped:
         """Compile a graph into the context `out` and the binary beside it; gives the session.
 
@@ -98,7 +98,7 @@ class Provider:
             options.add_external_initializers_from_files_in_memory([weights.name], [data], [len(data)])
         return self.onnxruntime.InferenceSession(model, options)
 
-    def _options(self, chip: Chip, entries: Mapping[str, str]) -> Untyped:
+    def _options(self, chip: HtpChip, entries: Mapping[str, str]) -> Untyped:
         options = self.onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.add_provider_for_devices(
@@ -131,7 +131,7 @@ def find_provider() -> Provider:
     return _found[0]
 
 
-def chip_of(target: Target) -> Chip | None:
+def chip_of(target: Target) -> HtpChip | None:
     """What code of a target is compiled for; None where it is none of Qualcomm's known chips."""
     return CHIPS.get(target.architecture)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from compilers.onnxruntime.fallback import check_assignment
-from compilers.qnn.provider import PROVIDER, Chip, Provider
+from compilers.qnn.provider import PROVIDER, HtpChip, Provider
 from compilers.static.plan import PLAN_NAME, STEPS, StaticPlan, read_plan
 from compilers.static.session import StaticSession, StepInputs, StepOutputs
 from registry.errors import BuildError, LoadError
@@ -18,7 +18,7 @@ class QnnStep:
         LoadError: It cannot be loaded, or is not that of the plan.
     """
 
-    def __init__(self, path: Path, plan: StaticPlan, *, provider: Provider, chip: Chip) -> None:
+    def __init__(self, path: Path, plan: StaticPlan, *, provider: Provider, chip: HtpChip) -> None:
         self._path = path
         self._names = plan.inputs()
         if not path.is_file():
@@ -58,7 +58,7 @@ class QnnStep:
         return StepOutputs(logits, new)
 
 
-def open_qnn_session(directory: Path, *, provider: Provider, chip: Chip) -> StaticSession:
+def open_qnn_session(directory: Path, *, provider: Provider, chip: HtpChip) -> StaticSession:
     """A session over the compiled `decode.onnx` and `prefill.onnx` of a directory.
 
     Raises:

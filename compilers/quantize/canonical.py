@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from compilers.quantize.coded import Coded, Grid, grid_of
-from compilers.model.weights import Layout, Tensor
+from compilers.model.weights import Layout, StoredTensor
+from compilers.quantize.coded import Coded, CodeGrid, grid_of
 from registry.atomic import flush, storage_errors, sweep, sync_directory, temporary_file
 from registry.errors import BuildError, CorruptError
 from registry.recipe import Recipe
@@ -84,7 +84,7 @@ def write_weights(path: Path, layout: Layout) -> Iterator[WeightsWriter]:
             sync_directory(path.parent)
 
 
-def pack(coded: Coded, grid: Grid) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+def pack(coded: Coded, grid: CodeGrid) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
     """Codes and scales in their stored form."""
     scales = coded.scales.numpy().astype(np.float32)
     if grid.group_size is None:
@@ -96,7 +96,7 @@ def pack(coded: Coded, grid: Grid) -> tuple[NDArray[np.generic], NDArray[np.gene
     return codes[:, :, 0::2] | (codes[:, :, 1::2] << 4), scales
 
 
-def unpack(codes: NDArray[np.generic], scales: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
+def unpack(codes: NDArray[np.generic], scales: NDArray[np.float32], grid: CodeGrid) -> NDArray[np.float32]:
     """The float32 matrix [out, in] that stored codes and scales stand for."""
     if grid.group_size is None:
         return codes.astype(np.float32) * scales[:, None]
@@ -134,7 +134,7 @@ def dequantized_state(weights: Path, recipe: Recipe) -> dict[str, NDArray[np.flo
     return state
 
 
-def to_stored(value: torch.Tensor, tensor: Tensor, *, name: str) -> NDArray[np.generic]:
+def to_stored(value: torch.Tensor, tensor: StoredTensor, *, name: str) -> NDArray[np.generic]:
     """A float32 tensor in the type in which the layout stores it.
 
     Raises:

@@ -10,7 +10,7 @@ from registry.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
+class CodeGrid:
     """The values that a code can take."""
 
     low: int
@@ -40,15 +40,15 @@ class Coded:
         return (grouped * self.scales.unsqueeze(-1)).view(rows, columns)
 
 
-def grid_of(recipe: Recipe) -> Grid:
+def grid_of(recipe: Recipe) -> CodeGrid:
     """The grid of a quantizing recipe."""
     if recipe.group_size is None:
         high = 7 if recipe.weights == "int4" else 127
-        return Grid(low=-high, high=high, group_size=None)
+        return CodeGrid(low=-high, high=high, group_size=None)
     return (
-        Grid(low=-8, high=7, group_size=recipe.group_size)
+        CodeGrid(low=-8, high=7, group_size=recipe.group_size)
         if recipe.weights == "int4"
-        else Grid(low=-128, high=127, group_size=recipe.group_size)
+        else CodeGrid(low=-128, high=127, group_size=recipe.group_size)
     )
 
 

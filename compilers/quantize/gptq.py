@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import torch
 
 from compilers.model.architecture import Architecture, Shape
-from compilers.quantize.coded import Coded, CodedMatrix, Grid
+from compilers.quantize.coded import Coded, CodedMatrix, CodeGrid
 from compilers.quantize.rtn import choose_scales
 
 Untyped: TypeAlias = Any
@@ -48,7 +48,7 @@ def gptq_codes(
     architecture: Architecture,
     matrices: Mapping[str, Shape],
     *,
-    grid: Grid,
+    grid: CodeGrid,
     texts: Sequence[Sequence[int]],
 ) -> Iterator[CodedMatrix]:
     """Quantize the matrices of a checkpoint in the order of execution.
@@ -87,7 +87,7 @@ def gptq_codes(
             yield _head(model, batches, grid)
 
 
-def gptq_matrix(weight: torch.Tensor, hessian: torch.Tensor, grid: Grid) -> Coded:
+def gptq_matrix(weight: torch.Tensor, hessian: torch.Tensor, grid: CodeGrid) -> Coded:
     """Quantize one matrix.
 
     Args:
@@ -204,7 +204,7 @@ def _run(layer: torch.nn.Module, index: int, batch: _Batch, hessians: _Hessians 
     return hidden
 
 
-def _head(model: Untyped, batches: Sequence[_Batch], grid: Grid) -> CodedMatrix:
+def _head(model: Untyped, batches: Sequence[_Batch], grid: CodeGrid) -> CodedMatrix:
     hessians = _Hessians()
     for batch in batches:
         hessians.real = batch.real

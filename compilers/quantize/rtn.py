@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import torch
 
-from compilers.quantize.coded import Coded, Grid
+from compilers.quantize.coded import Coded, CodeGrid
 
 
-def round_to_nearest(weight: torch.Tensor, grid: Grid) -> Coded:
+def round_to_nearest(weight: torch.Tensor, grid: CodeGrid) -> Coded:
     """Quantize a float32 matrix [out, in]; `in` must be a multiple of the group size."""
     rows, columns = weight.shape
     grouped = weight.view(rows, -1, grid.group_size or columns)
@@ -21,7 +21,7 @@ def round_to_nearest(weight: torch.Tensor, grid: Grid) -> Coded:
     return Coded(codes=codes.to(torch.int16).view(rows, columns), scales=scales)
 
 
-def choose_scales(grouped: torch.Tensor, grid: Grid) -> torch.Tensor:
+def choose_scales(grouped: torch.Tensor, grid: CodeGrid) -> torch.Tensor:
     """The scale of each group.
 
     Args:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from compilers.quantize.activations import INPUT, OUTPUT
 from compilers.model.architecture import Architecture, expected_tensors, linear_weights
+from compilers.model.weights import FILE_NAME, quantized_weights, weights_layout
+from compilers.quantize.activations import INPUT, OUTPUT
 from compilers.quantize.canonical import to_stored, write_weights
 from compilers.quantize.coded import CodedMatrix, grid_of
 from compilers.quantize.gptq import gptq_codes
 from compilers.quantize.ranges import RangeMeter
 from compilers.quantize.rtn import round_to_nearest
 from compilers.quantize.source import CheckpointTensors
-from compilers.model.weights import FILE_NAME, quantized_weights, weights_layout
 from registry.digest import Digest, digest_value
 from registry.errors import BuildError
 from registry.recipe import Recipe

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from compilers.model.weights import FILE_NAME, Dtype, Layout, StoredTensor
 from compilers.static.plan import Compute
-from compilers.model.weights import FILE_NAME, Dtype, Layout, Tensor
 from registry.errors import BuildError
 
 TYPES: dict[Dtype, int] = {
@@ -62,7 +62,7 @@ class Emitter:
         """A constant scalar, of the compute type unless `dtype` says another."""
         return self._constant(name, np.asarray(value, dtype or np.dtype(self.compute)))
 
-    def tensor(self, name: str) -> Tensor:
+    def tensor(self, name: str) -> StoredTensor:
         """A tensor's place in the weights file.
 
         Raises:

@@ -21,11 +21,11 @@ import onnx
 from onnx import TensorProto, helper
 
 from compilers.model.network import Layer, Linear, Network, Norm, read_network
+from compilers.model.weights import Layout, read_layout
 from compilers.static.emit import FLOATS, Emitter
 from compilers.static.linear import DequantizedLinears, Linears
 from compilers.static.plan import PLAN_NAME, STEPS, Compute, Ids, Mask, StaticPlan, write_plan
-from compilers.toolchain import Source
-from compilers.model.weights import Layout, read_layout
+from compilers.toolchain import LoweringInput
 from registry.atomic import write_atomically
 from registry.errors import BuildError, CorruptError
 from registry.recipe import Recipe
@@ -61,7 +61,7 @@ class StaticForm:
 
 
 def write_static(
-    source: Source, form: StaticForm, *, out: Path, linears: Linears | None = None
+    source: LoweringInput, form: StaticForm, *, out: Path, linears: Linears | None = None
 ) -> StaticPlan:
     """Write `decode.onnx`, `prefill.onnx` and `plan.json` for a variant into `out`.
 

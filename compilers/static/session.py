@@ -13,8 +13,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from compilers.runtime import Cache, FloatArray, Segment
 from compilers.check.segments import check_cache_size, check_segments
+from compilers.runtime import Cache, FloatArray, Segment
 from compilers.static.cache import State, StaticCache
 from compilers.static.plan import StaticPlan
 from registry.errors import LoadError

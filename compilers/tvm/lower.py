@@ -9,12 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compilers.toolchain import Lowered, Source, Support, Supported, Unsupported
-from compilers.tvm.gpu.lower import lower_gpu, supports_gpu
+from compilers.toolchain import Lowered, LoweringInput, Support, Supported, Unsupported
 from compilers.tvm.common.library import installed_version
+from compilers.tvm.common.weights import read_forms
 from compilers.tvm.cpu.link import OPTIONS, find_linker
 from compilers.tvm.cpu.plan import LIBRARY_NAME, PLAN_NAME, TensorForm
-from compilers.tvm.common.weights import read_forms
+from compilers.tvm.gpu.lower import lower_gpu, supports_gpu
 from registry.artifact import ArtifactFormat, ModelFacts
 from registry.errors import BuildError, CorruptError
 from registry.recipe import Recipe
@@ -22,7 +22,7 @@ from registry.target import Target
 
 if TYPE_CHECKING:
     from compilers.model.network import Network
-    from compilers.tvm.cpu.code import Machine
+    from compilers.tvm.cpu.code import VectorUnit
 
 Module = Any
 """A `tvm.IRModule`; TVM ships no types."""
@@ -67,7 +67,7 @@ class TvmToolchain:
             case "npu":
                 return Unsupported("never", f"TVM has no code generator for {target.vendor} NPUs")
 
-    def lower(self, source: Source, target: Target, *, out: Path) -> Lowered:
+    def lower(self, source: LoweringInput, target: Target, *, out: Path) -> Lowered:
         """Compile into the empty directory `out`.
 
         Raises:
@@ -118,14 +118,14 @@ def _forms(path: Path) -> dict[str, TensorForm]:
         raise BuildError(error.message, hint=error.hint) from error
 
 
-def machine_of(target: Target) -> Machine:
+def machine_of(target: Target) -> VectorUnit:
     """What kernels must know of a target."""
-    from compilers.tvm.cpu.code import NEON_LANES, Machine
+    from compilers.tvm.cpu.code import NEON_LANES, VectorUnit
 
     if target.architecture == "aarch64":
-        return Machine(NEON_LANES, 32, "asimddp" in target.features)
+        return VectorUnit(NEON_LANES, 32, "asimddp" in target.features)
     wide = "avx512f" in target.features
-    return Machine(16 if wide else 8, 32 if wide else 16, "avx512_vnni" in target.features)
+    return VectorUnit(16 if wide else 8, 32 if wide else 16, "avx512_vnni" in target.features)
 
 
 def _compile(module: Module, target: Target, path: Path) -> None:

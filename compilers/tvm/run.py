@@ -9,9 +9,9 @@ from pydantic import ValidationError
 from compilers.runtime import Bundle, Session
 from compilers.toolchain import Support, Supported, Unsupported
 from compilers.tvm.common.library import Library, installed_version, load_runtime, use_threads
-from compilers.tvm.cpu.plan import PLAN_NAME, Plan
-from compilers.tvm.cpu.session import TvmSession
 from compilers.tvm.common.weights import make_parameter, open_weights
+from compilers.tvm.cpu.plan import PLAN_NAME, LibraryPlan
+from compilers.tvm.cpu.session import TvmSession
 from registry.artifact import ArtifactFormat, Manifest
 from registry.errors import LoadError, UnknownNameError
 from registry.target import Host, find_target, missing_features
@@ -83,9 +83,9 @@ class TvmRuntime:
         )
 
 
-def _read_plan(path: Path) -> Plan:
+def _read_plan(path: Path) -> LibraryPlan:
     try:
-        return Plan.model_validate_json(path.read_bytes())
+        return LibraryPlan.model_validate_json(path.read_bytes())
     except OSError as error:
         raise LoadError(f"cannot read `{path}`: {error}", hint="pull or build the artifact again") from error
     except ValidationError as error:

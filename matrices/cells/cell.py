@@ -1,6 +1,6 @@
 """Cells: (variant, target, toolchain), their state and their evidence, as values.
 
-`matrices/ledger/models.py` stores them, `matrices/ledger/ledger.py` alone writes them, `matrices/releases/release.py` freezes them.
+`matrices/ledger/` stores them (`ledger.py` alone writes them), `matrices/releases/release.py` freezes them.
 """
 
 from __future__ import annotations

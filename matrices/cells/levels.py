@@ -13,8 +13,8 @@ Pure: values in, sentences out. The rules:
   change there.
 - The same holds for the driver of its accelerator, and for the toolchain that the artifact was built with.
 - A waiver lets a cell be approved with evidence missing. It never grants a tier.
-- What an emulator showed, or the same weights on another target (`matrices/cells/proxy.py`), is shown beside the
-  cell and lifts it nowhere.
+- What an emulator showed, or the same weights on another target (`matrices/cells/proxy.py`), is shown beside
+  the cell and lifts it nowhere.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def reached(cell: Cell, *, state: State) -> bool:
     return here is not None and there is not None and here >= there
 
 
-def height(state: State) -> int | None:
+def rank(state: State) -> int | None:
     """How much a state shows, for comparisons: `portable` between `declared` and `built`; None: off both."""
     if state == "portable":
         return 1

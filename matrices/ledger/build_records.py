@@ -11,7 +11,7 @@ from registry.digest import Digest
 from registry.value import Value
 
 
-class StageRecord(Value):
+class BuildRecord(Value):
     """A finished stage."""
 
     key: Digest

@@ -1,4 +1,4 @@
-"""Values ↔ rows: the one place where rows of `matrices/ledger/models.py` are made from values, and read back."""
+"""Database rows: made from values and read back, only here; the tables are in `matrices/ledger/models.py`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from sqlalchemy import Row
 from compilers.check.parity import Parity
 from compilers.check.speed import Speed
 from matrices.cells.cell import Cell, Evidence, TaskResult, VariantFacts
+from matrices.ledger.build_records import BuildRecord
 from matrices.releases.ruling import Ruling
-from matrices.ledger.build_records import StageRecord
 from registry.digest import canonical_json
 from registry.errors import CorruptError
 from registry.value import Grown, Value, describe
@@ -64,9 +64,9 @@ def ruling_columns(ruling: Ruling) -> Columns:
     return storable(columns | {"cell_id": ruling.cell, "missing": json.dumps(ruling.missing)})
 
 
-def stage_columns(record: StageRecord) -> Columns:
+def stage_columns(record: BuildRecord) -> Columns:
     """The row of a finished stage."""
-    columns: Columns = {name: getattr(record, name) for name in StageRecord.model_fields}
+    columns: Columns = {name: getattr(record, name) for name in BuildRecord.model_fields}
     return storable(columns | {"output": canonical_json(record.output).decode()})
 
 
@@ -100,9 +100,9 @@ def read_ruling(row: Row[Any]) -> Ruling:  # Any: a row's columns
     return _read(Ruling, columns | {"cell": row._mapping["cell_id"], "missing": missing}, name=name)
 
 
-def read_stage(row: Row[Any]) -> StageRecord:  # Any: a row's columns
+def read_stage(row: Row[Any]) -> BuildRecord:  # Any: a row's columns
     """The finished stage of a row."""
-    columns = {name: row._mapping[name] for name in StageRecord.model_fields}
+    columns = {name: row._mapping[name] for name in BuildRecord.model_fields}
     try:
         columns["output"] = json.loads(columns["output"])
     except ValueError as error:
@@ -110,7 +110,7 @@ def read_stage(row: Row[Any]) -> StageRecord:  # Any: a row's columns
             f"the output of stage `{columns['key']}` is not JSON: {error}",
             hint="restore a backup of the database",
         ) from error
-    return _read(StageRecord, columns, name=str(columns["key"]))
+    return _read(BuildRecord, columns, name=str(columns["key"]))
 
 
 def storable(columns: Mapping[str, Any]) -> Columns:  # Any: what a database column can hold

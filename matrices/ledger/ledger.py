@@ -20,17 +20,17 @@ import sqlalchemy as sa
 from pydantic import ValidationError
 from sqlalchemy.engine import Connection
 
-from matrices.ledger.ledger import query
 from matrices.cells.cell import Cell, Evidence
-from matrices.ledger.db import Database
 from matrices.cells.levels import missing_evidence
+from matrices.ledger import query
+from matrices.ledger.build_records import BuildRecord
+from matrices.ledger.db import Database
+from matrices.ledger.db_rows import cell_columns, evidence_columns, ruling_columns, stage_columns, storable
+from matrices.ledger.merge import STATE_OF, consistent, stand
 from matrices.ledger.models import ReleaseCellRow
 from matrices.ledger.query import CELLS, EVIDENCE, RELEASES, RULINGS, STAGES
 from matrices.releases.release import Approval, Release
-from matrices.ledger.db_rows import cell_columns, evidence_columns, ruling_columns, stage_columns, storable
 from matrices.releases.ruling import Ruling, Verb
-from matrices.ledger.build_records import StageRecord
-from matrices.ledger.merge import STATE_OF, consistent, stand
 from registry.digest import short
 from registry.errors import ConfigurationError, RefusedError
 from registry.value import Value, configuration_error
@@ -47,11 +47,11 @@ class Ledger:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def find_stage(self, key: str) -> StageRecord | None:
+    def find_stage(self, key: str) -> BuildRecord | None:
         """The record of a finished stage; None if it never finished."""
         return query.find_stage(self._database, key)
 
-    def put_stage(self, record: StageRecord) -> StageRecord:
+    def put_stage(self, record: BuildRecord) -> BuildRecord:
         """Record a finished stage; the record that stands for its key.
 
         Same key, same result: where a record stands already (another process was quicker), it stays.

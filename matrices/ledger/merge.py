@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from matrices.cells.cell import Cell, Evidence, State, cell_id
-from matrices.cells.levels import height, missing_evidence
+from matrices.cells.levels import missing_evidence, rank
 from matrices.releases.ruling import Ruling, Verb
 from registry.digest import short
 from registry.errors import ConfigurationError
@@ -88,7 +88,7 @@ def _judge(before: Cell, reported: Cell, *, ruled: Sequence[Ruling]) -> tuple[Ce
     if not same:
         was = short(before.artifact) if before.artifact else "none"
         return reported, f"lost {by}: it was for the artifact {was}"
-    if height(reported.state) is None:
+    if rank(reported.state) is None:
         return reported, f"lost {by}: it is {reported.state} now"
     known = {result.task_type for result in before.tasks}
     waived = set(approval.missing) if approval else set()
@@ -125,8 +125,8 @@ def _lifted(cell: Cell, *, evidence: Sequence[Evidence]) -> Cell:
 
 def _says_nothing_new(before: Cell, reported: Cell) -> bool:
     """Whether a report on the same artifact is of an earlier or the same step, without other numbers."""
-    here = height(before.state)
-    there = 100 if reported.state in STATE_OF.values() else height(reported.state)
+    here = rank(before.state)
+    there = 100 if reported.state in STATE_OF.values() else rank(reported.state)
     if before.state == "expired" and reported.state in ("portable", "built"):
         return True  # that it was built is no evidence of a chip
     if reported.state == before.state:

@@ -3,7 +3,8 @@
 Rows are never built anywhere else: `SQLModel(table=True)` does not validate, so a row is always made from
 a value that is validated already. All that people filter by is a column; numbers of one cell that are only
 read together are one JSON text. Evidence, rulings and releases are append-only, held by triggers of the
-database itself (`matrices/ledger/migrations`). Table names start with `rung_`, so that a database may be shared.
+database itself (`matrices/ledger/migrations`). Table names start with `rung_`, so that a database may be
+shared.
 """
 
 from __future__ import annotations

@@ -12,12 +12,12 @@ from pydantic import ValidationError
 from sqlalchemy.engine import Connection
 
 from matrices.cells.cell import Cell, Evidence
+from matrices.ledger.build_records import BuildRecord
 from matrices.ledger.db import Database
+from matrices.ledger.db_rows import read_cell, read_evidence, read_ruling, read_stage
 from matrices.ledger.models import CellRow, EvidenceRow, ReleaseRow, RulingRow, StageRow
 from matrices.releases.release import Approval, Release
-from matrices.ledger.db_rows import read_cell, read_evidence, read_ruling, read_stage
 from matrices.releases.ruling import Ruling
-from matrices.ledger.build_records import StageRecord
 from registry.errors import ConfigurationError, CorruptError, NotFoundError
 from registry.value import describe
 
@@ -144,14 +144,14 @@ def releases_with(database: Database, *, cell: str, artifact: str | None = None)
     ]
 
 
-def find_stage(database: Database, key: str) -> StageRecord | None:
+def find_stage(database: Database, key: str) -> BuildRecord | None:
     """The record of a finished stage; None if it never finished."""
     with database.reading() as connection:
         row = connection.execute(sa.select(STAGES).where(STAGES.c.key == key)).first()
     return None if row is None else read_stage(row)
 
 
-def stages(database: Database, *, stage: str | None = None) -> list[StageRecord]:
+def stages(database: Database, *, stage: str | None = None) -> list[BuildRecord]:
     """All records of finished stages, by the time they finished."""
     wanted = sa.select(STAGES).order_by(STAGES.c.finished_at, STAGES.c.key)
     with database.reading() as connection:

@@ -16,7 +16,14 @@ from pydantic import ValidationError
 
 from matrices.cells.cell import Cell
 from matrices.cells.levels import demand_unmet, earned_tiers
-from matrices.releases.release import SCHEMA_VERSION, Approval, Candidate, Release, ReleasedCell, SchemaVersion
+from matrices.releases.release import (
+    SCHEMA_VERSION,
+    Approval,
+    Release,
+    ReleasedCell,
+    SchemaVersion,
+    UnreleasedCell,
+)
 from registry.artifact import Manifest
 from registry.atomic import temporary_directory, write_atomically
 from registry.digest import Digest, short
@@ -205,9 +212,9 @@ def _refuse_below_demand(name: str, cells: list[Cell], *, demands: Mapping[str, 
         )
 
 
-def _candidate(cell: Cell) -> Candidate:
+def _candidate(cell: Cell) -> UnreleasedCell:
     reason = cell.reason or {"declared": "never built"}.get(cell.state, "not approved")
-    return Candidate(
+    return UnreleasedCell(
         id=cell.id, target=cell.target, state=cell.state, reason=reason, tasks=earned_tiers(cell)
     )
 

@@ -42,7 +42,7 @@ class ReleasedCell(Value):
     approval: Approval
 
 
-class Candidate(Value):
+class UnreleasedCell(Value):
     """A cell that is not released, so that a node can say why it was not taken."""
 
     id: str
@@ -69,7 +69,7 @@ class Release(Grown):
     tasks: tuple[str, ...]
     cells: tuple[ReleasedCell, ...]
     """Sorted by id."""
-    others: tuple[Candidate, ...] = ()
+    others: tuple[UnreleasedCell, ...] = ()
     """Every cell of the ladder that was not released, with the reason; sorted by id."""
     min_evidence: dict[str, EvidenceLevel] = Field(default={})
     """Target → least evidence that the release demands; of targets that are not named it demands none."""

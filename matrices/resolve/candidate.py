@@ -1,4 +1,4 @@
-"""Offers: what a candidate would give for a request, whether it was released or not.
+"""Candidates: what each cell of a ladder would give for a request, whether it was released or not.
 
 A released cell comes with its manifest and approval; of the others a release only keeps id, target, state,
 reason and earned tiers. The gates ask both the same questions.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from matrices.cells.levels import earned_tiers
-from matrices.releases.release import Candidate, Release, ReleasedCell
+from matrices.releases.release import Release, ReleasedCell, UnreleasedCell
 from matrices.resolve.request import Request
 from registry.ladder import EvidenceLevel
 
@@ -17,7 +17,7 @@ Preference = tuple[int, int, bool, int, int, str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class Candidate:
     """One candidate."""
 
     id: str
@@ -25,7 +25,7 @@ class Offer:
     earned: dict[str, int | None]
     """Task type → tier earned; a task type that was not measured is absent."""
     released: ReleasedCell | None = None
-    other: Candidate | None = None
+    other: UnreleasedCell | None = None
     demanded: EvidenceLevel | None = None
     """Least evidence that the release demands of the target, where it demands any."""
 
@@ -74,10 +74,10 @@ class Offer:
         return f"{tiers}; {memory:,.1f} MB with its KV cache{waived}"
 
 
-def offers(release: Release) -> list[Offer]:
+def candidates(release: Release) -> list[Candidate]:
     """Every cell of the release's ladder."""
     released = [
-        Offer(
+        Candidate(
             id=one.cell.id,
             target=one.cell.target,
             earned=earned_tiers(one.cell),
@@ -87,6 +87,6 @@ def offers(release: Release) -> list[Offer]:
         for one in release.cells
     ]
     others = [
-        Offer(id=one.id, target=one.target, earned=dict(one.tasks), other=one) for one in release.others
+        Candidate(id=one.id, target=one.target, earned=dict(one.tasks), other=one) for one in release.others
     ]
     return released + others

@@ -11,8 +11,8 @@ from typing import Final, Literal, get_args
 
 from matrices.cells.cell import LADDER, State
 from matrices.cells.levels import demand_unmet, evaluated_on
-from matrices.resolve.candidate import Offer
 from matrices.releases.release import ReleasedCell
+from matrices.resolve.candidate import Candidate
 from matrices.resolve.request import Request
 from registry.digest import short
 from registry.target import Host, Target, missing_features, targets
@@ -23,18 +23,18 @@ _ARCHITECTURES: Final = ("unknown", "")
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class GateResult:
     """What a gate found."""
 
     outcome: Literal["pass", "deny", "indeterminate"]
     reason: str = ""
 
 
-PASS: Final = Finding("pass")
+PASS: Final = GateResult("pass")
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class Facts:
     """What is asked for, and of what machine."""
 
     request: Request
@@ -43,7 +43,7 @@ class Question:
     """Installed runtime → version; None: not known."""
 
 
-def pin_gate(offer: Offer, question: Question) -> Finding:
+def pin_gate(offer: Candidate, question: Facts) -> GateResult:
     """Where the request names an artifact, it is that one."""
     pinned = question.request.artifact
     if pinned is None or (offer.released and offer.released.manifest.digest == pinned):
@@ -51,7 +51,7 @@ def pin_gate(offer: Offer, question: Question) -> Finding:
     return _deny(f"is not the artifact {short(pinned)} that was asked for")
 
 
-def hardware_gate(offer: Offer, question: Question) -> Finding:
+def hardware_gate(offer: Candidate, question: Facts) -> GateResult:
     """The host has what the target's code uses, and the artifact's runtime is installed."""
     host = question.host
     target = targets().get(offer.target)
@@ -64,7 +64,7 @@ def hardware_gate(offer: Offer, question: Question) -> Finding:
     return PASS if offer.released is None else _runtime_installed(offer.released, question)
 
 
-def evidence_gate(offer: Offer, question: Question) -> Finding:
+def evidence_gate(offer: Candidate, question: Facts) -> GateResult:
     """It has the evidence that the release demands, of this very artifact and version of its runtime."""
     if offer.released is None:
         return _evidence_of_other(offer)
@@ -93,7 +93,7 @@ def evidence_gate(offer: Offer, question: Question) -> Finding:
     return PASS
 
 
-def quality_gate(offer: Offer, question: Question) -> Finding:
+def quality_gate(offer: Candidate, question: Facts) -> GateResult:
     """It earned the least tier asked for, or a better one, for every task type asked for."""
     request = question.request
     for task in request.tasks:
@@ -107,7 +107,7 @@ def quality_gate(offer: Offer, question: Question) -> Finding:
     return PASS
 
 
-def approval_gate(offer: Offer, _: Question) -> Finding:
+def approval_gate(offer: Candidate, _: Facts) -> GateResult:
     """A person approved this very artifact, and it is in the release."""
     if offer.released is None:
         state = offer.other.state if offer.other else "unknown"
@@ -121,7 +121,7 @@ def approval_gate(offer: Offer, _: Question) -> Finding:
     return PASS
 
 
-def capacity_gate(offer: Offer, question: Question) -> Finding:
+def capacity_gate(offer: Candidate, question: Facts) -> GateResult:
     """Weights and KV cache fit in the host's memory, and the conversation in the checkpoint's context."""
     if offer.released is None:
         return PASS  # its size is not in the release; the approval gate refuses it
@@ -142,15 +142,15 @@ def capacity_gate(offer: Offer, question: Question) -> Finding:
     return PASS
 
 
-def _deny(reason: str) -> Finding:
-    return Finding("deny", reason)
+def _deny(reason: str) -> GateResult:
+    return GateResult("deny", reason)
 
 
-def _unknown(reason: str) -> Finding:
-    return Finding("indeterminate", reason)
+def _unknown(reason: str) -> GateResult:
+    return GateResult("indeterminate", reason)
 
 
-def _lacks(lacking: tuple[str, ...], *, target: Target, host: Host) -> Finding:
+def _lacks(lacking: tuple[str, ...], *, target: Target, host: Host) -> GateResult:
     if target.kind != "cpu":
         here = ", ".join(host.accelerators) or "no accelerator"
         return _deny(f"`{target.name}` needs {lacking[0]}, the host has {here}")
@@ -161,14 +161,14 @@ def _lacks(lacking: tuple[str, ...], *, target: Target, host: Host) -> Finding:
     return _deny(f"`{target.name}` needs {', '.join(lacking)}, which the host lacks")
 
 
-def _runtime_installed(released: ReleasedCell, question: Question) -> Finding:
+def _runtime_installed(released: ReleasedCell, question: Facts) -> GateResult:
     needed = released.manifest.format
     if question.runtimes is not None and needed not in question.runtimes:
         return _deny(f"the runtime `{needed}` is not installed on the host")
     return PASS
 
 
-def _evidence_of_other(offer: Offer) -> Finding:
+def _evidence_of_other(offer: Candidate) -> GateResult:
     state = offer.other.state if offer.other else "unknown"
     reason = offer.other.reason if offer.other else ""
     if state not in get_args(State):
@@ -185,7 +185,7 @@ def _as_state(state: str) -> State:
     return next(known for known in LADDER if known == state)
 
 
-def _best_verdict(offer: Offer, task: str) -> str:
+def _best_verdict(offer: Candidate, task: str) -> str:
     if offer.released is None:
         return ""
     verdicts = [

@@ -20,9 +20,11 @@ from typing import Final, Literal
 
 from pydantic import Field
 
+from matrices.releases.release import Release, ReleasedCell
+from matrices.resolve.candidate import Candidate, candidates
 from matrices.resolve.gates import (
-    Finding,
-    Question,
+    Facts,
+    GateResult,
     approval_gate,
     capacity_gate,
     evidence_gate,
@@ -30,14 +32,12 @@ from matrices.resolve.gates import (
     pin_gate,
     quality_gate,
 )
-from matrices.resolve.candidate import Offer, offers
-from matrices.releases.release import Release, ReleasedCell
 from matrices.resolve.request import Request
 from registry.digest import Digest
 from registry.target import Host
 from registry.value import Value
 
-Gate = Callable[[Offer, Question], Finding]
+Gate = Callable[[Candidate, Facts], GateResult]
 GATES: Final[tuple[tuple[str, Gate], ...]] = (
     ("pin", pin_gate),
     ("hardware", hardware_gate),
@@ -119,8 +119,8 @@ def resolve(
     """
     if refusal := _unanswerable(release, request):
         return _empty(release, request, refusal)
-    question = Question(request=request, host=host, runtimes=runtimes)
-    judged = [(offer, _judge(offer, question, gates=gates)) for offer in offers(release)]
+    question = Facts(request=request, host=host, runtimes=runtimes)
+    judged = [(offer, _judge(offer, question, gates=gates)) for offer in candidates(release)]
     allowed = sorted(
         (offer for offer, failed in judged if not failed), key=lambda offer: offer.preference(request)
     )
@@ -142,11 +142,11 @@ def resolve(
     )
 
 
-Failed = list[tuple[str, Finding]]
+Failed = list[tuple[str, GateResult]]
 """Gates that an offer fails, in order, with what each found."""
 
 
-def _judge(offer: Offer, question: Question, *, gates: tuple[tuple[str, Gate], ...]) -> Failed:
+def _judge(offer: Candidate, question: Facts, *, gates: tuple[tuple[str, Gate], ...]) -> Failed:
     found = [(name, gate(offer, question)) for name, gate in gates]
     return [(name, finding) for name, finding in found if finding.outcome != "pass"]
 
@@ -174,7 +174,7 @@ def _empty(release: Release, request: Request, reason: str) -> Decision:
 
 
 def _outcome(
-    allowed: list[Offer], judged: list[tuple[Offer, Failed]]
+    allowed: list[Candidate], judged: list[tuple[Candidate, Failed]]
 ) -> Literal["allow", "deny", "indeterminate"]:
     if allowed:
         return "allow"
@@ -183,7 +183,7 @@ def _outcome(
     return "indeterminate" if is_open else "deny"
 
 
-def _sentence(chosen: Offer | None, judged: list[tuple[Offer, Failed]], *, request: Request) -> str:
+def _sentence(chosen: Candidate | None, judged: list[tuple[Candidate, Failed]], *, request: Request) -> str:
     asked = f"tier {request.min_tier} or better for {', '.join(request.tasks)}"
     if chosen is not None:
         waived = f"; approved under a waiver: {chosen.waiver}" if chosen.waiver else ""
@@ -197,7 +197,7 @@ def _sentence(chosen: Offer | None, judged: list[tuple[Offer, Failed]], *, reque
 
 
 def _considered(
-    allowed: list[Offer], judged: list[tuple[Offer, Failed]], *, request: Request
+    allowed: list[Candidate], judged: list[tuple[Candidate, Failed]], *, request: Request
 ) -> tuple[Considered, ...]:
     passed = tuple(
         Considered(
@@ -225,7 +225,7 @@ def _considered(
     )
 
 
-def _feasible_tier(judged: list[tuple[Offer, Failed]], *, request: Request) -> int | None:
+def _feasible_tier(judged: list[tuple[Candidate, Failed]], *, request: Request) -> int | None:
     tiers = [
         tier
         for offer, failed in judged
@@ -234,7 +234,7 @@ def _feasible_tier(judged: list[tuple[Offer, Failed]], *, request: Request) -> i
     return min(tiers, default=None)
 
 
-def _near_misses(judged: list[tuple[Offer, Failed]], *, request: Request) -> tuple[NearMiss, ...]:
+def _near_misses(judged: list[tuple[Candidate, Failed]], *, request: Request) -> tuple[NearMiss, ...]:
     found = [
         NearMiss(id=offer.id, tier=tier, gate=failed[0][0], reason=failed[0][1].reason)
         for offer, failed in judged

@@ -15,8 +15,8 @@ from matrices.cells.levels import (
     missing_evidence,
     rehearsed_by,
 )
-from matrices.chips.throughput import Throughput
 from matrices.cells.proxy import Proxy
+from matrices.chips.throughput import Throughput
 from matrices.releases.ruling import Ruling
 from matrices.views.table import MARKS, evidence_json, one_line, size
 from registry.digest import short

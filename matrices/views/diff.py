@@ -12,8 +12,8 @@ from typing import Literal, get_args
 from pydantic import Field
 
 from matrices.cells.cell import Cell, State
-from matrices.cells.levels import earned_tiers, evaluated_on, evidence_level, height
-from matrices.releases.release import Candidate, Release
+from matrices.cells.levels import earned_tiers, evaluated_on, evidence_level, rank
+from matrices.releases.release import Release, UnreleasedCell
 from matrices.views.table import one_line, size
 from registry.value import Value
 
@@ -150,7 +150,7 @@ def _sides(release: Release) -> list[Side]:
     return [_side(one.cell) for one in release.cells] + [_other(one) for one in release.others]
 
 
-def _other(candidate: Candidate) -> Side:
+def _other(candidate: UnreleasedCell) -> Side:
     return Side(id=candidate.id, state=candidate.state, tiers=dict(candidate.tasks))
 
 
@@ -246,5 +246,5 @@ def _by_height(before: str, after: str) -> Direction:
 def _height(state: str) -> int:
     """Place on the ladder of evidence; below it for states that are off the ladder or unknown."""
     known = next((one for one in get_args(State) if one == state), None)
-    found = None if known is None else height(known)
+    found = None if known is None else rank(known)
     return -1 if found is None else found

@@ -18,8 +18,8 @@ from matrices.views.table import (
     NONE_EARNED,
     NOT_MEASURED,
     ColumnKey,
-    Grid,
     RowKey,
+    TableGrid,
     lay_out,
     measured_on,
     one_line,
@@ -134,7 +134,7 @@ def _throughput_markdown(cells: list[Cell]) -> list[str]:
     return [*lines, "", *(f"- {line}" for line in penalty_lines(cells))]
 
 
-def _table(grid: Grid, columns: Iterable[ColumnKey]) -> Table:
+def _table(grid: TableGrid, columns: Iterable[ColumnKey]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column(Text("checkpoint"), max_width=28, overflow="fold")
     table.add_column(Text("recipe"), max_width=13, overflow="fold")
@@ -153,7 +153,7 @@ def _table(grid: Grid, columns: Iterable[ColumnKey]) -> Table:
     return table
 
 
-def _cell_text(grid: Grid, row: RowKey, column: ColumnKey) -> Text:
+def _cell_text(grid: TableGrid, row: RowKey, column: ColumnKey) -> Text:
     cell = grid.cells.get((row, column))
     if cell is None:
         return Text("")
@@ -173,7 +173,7 @@ def _cell_text(grid: Grid, row: RowKey, column: ColumnKey) -> Text:
     return text
 
 
-def _legend(grid: Grid) -> list[RenderableType]:
+def _legend(grid: TableGrid) -> list[RenderableType]:
     used = {cell.state for cell in grid.cells.values()}
     marks = "  ".join(f"{mark} {state}" for state, mark in MARKS.items() if state in used)
     parts: list[RenderableType] = [Text(_codes(grid), style="dim"), Text(marks, style="dim")]
@@ -183,14 +183,14 @@ def _legend(grid: Grid) -> list[RenderableType]:
     return parts
 
 
-def _in_brackets(grid: Grid, tiers: Iterable[str]) -> str:
+def _in_brackets(grid: TableGrid, tiers: Iterable[str]) -> str:
     """Tiers under their codes, in brackets: not this cell's own."""
     widths = [max(2, len(code)) for code in grid.codes.values()]
     texts = [f"{tier:>{width}}" for tier, width in zip(tiers, widths, strict=True)]
     return "(" + " ".join(texts)[1:] + ")"
 
 
-def _codes(grid: Grid) -> str:
+def _codes(grid: TableGrid) -> str:
     named = ", ".join(f"{code} {task}" for task, code in grid.codes.items())
     said = f"1 is the best tier, {NONE_EARNED} none earned, {NOT_MEASURED} not measured"
     if grid.proxies:
@@ -203,7 +203,7 @@ def _named(cells: list[Cell]) -> str:
     return f"{cells[0].id}{more}"
 
 
-def _markdown_cell(grid: Grid, cell: Cell | None) -> str:
+def _markdown_cell(grid: TableGrid, cell: Cell | None) -> str:
     if cell is None:
         return ""
     tiers = ", ".join(
@@ -216,6 +216,6 @@ def _markdown_cell(grid: Grid, cell: Cell | None) -> str:
     return one_line("<br>".join(part for part in parts if part)).replace("|", "\\|").replace("*", "\\*")
 
 
-def _cell_width(grid: Grid) -> int:
+def _cell_width(grid: TableGrid) -> int:
     codes = sum(max(2, len(code)) + 1 for code in grid.codes.values())
     return max(22, codes)

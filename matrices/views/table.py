@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from matrices.cells.cell import LADDER, Cell, Evidence, State
 from matrices.cells.levels import earned_tiers, evaluated_on, evidence_level, missing_evidence, rehearsed_by
-from matrices.chips.throughput import throughput_json
 from matrices.cells.proxy import Proxy, proxies
+from matrices.chips.throughput import throughput_json
 from matrices.releases.ruling import Ruling
 
 MARKS: Final[Mapping[State, str]] = {
@@ -47,7 +47,7 @@ class ColumnKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
+class TableGrid:
     """Cells by place."""
 
     rows: tuple[RowKey, ...]
@@ -94,7 +94,7 @@ class Grid:
 
 def lay_out(
     cells: Iterable[Cell], *, rulings: Mapping[str, Ruling] | None = None, tasks: Iterable[str] = ()
-) -> Grid:
+) -> TableGrid:
     """The grid of cells.
 
     Args:
@@ -114,7 +114,7 @@ def lay_out(
         for cell in listed
     }
     measured = {result.task_type for cell in placed.values() for result in cell.tasks}
-    return Grid(
+    return TableGrid(
         rows=tuple(sorted({row for row, _ in placed})),
         columns=tuple(sorted({column for _, column in placed})),
         cells=placed,
@@ -143,7 +143,7 @@ def task_codes(tasks: Iterable[str]) -> dict[str, str]:
     return codes
 
 
-def measured_on(grid: Grid) -> list[str]:
+def measured_on(grid: TableGrid) -> list[str]:
     """Where the cells of each column were measured: chip, runtime and driver, each column once."""
     found: dict[str, dict[str, None]] = {}
     for (_, column), cell in sorted(grid.cells.items()):
@@ -164,7 +164,7 @@ def summary(cells: Iterable[Cell]) -> str:
     return f"{total} cell{'' if total == 1 else 's'}" + (f": {counted}" if counted else "")
 
 
-def reasons(grid: Grid) -> list[tuple[str, list[Cell]]]:
+def reasons(grid: TableGrid) -> list[tuple[str, list[Cell]]]:
     """Why cells are off the ladder or carry a waiver: each sentence once, with the cells it holds for."""
     found: dict[str, list[Cell]] = {}
     for cell in grid.cells.values():

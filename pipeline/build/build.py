@@ -12,15 +12,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from matrices.cells.cell import Cell
+from matrices.ledger.build_records import BuildRecord
 from matrices.ledger.ledger import Ledger
-from matrices.ledger.build_records import StageRecord
 from pipeline.build.cell_progress import CellProgress
 from pipeline.build.compose import compose_cell
-from pipeline.executors.local import Event, Failure
-from pipeline.build.graph import Executor, Node, run_graph
-from pipeline.build.nodes import Until, make_nodes
-from pipeline.build.plan import Plan
+from pipeline.build.graph import BuildNode, Executor, run_graph
+from pipeline.build.nodes import StopAfter, make_nodes
+from pipeline.build.plan import BuildPlan
 from pipeline.build.records import Records
+from pipeline.executors.local import Event, Failure
 from registry.errors import CorruptError, StorageFullError
 from registry.store import Store
 
@@ -46,7 +46,7 @@ class Display(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class BuildLimits:
     """What a build may use."""
 
     jobs: int
@@ -58,7 +58,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class BuildSummary:
     """What a build did."""
 
     cells: tuple[Cell, ...]
@@ -70,16 +70,16 @@ class Report:
 
 
 def build(
-    plan: Plan,
+    plan: BuildPlan,
     *,
     store: Store,
     ledger: Ledger,
     executor: Executor,
     display: Display,
-    limits: Limits,
+    limits: BuildLimits,
     known: Mapping[str, Cell],
-    until: Until = "evaluated",
-) -> Report:
+    until: StopAfter = "evaluated",
+) -> BuildSummary:
     """Bring every cell of the plan up to date.
 
     Args:
@@ -125,7 +125,7 @@ def build(
     )
     display.total(len(nodes))
     run_graph(nodes, executor=executor, observer=watcher, jobs=limits.jobs, memory_bytes=limits.memory_bytes)
-    return Report(
+    return BuildSummary(
         cells=tuple(cells[planned.id] for planned in plan.cells), ran=tuple(watcher.ran), failures=failures
     )
 
@@ -138,15 +138,15 @@ class _Watcher:
         self._display = display
         self.ran: list[str] = []
 
-    def started(self, node: Node) -> None:
+    def started(self, node: BuildNode) -> None:
         self._display.started(node.name)
 
-    def event(self, node: Node, event: Event) -> None:
+    def event(self, node: BuildNode, event: Event) -> None:
         match event["event"]:
             case "output":
                 now, seconds = datetime.now(UTC), float(event["seconds"])
                 self._ledger.put_stage(
-                    StageRecord(
+                    BuildRecord(
                         key=event["key"],
                         stage=event["stage"],
                         output=event["output"],
@@ -162,7 +162,7 @@ class _Watcher:
                 # Not this cell's fault: nothing else can be built either.
                 raise WORKSPACE_ERRORS[event["code"]](event["message"], hint=event["hint"])
 
-    def ended(self, node: Node, failure: Failure | None, *, ran: bool) -> None:
+    def ended(self, node: BuildNode, failure: Failure | None, *, ran: bool) -> None:
         if ran and failure is None:
             self.ran.append(node.name)
         self._display.ended(node.name, failure, ran=ran)

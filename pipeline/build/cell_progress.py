@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from compilers.toolchain import Unsupported
-from matrices.ledger.build_records import StageRecord
+from matrices.ledger.build_records import BuildRecord
 from pipeline.build.plan import PlannedCell
 from pipeline.stages.requests import QuantizeOutput
 from registry.artifact import Manifest
@@ -18,7 +18,7 @@ class CellProgress:
     planned: PlannedCell
     unsupported: Unsupported | None = None
     variant: QuantizeOutput | None = None
-    lowered: StageRecord | None = None
+    lowered: BuildRecord | None = None
     manifest: Manifest | None = None
     proof_key: str = ""
     """Key of the record that says what the compiled files hold."""

@@ -6,8 +6,8 @@ from datetime import datetime
 
 from matrices.cells.cell import Cell, Evidence, State, TaskResult, VariantFacts
 from pipeline.build.cell_progress import CellProgress
-from pipeline.executors.local import Failure
 from pipeline.build.records import Records
+from pipeline.executors.local import Failure
 from pipeline.stages.requests import EvaluateOutput, LowerOutput, ProveOutput, RehearseOutput, VerifyOutput
 
 
@@ -198,7 +198,7 @@ def _evaluated(cell: Cell, progress: CellProgress, records: Records) -> Cell:
                 chip=output.chip,
                 driver=output.driver,
                 at=record.finished_at,
-                detail=said_of(output.result),
+                detail=summary_of(output.result),
             )
         )
     complete = len(results) == len(progress.evaluate_keys) and cell.state == "close"
@@ -211,7 +211,7 @@ def _evaluated(cell: Cell, progress: CellProgress, records: Records) -> Cell:
     )
 
 
-def said_of(result: TaskResult) -> str:
+def summary_of(result: TaskResult) -> str:
     """A task type's result in one line."""
     earned = f"tier {result.tier}" if result.tier else "no tier"
     return f"{result.task_type} {result.accuracy:.3f} on {result.samples}: {earned}"

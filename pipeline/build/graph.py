@@ -38,7 +38,7 @@ class Executor(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class BuildNode:
     """One node of the graph."""
 
     name: str
@@ -57,28 +57,28 @@ class Node:
 class Observer(Protocol):
     """Who watches a run: the progress display, and the recorder of outputs."""
 
-    def started(self, node: Node) -> None:
+    def started(self, node: BuildNode) -> None:
         """Work of a node began."""
         ...
 
-    def event(self, node: Node, event: Event) -> None:
+    def event(self, node: BuildNode, event: Event) -> None:
         """A worker said something; raised errors end the run."""
         ...
 
-    def ended(self, node: Node, failure: Failure | None, *, ran: bool) -> None:
+    def ended(self, node: BuildNode, failure: Failure | None, *, ran: bool) -> None:
         """A node is done, failed, or was found done (`ran` False)."""
         ...
 
 
 @dataclass(slots=True)
 class _Running:
-    node: Node
+    node: BuildNode
     work: Work
     future: Future[Finished | Failure]
 
 
 def run_graph(
-    nodes: Sequence[Node], *, executor: Executor, observer: Observer, jobs: int, memory_bytes: int
+    nodes: Sequence[BuildNode], *, executor: Executor, observer: Observer, jobs: int, memory_bytes: int
 ) -> Mapping[str, Failure]:
     """Run all nodes; the failures by node name (blocked nodes included).
 
@@ -100,12 +100,12 @@ class _Run:
         self._memory_bytes = memory_bytes
         self._pool = ThreadPoolExecutor(max_workers=jobs)
         self._events: queue.SimpleQueue[tuple[str, Event | None]] = queue.SimpleQueue()
-        self._waiting: dict[str, Node] = {}
-        self._ready: list[tuple[Node, Work]] = []
+        self._waiting: dict[str, BuildNode] = {}
+        self._ready: list[tuple[BuildNode, Work]] = []
         self._running: dict[str, _Running] = {}
         self._settled: dict[str, Failure | None] = {}
 
-    def go(self, nodes: Sequence[Node]) -> Mapping[str, Failure]:
+    def go(self, nodes: Sequence[BuildNode]) -> Mapping[str, Failure]:
         self._waiting = {node.name: node for node in nodes}
         try:
             self._advance()
@@ -146,7 +146,7 @@ class _Run:
             return True
         return False
 
-    def _start(self, node: Node, work: Work) -> None:
+    def _start(self, node: BuildNode, work: Work) -> None:
         def run() -> Finished | Failure:
             try:
                 return self._executor.run(work, on_event=lambda event: self._events.put((node.name, event)))
@@ -165,13 +165,13 @@ class _Run:
         result = running.future.result()
         self._settle(running.node, result if isinstance(result, Failure) else None, ran=True)
 
-    def _settle(self, node: Node, failure: Failure | None, *, ran: bool) -> None:
+    def _settle(self, node: BuildNode, failure: Failure | None, *, ran: bool) -> None:
         self._settled[node.name] = failure
         node.settle(failure)
         self._observer.ended(node, failure, ran=ran)
 
 
-def _prepared(node: Node) -> Work | Failure | None:
+def _prepared(node: BuildNode) -> Work | Failure | None:
     try:
         return node.prepare()
     except ToolchainMissingError as error:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from compilers.toolchain import find_toolchain
-from pipeline.stages import keys
 from pipeline.build.plan import PlannedCell
+from pipeline.stages import keys
 from pipeline.stages.requests import LowerOutput
 from registry.artifact import Manifest, ModelFacts
 from registry.variant import Variant

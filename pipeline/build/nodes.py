@@ -17,17 +17,17 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from compilers.proof.proof import Proof
-from compilers.rehearsal import REHEARSALS, means_here
+from compilers.rehearsal import REHEARSALS, stand_ins_here
 from compilers.runtime import find_runtime
 from compilers.toolchain import Unsupported, find_toolchain
 from evals.digest import tasks_digest
-from pipeline.stages import keys
-from pipeline.build.manifest import make_manifest
 from pipeline.build.cell_progress import CellProgress
-from pipeline.executors.local import Failure, Work
-from pipeline.build.graph import Node
-from pipeline.build.plan import Plan, PlannedCell
+from pipeline.build.graph import BuildNode
+from pipeline.build.manifest import make_manifest
+from pipeline.build.plan import BuildPlan, PlannedCell
 from pipeline.build.records import Records
+from pipeline.executors.local import Failure, Work
+from pipeline.stages import keys
 from pipeline.stages.requests import (
     ExamineRequest,
     ExportOutput,
@@ -71,13 +71,13 @@ EMBEDDED_COPIES = 3.5
 
 
 T = TypeVar("T")
-Until = Literal["built", "evaluated"]
+StopAfter = Literal["built", "evaluated"]
 """How far a build goes: compiled and proven, or all that this machine can find out."""
 Settled = Callable[[CellProgress], Callable[[Failure | None], None]]
 
 
 def make_nodes(
-    plan: Plan,
+    plan: BuildPlan,
     cells: Sequence[CellProgress],
     *,
     records: Records,
@@ -85,8 +85,8 @@ def make_nodes(
     timeout_s: float,
     settled: Settled,
     toolchain_version: Callable[[str], str],
-    until: Until,
-) -> list[Node]:
+    until: StopAfter,
+) -> list[BuildNode]:
     """All nodes that a plan's cells need.
 
     Args:
@@ -105,12 +105,12 @@ def make_nodes(
 class _Nodes:
     def __init__(
         self,
-        plan: Plan,
+        plan: BuildPlan,
         records: Records,
         store: Store,
         timeout_s: float,
         toolchain_version: Callable[[str], str],
-        until: Until,
+        until: StopAfter,
     ) -> None:
         self.until = until
         self.toolchain_version = functools.cache(toolchain_version)
@@ -125,8 +125,8 @@ class _Nodes:
             for name, entry in plan.ladder.task.items()
         }
 
-    def all(self, cells: Sequence[CellProgress], settled: Settled) -> list[Node]:
-        nodes: dict[str, Node] = {}
+    def all(self, cells: Sequence[CellProgress], settled: Settled) -> list[BuildNode]:
+        nodes: dict[str, BuildNode] = {}
         for checkpoint in self.plan.checkpoints:
             export = self.export_node(checkpoint)
             nodes[export.name] = export
@@ -151,7 +151,7 @@ class _Nodes:
 
     # Export
 
-    def export_node(self, checkpoint: Checkpoint) -> Node:
+    def export_node(self, checkpoint: Checkpoint) -> BuildNode:
         name = f"export {checkpoint.ref}"
         key = keys.export_key(checkpoint)
 
@@ -160,14 +160,14 @@ class _Nodes:
                 return None
             return self.work(name, ExportRequest(key=key, checkpoint=checkpoint), checkpoint)
 
-        return Node(name, (), prepare, _nothing)
+        return BuildNode(name, (), prepare, _nothing)
 
     def exported(self, checkpoint: Checkpoint) -> ExportOutput:
         return _present(self.records.find(keys.export_key(checkpoint), ExportOutput))
 
     # Reference
 
-    def reference_node(self, checkpoint: Checkpoint) -> Node:
+    def reference_node(self, checkpoint: Checkpoint) -> BuildNode:
         name = f"reference {checkpoint.ref}"
 
         def prepare() -> Work | None:
@@ -191,7 +191,7 @@ class _Nodes:
             )
             return self.work(name, request, checkpoint)
 
-        return Node(name, (f"export {checkpoint.ref}",), prepare, _nothing)
+        return BuildNode(name, (f"export {checkpoint.ref}",), prepare, _nothing)
 
     def probe_key(self, checkpoint: Checkpoint) -> str:
         return keys.stage_key(
@@ -217,7 +217,7 @@ class _Nodes:
 
     # Quantize
 
-    def quantize_node(self, checkpoint: Checkpoint, recipe: Recipe) -> Node:
+    def quantize_node(self, checkpoint: Checkpoint, recipe: Recipe) -> BuildNode:
         name = f"quantize {checkpoint.ref}:{recipe.name}"
 
         def prepare() -> Work | None:
@@ -234,7 +234,7 @@ class _Nodes:
             )
             return self.work(name, request, checkpoint)
 
-        return Node(name, (f"export {checkpoint.ref}",), prepare, _nothing)
+        return BuildNode(name, (f"export {checkpoint.ref}",), prepare, _nothing)
 
     def quantize_key(self, checkpoint: Checkpoint, recipe: Recipe) -> str:
         graph = self.exported(checkpoint).graph.digest
@@ -242,7 +242,7 @@ class _Nodes:
 
     # Lower
 
-    def lower_node(self, cell: CellProgress, *, twins: dict[str, Node]) -> Node:
+    def lower_node(self, cell: CellProgress, *, twins: dict[str, BuildNode]) -> BuildNode:
         planned = cell.planned
         name = f"lower {planned.id}"
         twin = self.twin(planned)
@@ -275,7 +275,7 @@ class _Nodes:
         first = next((n for n in twins if n.startswith("lower ") and twins[n].twin == twin), None)
         if first is not None:
             needs.append(first)
-        return Node(name, tuple(needs), prepare, _nothing, twin=twin)
+        return BuildNode(name, tuple(needs), prepare, _nothing, twin=twin)
 
     def twin(self, planned: PlannedCell) -> str:
         """Cells of equal twin share one lowering, as far as can be told before the export."""
@@ -306,7 +306,7 @@ class _Nodes:
 
     # Examine
 
-    def examine_node(self, cell: CellProgress, settle: Callable[[Failure | None], None]) -> Node:
+    def examine_node(self, cell: CellProgress, settle: Callable[[Failure | None], None]) -> BuildNode:
         planned = cell.planned
         name = f"examine {planned.id}"
 
@@ -332,7 +332,7 @@ class _Nodes:
 
         references = self.plan.checkpoints if self.until == "evaluated" else ()
         needs = (f"lower {planned.id}", *(f"reference {c.ref}" for c in references))
-        return Node(name, needs, prepare, settle)
+        return BuildNode(name, needs, prepare, settle)
 
     def manifest(self, cell: CellProgress) -> Manifest:
         planned, variant, lowered = cell.planned, _present(cell.variant).variant, _present(cell.lowered)
@@ -370,7 +370,7 @@ class _Nodes:
             artifact=manifest.digest,
             variant=variant.probe,
             checkpoint=checkpoint_probe,
-            means=means_here(),
+            means=stand_ins_here(),
             chip=self.host.chip,
         )
         if self.records.record(cell.rehearse_key) is not None:
@@ -461,7 +461,7 @@ class Inputs:
 
 
 def find_inputs(
-    plan: Plan, planned: PlannedCell, *, records: Records, store: Store, timeout_s: float = 0.0
+    plan: BuildPlan, planned: PlannedCell, *, records: Records, store: Store, timeout_s: float = 0.0
 ) -> Inputs | None:
     """The inputs of a cell's examination, for machines other than this one; None where some are not recorded.
 

@@ -50,7 +50,7 @@ class PlannedCell:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BuildPlan:
     """A ladder with its checkpoints pinned."""
 
     ladder: Ladder
@@ -74,7 +74,7 @@ class Plan:
         return None if self.ladder.calibration is None else self.directory / self.ladder.calibration
 
 
-def make_plan(ladder: Ladder, *, directory: Path, checkpoints: Checkpoints, filters: Filters) -> Plan:
+def make_plan(ladder: Ladder, *, directory: Path, checkpoints: Checkpoints, filters: Filters) -> BuildPlan:
     """Pin the ladder's checkpoints and list its cells.
 
     Raises:
@@ -91,7 +91,7 @@ def make_plan(ladder: Ladder, *, directory: Path, checkpoints: Checkpoints, filt
                 f"the ladder of `{ladder.family}`",
                 hint=f"register it with `rung checkpoint add … --family {ladder.family}`",
             )
-    plan = Plan(ladder, directory, pinned, tuple(_cells(ladder, pinned, filters)))
+    plan = BuildPlan(ladder, directory, pinned, tuple(_cells(ladder, pinned, filters)))
     _check_calibration(plan)
     return plan
 
@@ -130,7 +130,7 @@ def _check_filters(ladder: Ladder, filters: Filters) -> None:
                 raise UnknownNameError.of(kind, name, known=choices, where="this ladder")
 
 
-def _check_calibration(plan: Plan) -> None:
+def _check_calibration(plan: BuildPlan) -> None:
     needing = next((c for c in plan.cells if c.recipe.needs_calibration), None)
     if plan.calibration is None and needing is not None:
         raise ConfigurationError(

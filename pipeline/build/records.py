@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TypeVar
 
+from matrices.ledger.build_records import BuildRecord
 from matrices.ledger.ledger import Ledger
-from matrices.ledger.build_records import StageRecord
 from registry.store import Store
 from registry.value import Value
 
@@ -28,9 +28,9 @@ class Records:
     def __init__(self, ledger: Ledger, store: Store) -> None:
         self._ledger = ledger
         self._store = store
-        self._found: dict[str, StageRecord] = {}
+        self._found: dict[str, BuildRecord] = {}
 
-    def record(self, key: str) -> StageRecord | None:
+    def record(self, key: str) -> BuildRecord | None:
         """The record of a key, or None if the stage has to be run (again)."""
         if key in self._found:
             return self._found[key]

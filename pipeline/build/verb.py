@@ -11,12 +11,12 @@ from typing import Literal, assert_never
 from matrices.ledger.db import Database, open_database
 from matrices.ledger.ledger import Ledger
 from matrices.ledger.query import cells
-from pipeline.build.build import Display, Limits, Report, build
-from pipeline.executors.local import LocalExecutor, remove_stale_scratch
+from pipeline.build.build import BuildLimits, BuildSummary, Display, build
 from pipeline.build.graph import Executor
+from pipeline.build.nodes import StopAfter
+from pipeline.build.plan import BuildPlan, Filters, make_plan
+from pipeline.executors.local import LocalExecutor, remove_stale_scratch
 from pipeline.workspace.locks import alone, build_lock, writing
-from pipeline.build.nodes import Until
-from pipeline.build.plan import Filters, Plan, make_plan
 from pipeline.workspace.upkeep import drop_unused
 from registry.ladder import read_ladder
 from registry.mlflow import Checkpoints
@@ -37,12 +37,12 @@ class Options:
     """0: three quarters of this machine's, or all that the Ray cluster plans with."""
     timeout_s: float
     executor: Literal["local", "ray"] = "local"
-    until: Until = "evaluated"
+    until: StopAfter = "evaluated"
 
 
 def build_ladder(
     place: Workspace, ladder_file: Path, *, filters: Filters, options: Options, display: Display
-) -> Report:
+) -> BuildSummary:
     """Bring every cell of a ladder up to date.
 
     Raises:
@@ -74,7 +74,9 @@ def tidy(place: Workspace, *, database: Database, checkpoints: Checkpoints) -> N
             _unclean(place).unlink(missing_ok=True)
 
 
-def _run(place: Workspace, plan: Plan, *, database: Database, options: Options, display: Display) -> Report:
+def _run(
+    place: Workspace, plan: BuildPlan, *, database: Database, options: Options, display: Display
+) -> BuildSummary:
     scratch = place.state / SCRATCH
     remove_stale_scratch(scratch)
     executor, limits = _executor(place, options, scratch=scratch)
@@ -90,21 +92,21 @@ def _run(place: Workspace, plan: Plan, *, database: Database, options: Options, 
     )
 
 
-def _executor(place: Workspace, options: Options, *, scratch: Path) -> tuple[Executor, Limits]:
+def _executor(place: Workspace, options: Options, *, scratch: Path) -> tuple[Executor, BuildLimits]:
     given = int(options.memory_gib * (1 << 30))
     jobs = options.jobs or os.cpu_count() or 1
     match options.executor:
         case "local":
             memory = given or this_host().memory_bytes * 3 // 4
             local = LocalExecutor(place.store, scratch=scratch, mark=_unclean(place), memory_bytes=memory)
-            return local, Limits(jobs=jobs, memory_bytes=memory, timeout_s=options.timeout_s)
+            return local, BuildLimits(jobs=jobs, memory_bytes=memory, timeout_s=options.timeout_s)
         case "ray":
             from pipeline.executors.ray import RayExecutor
 
             ray = RayExecutor(place.store, scratch=scratch, mark=_unclean(place), memory_bytes=given or None)
             memory = given or ray.cluster_memory_bytes
             jobs = options.jobs or ray.jobs
-            return ray, Limits(jobs=jobs, memory_bytes=memory, timeout_s=options.timeout_s)
+            return ray, BuildLimits(jobs=jobs, memory_bytes=memory, timeout_s=options.timeout_s)
         case _:
             assert_never(options.executor)
 
@@ -114,7 +116,7 @@ def _unclean(place: Workspace) -> Path:
     return place.state / "unclean"
 
 
-def _bring_here(plan: Plan, *, checkpoints: Checkpoints, store: Store) -> None:
+def _bring_here(plan: BuildPlan, *, checkpoints: Checkpoints, store: Store) -> None:
     """Fetch from MLflow what the store lacks of checkpoints, such as those that others registered."""
     for checkpoint in plan.checkpoints:
         if not all(store.has(entry.digest) for entry in checkpoint.files):

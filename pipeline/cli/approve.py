@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from matrices.ledger.ledger import query
 from matrices.cells.levels import missing_evidence
+from matrices.ledger import query
 from pipeline.cli import context, output
 from pipeline.cli.selection import select_cells
 from registry.errors import ConfigurationError, NotFoundError, RefusedError

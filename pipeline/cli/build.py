@@ -11,7 +11,7 @@ from pipeline.cli import context, output
 from pipeline.cli.progress import show_progress
 
 
-class Executor(Enum):
+class ExecutorName(Enum):
     """What runs the work of a build."""
 
     local = "local"
@@ -39,8 +39,8 @@ def build(
     memory: float = typer.Option(
         0.0, min=0.0, help="Memory for all workers, GiB; 0: three quarters of this machine's"
     ),
-    executor: Executor = typer.Option(
-        Executor.local, help="Where the work runs; `ray`: on the cluster that RAY_ADDRESS names"
+    executor: ExecutorName = typer.Option(
+        ExecutorName.local, help="Where the work runs; `ray`: on the cluster that RAY_ADDRESS names"
     ),
     timeout: float = typer.Option(3600.0, min=1.0, help="Time limit of each piece of work, seconds"),
     until: Until = typer.Option(
@@ -49,8 +49,8 @@ def build(
     as_json: bool = typer.Option(False, "--json", help="Print the cells as JSON"),
 ) -> None:
     """Export, quantize, lower, verify, evaluate and judge all that is missing or stale; resumable."""
-    from pipeline.build.verb import Options, build_ladder
     from pipeline.build.plan import Filters
+    from pipeline.build.verb import Options, build_ladder
 
     options = Options(
         jobs=jobs, memory_gib=memory, timeout_s=timeout, executor=executor.value, until=until.value

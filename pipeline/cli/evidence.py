@@ -12,10 +12,10 @@ from registry.errors import ConfigurationError, RungError
 
 if TYPE_CHECKING:
     from matrices.cells.levels import Versions
+    from pipeline.build.plan import BuildPlan
     from pipeline.evidence.document import Measured
     from pipeline.evidence.kit import Kit
-    from pipeline.evidence.run import Settings
-    from pipeline.build.plan import Plan
+    from pipeline.evidence.run import RunSettings
     from registry.workspace import Workspace
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
@@ -230,7 +230,7 @@ def _kit(place: Workspace, ladder: Path, *, target: str, everything: bool) -> Ki
     return make_kit(plan, target=target, place=place, database=context.database(place), everything=everything)
 
 
-def _plan(place: Workspace, ladder: Path) -> Plan:
+def _plan(place: Workspace, ladder: Path) -> BuildPlan:
     from pipeline.build.plan import Filters, make_plan
     from registry.ladder import read_ladder
 
@@ -242,8 +242,8 @@ def _plan(place: Workspace, ladder: Path) -> Plan:
     )
 
 
-def _settings(only: list[str], *, threads: int, timeout_s: float, cells: list[str]) -> Settings:
-    from pipeline.evidence.run import PARTS, Settings
+def _settings(only: list[str], *, threads: int, timeout_s: float, cells: list[str]) -> RunSettings:
+    from pipeline.evidence.run import PARTS, RunSettings
 
     parts = tuple(part for part in PARTS if part in only)
     if len(parts) != len(set(only)):
@@ -251,7 +251,7 @@ def _settings(only: list[str], *, threads: int, timeout_s: float, cells: list[st
         raise ConfigurationError(
             f"`--only {unknown}` is none of the parts", hint="give " + ", ".join(f"`{one}`" for one in PARTS)
         )
-    return Settings(parts=parts or PARTS, threads=threads, timeout_s=timeout_s, cells=tuple(cells))
+    return RunSettings(parts=parts or PARTS, threads=threads, timeout_s=timeout_s, cells=tuple(cells))
 
 
 def _versions(runtime: list[str], driver: list[str], toolchain: list[str]) -> Versions | None:

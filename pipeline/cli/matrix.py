@@ -7,13 +7,13 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from matrices.ledger.ledger import query
 from matrices.cells.cell import Cell
-from matrices.ledger.db import Database
-from matrices.views.diff import diff_cells, diff_lines, diff_markdown, diff_releases
-from matrices.views.cell_page import cell_json, explain_cell
-from matrices.chips.throughput import cell_throughput
 from matrices.cells.proxy import proxies
+from matrices.chips.throughput import cell_throughput
+from matrices.ledger import query
+from matrices.ledger.db import Database
+from matrices.views.cell_page import cell_json, explain_cell
+from matrices.views.diff import diff_cells, diff_lines, diff_markdown, diff_releases
 from matrices.views.render import matrix_markdown, matrix_table, throughput_table
 from matrices.views.table import matrix_json
 from pipeline.cli import context, output

@@ -31,10 +31,10 @@ def node_compile(
     A compiler that fails is evidence too: it is in the report, and the exit code is 4.
     """
     from compilers.portable.node_compile import node_compile as compile_here
-    from pipeline.evidence.document import Measured, Report, write_report
+    from pipeline.evidence.document import EvidenceFile, Measured, write_report
     from pipeline.evidence.run import describe_node
-    from serving.node.directory import bundle_of, name_of
     from registry.signing import generate_keys
+    from serving.node.directory import bundle_of, name_of
     from serving.node.load import read_bundle
 
     if (bundle is None) == (artifact is None):
@@ -59,7 +59,7 @@ def node_compile(
             compiled=made,
         )
         target = verified.manifest.target
-        document = Report(
+        document = EvidenceFile(
             kit=None, target=target, node=describe_node(target), created_at=now, results=(result,)
         )
         write_report(document, path=report, private_key=key)

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from pipeline.cli import output
-from serving.node.directory import Wanted, name_of, pull_to_node
 from registry.digest import short
+from serving.node.directory import Wanted, name_of, pull_to_node
 from serving.node.host import read_host, this_host
 from serving.node.pull import Progress as Pulling
 

@@ -63,7 +63,7 @@ def list_(
     as_json: bool = typer.Option(False, "--json", help="Print JSON"),
 ) -> None:
     """List releases, oldest first."""
-    from matrices.ledger.ledger import query
+    from matrices.ledger import query
 
     found = query.releases(context.database(context.workspace()), family=family)
     if as_json:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 
-from matrices.ledger.ledger import query
 from matrices.cells.cell import Cell
+from matrices.ledger import query
 from matrices.ledger.db import Database
 from registry.errors import NotFoundError
 

@@ -41,13 +41,13 @@ def serve(
     ),
 ) -> None:
     """Serve. Exit 7: cannot load here; exit 8: nothing may be served here as asked."""
-    from serving.node.directory import Wanted, accept, bundle_of, decide, pull_to_node, read_node
-    from serving.http.app import create_service
     from serving.contract.promise import make_holding
-    from serving.node.host import this_host
-    from serving.node.load import load_bundle
+    from serving.http.app import create_service
     from serving.http.server import open_socket
     from serving.http.server import serve as answer
+    from serving.node.directory import Wanted, accept, bundle_of, decide, pull_to_node, read_node
+    from serving.node.host import this_host
+    from serving.node.load import load_bundle
 
     listening = open_socket(host=address, port=port)
     host = this_host()

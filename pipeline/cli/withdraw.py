@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from matrices.ledger.ledger import query
+from matrices.ledger import query
 from pipeline.cli import context, output
 from pipeline.cli.selection import select_cells
 

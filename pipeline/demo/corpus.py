@@ -36,7 +36,7 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class TrainingBatch:
     """Documents as tensors: rows × words; `targets` are shifted by one, with unlearned places ignored."""
 
     inputs: torch.Tensor
@@ -81,7 +81,7 @@ def wide_look_up_document(draw: Draw) -> Document:
     return Document(tuple(words), tuple(learned), len(TASK_TYPES))
 
 
-def collate(documents: Sequence[Document]) -> Batch:
+def collate(documents: Sequence[Document]) -> TrainingBatch:
     """Stack documents, padded on the right."""
     width = max(len(document.words) for document in documents)
     rows = torch.full((len(documents), width), _IDS[PAD])
@@ -90,7 +90,7 @@ def collate(documents: Sequence[Document]) -> Batch:
         rows[place, : len(document.words)] = torch.tensor([_IDS[word] for word in document.words])
         learned[place, : len(document.words)] = torch.tensor(document.learned)
     targets = rows[:, 1:].masked_fill(~learned[:, 1:], IGNORED)
-    return Batch(rows[:, :-1], targets, torch.tensor([document.kind for document in documents]))
+    return TrainingBatch(rows[:, :-1], targets, torch.tensor([document.kind for document in documents]))
 
 
 def _open(context: str) -> tuple[list[str], list[bool]]:

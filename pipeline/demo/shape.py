@@ -22,7 +22,7 @@ _OUTPUT_DEVIATION: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class DemoShape:
     """Sizes of one checkpoint, and how long it is trained."""
 
     layers: int
@@ -38,11 +38,11 @@ class Shape:
     """The checkpoint that this one is distilled from."""
 
 
-SHAPES: Final[Mapping[str, Shape]] = MappingProxyType(
+SHAPES: Final[Mapping[str, DemoShape]] = MappingProxyType(
     {
-        "flagship": Shape(4, 128, 256, 4, 2, steps=900, teacher=None),
-        "mid": Shape(3, 96, 192, 3, 3, steps=320, teacher="flagship"),
-        "small": Shape(2, 64, 192, 2, 2, steps=170, teacher="flagship"),
+        "flagship": DemoShape(4, 128, 256, 4, 2, steps=900, teacher=None),
+        "mid": DemoShape(3, 96, 192, 3, 3, steps=320, teacher="flagship"),
+        "small": DemoShape(2, 64, 192, 2, 2, steps=170, teacher="flagship"),
     }
 )
 """The family, best first. Widths are multiples of 32, the group size of the int4 recipes.
@@ -51,7 +51,7 @@ The smaller two are stopped early on purpose, so that the tiers of a ladder diff
 """
 
 
-def build_untrained(shape: Shape, *, seed: int) -> LlamaForCausalLM:
+def build_untrained(shape: DemoShape, *, seed: int) -> LlamaForCausalLM:
     """Return a checkpoint's network before its first step.
 
     Looking something up in the context forms late or never at this size, unless
@@ -100,7 +100,7 @@ def _initialize(network: LlamaForCausalLM, *, width: int) -> None:
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]  # torch is not followed
-def _point_backwards(network: LlamaForCausalLM, shape: Shape) -> None:
+def _point_backwards(network: LlamaForCausalLM, shape: DemoShape) -> None:
     """Let head h of the first layer attend to the word h + 1 places before.
 
     With rotary embeddings, a constant query turned by -δθ in every plane has its highest product with a

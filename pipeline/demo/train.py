@@ -24,8 +24,8 @@ from evals.tasks.draw import Draw
 from pipeline.demo.card import write_card
 from pipeline.demo.corpus import (
     IGNORED,
-    Batch,
     Document,
+    TrainingBatch,
     collate,
     look_up_document,
     task_document,
@@ -33,7 +33,7 @@ from pipeline.demo.corpus import (
 )
 from pipeline.demo.muon import Muon
 from pipeline.demo.record import TrainingRecord
-from pipeline.demo.shape import SHAPES, Shape, build_untrained
+from pipeline.demo.shape import SHAPES, DemoShape, build_untrained
 from pipeline.demo.tokenizer import save_tokenizer
 
 SEED: Final = 0
@@ -62,7 +62,7 @@ class Trainer:
     """One checkpoint under training."""
 
     network: LlamaForCausalLM
-    shape: Shape
+    shape: DemoShape
     draw: Draw
     matrices: Muon = field(init=False)
     others: torch.optim.AdamW = field(init=False)
@@ -122,7 +122,7 @@ class Trainer:
                 return kind
         return len(weights) - 1
 
-    def _step(self, batch: Batch, *, rate: float) -> float:
+    def _step(self, batch: TrainingBatch, *, rate: float) -> float:
         """Learn from one batch; return the share of answer words that were right."""
         logits = self.network(batch.inputs, use_cache=False).logits
         learned = batch.targets != IGNORED
@@ -146,7 +146,7 @@ class Trainer:
                 self.losses[kind] = _KEPT * self.losses[kind] + (1 - _KEPT) * now
         return float((logits.argmax(-1) == batch.targets)[learned].float().mean())
 
-    def _divergence(self, batch: Batch, logits: torch.Tensor, learned: torch.Tensor) -> torch.Tensor:
+    def _divergence(self, batch: TrainingBatch, logits: torch.Tensor, learned: torch.Tensor) -> torch.Tensor:
         """Mean KL divergence from the teacher on the answers."""
         assert self.teacher is not None  # for the type checker: the caller has asked
         with torch.no_grad():

@@ -16,10 +16,10 @@ from typing import Final
 from evals.judge import judge
 from evals.scorecard import Scorecard
 from evals.verdict import earned_tier
-from matrices.ledger.ledger import query
 from matrices.cells.cell import Cell, TaskResult
+from matrices.ledger import query
 from matrices.ledger.db import Database
-from pipeline.evidence.document import Measured, Report
+from pipeline.evidence.document import EvidenceFile, Measured
 from pipeline.evidence.kit import Kit, KitSubject, KitTask, issued_kit
 from registry.artifact import Manifest
 from registry.digest import digest_value, short
@@ -49,7 +49,7 @@ class Verified:
     judged: tuple[Judged, ...]
 
 
-def check_report(path: Path, report: Report, *, place: Workspace, database: Database) -> list[Verified]:
+def check_report(path: Path, report: EvidenceFile, *, place: Workspace, database: Database) -> list[Verified]:
     """All results of a report, if every one of them stands.
 
     Args:
@@ -65,7 +65,7 @@ def check_report(path: Path, report: Report, *, place: Workspace, database: Data
 
 
 class _Check:
-    def __init__(self, path: Path, report: Report, place: Workspace, database: Database) -> None:
+    def __init__(self, path: Path, report: EvidenceFile, place: Workspace, database: Database) -> None:
         self.path = path
         self.report = report
         self.place = place

@@ -30,7 +30,7 @@ SIGNED_NAME: Final = "evidence.json"
 MAX_BYTES: Final = 512 << 20
 
 
-class Node(Value):
+class Machine(Value):
     """The machine that measured."""
 
     host: Host
@@ -46,7 +46,7 @@ class Node(Value):
     """Kernel and C library, as the platform names them."""
 
 
-class Problem(Value):
+class MeasurementProblem(Value):
     """Why something was not measured."""
 
     code: str
@@ -70,18 +70,18 @@ class Measured(Value):
     speed: SpeedOutput | None = None
     compiled: NodeCompile | None = None
     """A portable artifact's compilation on the node."""
-    problem: Problem | None = None
+    problem: MeasurementProblem | None = None
     """Why the rest is absent."""
 
 
-class Report(Value):
+class EvidenceFile(Value):
     """All that one run on a node brought."""
 
     schema_version: Literal[1] = 1
     kit: Digest | None
     """The kit that it answers; None for a compilation alone."""
     target: str
-    node: Node
+    node: Machine
     created_at: AwareDatetime
     quality: Literal["measured", "not asked", "lm-eval is not installed"] = "not asked"
     results: tuple[Measured, ...]
@@ -93,7 +93,7 @@ class Report(Value):
         return digest_value(self)
 
 
-def write_report(report: Report, *, path: Path, private_key: Path) -> None:
+def write_report(report: EvidenceFile, *, path: Path, private_key: Path) -> None:
     """Sign a report and write it as one file, whole or not at all.
 
     Raises:
@@ -111,7 +111,7 @@ def write_report(report: Report, *, path: Path, private_key: Path) -> None:
     write_atomically(path, json.dumps(document, ensure_ascii=False, indent=1).encode() + b"\n")
 
 
-def read_report(path: Path, *, trusted: Iterable[Path]) -> tuple[Report, Path]:
+def read_report(path: Path, *, trusted: Iterable[Path]) -> tuple[EvidenceFile, Path]:
     """The report of a file, and the trusted key that signed it.
 
     Args:
@@ -139,7 +139,7 @@ def read_report(path: Path, *, trusted: Iterable[Path]) -> tuple[Report, Path]:
                 hint="fetch it from the node again",
             ) from error
     try:
-        return Report.model_validate(document["evidence"]), key
+        return EvidenceFile.model_validate(document["evidence"]), key
     except ValidationError as error:
         raise SchemaError(
             f"`{path}` is not evidence that this version of Rung reads: {describe(error)}",

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Final
 
 from evals.scorecard import Scorecard
-from matrices.ledger.ledger import query
 from matrices.cells.cell import Cell, State
+from matrices.ledger import query
 from matrices.ledger.db import Database
 from matrices.ledger.ledger import Ledger
-from pipeline.evidence.kit import Kit, KitSubject, KitTask, write_kit
 from pipeline.build.nodes import Inputs, find_inputs
-from pipeline.build.plan import Plan
+from pipeline.build.plan import BuildPlan
 from pipeline.build.records import Records
+from pipeline.evidence.kit import Kit, KitSubject, KitTask, write_kit
 from registry.checkpoint import FileEntry
 from registry.errors import NotFoundError, UnknownNameError
 from registry.store import Store
@@ -27,7 +27,7 @@ PENDING: Final[tuple[State, ...]] = (
 
 
 def make_kit(
-    plan: Plan, *, target: str, place: Workspace, database: Database, everything: bool = False
+    plan: BuildPlan, *, target: str, place: Workspace, database: Database, everything: bool = False
 ) -> Kit:
     """The kit of a target: its artifacts without whole evidence.
 
@@ -101,7 +101,7 @@ def export_kit(kit: Kit, *, place: Workspace, out: Path) -> Path:
     return write_kit(kit, base=out, private_key=place.private_key)
 
 
-def _wanted(plan: Plan, *, target: str, database: Database, everything: bool) -> dict[str, Cell]:
+def _wanted(plan: BuildPlan, *, target: str, database: Database, everything: bool) -> dict[str, Cell]:
     planned = {one.id for one in plan.cells if one.target.name == target}
     found = query.cells(database, family=plan.ladder.family, target=target)
     states = (*PENDING, "benchmarked", "approved") if everything else PENDING
@@ -117,7 +117,7 @@ def _subject(cell: Cell, artifact: str, inputs: Inputs, *, store: Store) -> KitS
     )
 
 
-def _task(plan: Plan, name: str, *, references: tuple[str, ...], store: Store) -> KitTask:
+def _task(plan: BuildPlan, name: str, *, references: tuple[str, ...], store: Store) -> KitTask:
     entry = plan.ladder.task[name]
     card = Scorecard.model_validate_json(store.read_bytes(references[0]))
     files: tuple[FileEntry, ...] = ()

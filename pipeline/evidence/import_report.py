@@ -9,12 +9,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from matrices.ledger.ledger import query
 from matrices.cells.cell import Cell
+from matrices.ledger import query
 from matrices.ledger.db import Database
 from matrices.ledger.ledger import Ledger
 from pipeline.evidence.check import Verified, check_report
-from pipeline.evidence.document import Report, read_report
+from pipeline.evidence.document import EvidenceFile, read_report
 from pipeline.evidence.record import with_evidence
 from registry.digest import canonical_json, short
 from registry.signing import fingerprint
@@ -28,7 +28,7 @@ class Taken:
     """What became of a file."""
 
     path: Path
-    report: Report
+    report: EvidenceFile
     key: Path
     """The trusted key that signed it."""
     cells: tuple[Cell, ...]
@@ -55,7 +55,7 @@ def take_in(
         SchemaError: A file was written by another version.
     """
     keys = list(trusted)
-    checked: list[tuple[Path, Report, Path, list[Verified]]] = []
+    checked: list[tuple[Path, EvidenceFile, Path, list[Verified]]] = []
     for path in paths:
         report, key = read_report(path, trusted=keys)
         checked.append((path, report, key, check_report(path, report, place=place, database=database)))
@@ -65,7 +65,13 @@ def take_in(
 
 
 def _taken(
-    path: Path, report: Report, key: Path, verified: list[Verified], *, place: Workspace, database: Database
+    path: Path,
+    report: EvidenceFile,
+    key: Path,
+    verified: list[Verified],
+    *,
+    place: Workspace,
+    database: Database,
 ) -> Taken:
     ledger, by = Ledger(database), f"by node key {short(fingerprint(key))}"
     cells = []
@@ -81,7 +87,7 @@ def _taken(
     return Taken(path, report, key, tuple(cells), tuple(_notes(report)))
 
 
-def _notes(report: Report) -> list[str]:
+def _notes(report: EvidenceFile) -> list[str]:
     notes = [
         f"{one.cell}: {one.problem.code}: {one.problem.message}"
         for one in report.results

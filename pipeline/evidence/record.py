@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from matrices.cells.cell import Cell, Evidence, State, TaskResult
-from matrices.cells.levels import evaluated_on, evidence_level, height
-from pipeline.build.compose import said_of
+from matrices.cells.levels import evaluated_on, evidence_level, rank
+from pipeline.build.compose import summary_of
 from pipeline.evidence.check import Verified
-from pipeline.evidence.document import Measured, Node
+from pipeline.evidence.document import Machine, Measured
 
 NOT_THE_ARTIFACTS: Final = frozenset(
     {
@@ -26,7 +26,7 @@ NOT_THE_ARTIFACTS: Final = frozenset(
 """Codes of problems that say nothing of the artifact."""
 
 
-def with_evidence(cell: Cell, found: Verified, *, node: Node, by: str) -> Cell | None:
+def with_evidence(cell: Cell, found: Verified, *, node: Machine, by: str) -> Cell | None:
     """The cell as a node's evidence tells it; None if it tells nothing.
 
     Args:
@@ -41,7 +41,7 @@ def with_evidence(cell: Cell, found: Verified, *, node: Node, by: str) -> Cell |
 class _Grown:
     """A cell that takes one step after the other."""
 
-    def __init__(self, cell: Cell, found: Verified, node: Node, by: str) -> None:
+    def __init__(self, cell: Cell, found: Verified, node: Machine, by: str) -> None:
         self.before = cell
         self.one: Measured = found.measured
         self.results = tuple(judged.result for judged in found.judged)
@@ -92,7 +92,7 @@ class _Grown:
 
     def evaluated(self) -> None:
         for result in self.results:
-            self.step("evaluated", said_of(result))
+            self.step("evaluated", summary_of(result))
         kept = self.kept_results()
         if self.results or kept != self.before.tasks:
             tasks = (*kept, *self.results)
@@ -146,7 +146,7 @@ class _Grown:
         """Whether a step is as high as the cell's own evidence reaches, or that does not stand."""
         if self.before.state in ("failed", "expired"):
             return True
-        here, there = height(_level(self.before)), height(state)
+        here, there = rank(_level(self.before)), rank(state)
         return here is None or (there is not None and there >= here)
 
     def step(self, state: State, detail: str, *, runs: bool = True) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from matrices.ledger.ledger import query
 from matrices.cells.cell import Cell
-from matrices.ledger.db import Database
 from matrices.cells.levels import Versions, evaluated_on, expired, rehearsed_by
+from matrices.ledger import query
+from matrices.ledger.db import Database
 from matrices.ledger.ledger import Ledger
 from pipeline.workspace.installed import installed_toolchains
 from registry.artifact import Manifest

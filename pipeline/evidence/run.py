@@ -20,7 +20,7 @@ from typing import Literal
 from compilers.runtime import find_runtime
 from compilers.toolchain import Unsupported
 from evals.scorecard import Scorecard
-from pipeline.evidence.document import Measured, Node, Problem, Report
+from pipeline.evidence.document import EvidenceFile, Machine, Measured, MeasurementProblem
 from pipeline.evidence.kit import Kit, KitSubject, KitTask, folder_of
 from pipeline.executors.local import Event, Failure, LocalExecutor, Work, remove_stale_scratch
 from pipeline.stages.requests import (
@@ -53,7 +53,7 @@ _WORKER_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class RunSettings:
     """How a run measures."""
 
     parts: tuple[Part, ...] = PARTS
@@ -71,7 +71,7 @@ class Kept(Value):
     verify: VerifyOutput | None = None
     speed: SpeedOutput | None = None
     scorecards: tuple[Scorecard, ...] = ()
-    problem: Problem | None = None
+    problem: MeasurementProblem | None = None
     at: datetime
 
 
@@ -81,9 +81,9 @@ def run_kit(
     blobs: Source | None,
     work: Path,
     store: Store | None = None,
-    settings: Settings,
+    settings: RunSettings,
     report: Callable[[str], None],
-) -> Report:
+) -> EvidenceFile:
     """Measure every artifact of a kit on this machine.
 
     Args:
@@ -109,7 +109,7 @@ def run_kit(
     for number, subject in enumerate(subjects, start=1):
         report(f"{number}/{len(subjects)} {subject.cell}")
         results.append(node.measure(subject, blobs=blobs))
-    return Report(
+    return EvidenceFile(
         kit=kit.digest,
         target=kit.target,
         node=node.facts,
@@ -119,11 +119,11 @@ def run_kit(
     )
 
 
-def describe_node(target: str, *, host: Host | None = None) -> Node:
+def describe_node(target: str, *, host: Host | None = None) -> Machine:
     """This machine, as evidence names it."""
     machine = host or this_host()
     chip = chip_here(find_target(target), machine)
-    return Node(
+    return Machine(
         host=machine,
         chip=chip.name,
         driver=chip.driver,
@@ -136,7 +136,7 @@ def describe_node(target: str, *, host: Host | None = None) -> Node:
 
 class _Node:
     def __init__(
-        self, kit: Kit, *, work: Path, store: Store, settings: Settings, report: Callable[[str], None]
+        self, kit: Kit, *, work: Path, store: Store, settings: RunSettings, report: Callable[[str], None]
     ) -> None:
         self.kit = kit
         self.work = work
@@ -181,37 +181,37 @@ class _Node:
             problem=kept.problem,
         )
 
-    def cannot(self, manifest: Manifest) -> Problem | None:
+    def cannot(self, manifest: Manifest) -> MeasurementProblem | None:
         """Why this machine does not run the artifact as its target would."""
         target, host = find_target(manifest.target), self.facts.host
         if missing := missing_features(host, target=target):
             hint = f"run this on a machine with `{target.name}`"
             lacks = f"this machine ({host.chip}) lacks {', '.join(missing[:6])}"
-            return Problem(code="hardware", message=lacks, hint=hint)
+            return MeasurementProblem(code="hardware", message=lacks, hint=hint)
         try:
             support = find_runtime(manifest.format).supports(manifest, host)
         except RungError as error:
-            return Problem(**error.to_json())
+            return MeasurementProblem(**error.to_json())
         if isinstance(support, Unsupported):
             hint = (
                 "compile it here first: `rung node-compile`"
                 if manifest.format == "portable"
                 else "see `rung doctor`"
             )
-            return Problem(code="runtime", message=support.reason, hint=hint)
+            return MeasurementProblem(code="runtime", message=support.reason, hint=hint)
         if manifest.format not in self.facts.runtimes:
             said = f"the runtime `{manifest.format}` is not installed here"
-            return Problem(code="toolchain_missing", message=said, hint="install `rung[serve]`")
+            return MeasurementProblem(code="toolchain_missing", message=said, hint="install `rung[serve]`")
         return None
 
-    def lacks(self, manifest: Manifest, blobs: Source | None) -> Problem | None:
+    def lacks(self, manifest: Manifest, blobs: Source | None) -> MeasurementProblem | None:
         """Bring the artifact; why that cannot be."""
         if blobs is None:
             return None
         try:
             pull_artifact(manifest, blobs=blobs, out=self.work)
         except (CorruptError, NotFoundError) as error:
-            return Problem(**error.to_json())
+            return MeasurementProblem(**error.to_json())
         return None
 
     def examine(self, subject: KitSubject, kept: Kept) -> Kept:
@@ -229,7 +229,7 @@ class _Node:
         work = Work(subject.cell, self.request(subject, kept), _WORKER_BYTES, self.settings.timeout_s)
         ended = self.executor.run(work, on_event=take)
         if isinstance(ended, Failure):
-            problem = Problem(code=ended.code, message=ended.message, hint=ended.hint)
+            problem = MeasurementProblem(code=ended.code, message=ended.message, hint=ended.hint)
             self.report(f"  {ended.code}: {ended.message}")
             state = self.keep(subject, state.model_copy(update={"problem": problem}))
         return state

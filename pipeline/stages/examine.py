@@ -8,18 +8,18 @@ from pathlib import Path
 
 from compilers.check.parity import Parity
 from compilers.check.probe import measure_parity
-from compilers.runtime import Bundle, Session, find_runtime
 from compilers.check.speed import measure_machine, measure_speed
 from compilers.model.tokenizer import Tokenizer
+from compilers.runtime import Bundle, Session, find_runtime
 from evals.harness import evaluate, load_tasks, scorecard
 from evals.judge import SequentialJudge, judge
 from evals.scorecard import Scorecard
 from evals.verdict import earned_tier
 from matrices.cells.cell import TaskResult
-from pipeline.stages.requests import EvaluateOutput, ExamineRequest, SpeedOutput, TaskRequest, VerifyOutput
+from pipeline.executors.worker import Reporter
 from pipeline.stages.files import materialise_bundle
 from pipeline.stages.probe import load_probe
-from pipeline.executors.worker import Reporter
+from pipeline.stages.requests import EvaluateOutput, ExamineRequest, SpeedOutput, TaskRequest, VerifyOutput
 from registry.digest import canonical_json
 from registry.store import Store
 from registry.target import find_target

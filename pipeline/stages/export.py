@@ -6,11 +6,11 @@ import json
 import time
 from pathlib import Path
 
-from compilers.model.architecture import model_facts, read_architecture
 from compilers.export.graph import export_graph
-from pipeline.stages.requests import ExportOutput, ExportRequest
-from pipeline.stages.files import add_entry, materialise_small
+from compilers.model.architecture import model_facts, read_architecture
 from pipeline.executors.worker import Reporter
+from pipeline.stages.files import add_entry, materialise_small
+from pipeline.stages.requests import ExportOutput, ExportRequest
 from registry.store import Store
 
 

@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 
 from compilers.proof.prove import prove
-from compilers.toolchain import Source, find_toolchain
+from compilers.toolchain import LoweringInput, find_toolchain
 from pipeline.executors.local import LOG_NAME
+from pipeline.executors.worker import Reporter
+from pipeline.stages.files import add_entry
 from pipeline.stages.keys import prove_key
 from pipeline.stages.requests import LowerOutput, LowerRequest, ProveOutput
-from pipeline.stages.files import add_entry
-from pipeline.executors.worker import Reporter
 from registry.store import Store
 from registry.target import find_target
 
@@ -42,7 +42,7 @@ def _compile(
     variant = request.variant
     given = scratch / "source"
     store.materialise((variant.graph, variant.weights), out=given)
-    source = Source(
+    source = LoweringInput(
         recipe=variant.recipe,
         facts=request.facts,
         graph=given / variant.graph.path,

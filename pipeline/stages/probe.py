@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from compilers.runtime import FloatArray
 from compilers.model.tokenizer import Tokenizer
+from compilers.runtime import FloatArray
 from pipeline.stages.requests import ProbeOutput
 from registry.errors import ConfigurationError
 from registry.store import Store

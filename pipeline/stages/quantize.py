@@ -6,16 +6,16 @@ import json
 import time
 from pathlib import Path
 
-from compilers.model.architecture import read_architecture
 from compilers.check.probe import make_probe, reference_logits
-from compilers.quantize.canonical import dequantized_state
-from compilers.quantize.variant import quantize as quantize_weights
+from compilers.model.architecture import read_architecture
 from compilers.model.tokenizer import Tokenizer
 from compilers.model.torch_reference import TorchSession
-from pipeline.stages.requests import QuantizeOutput, QuantizeRequest
+from compilers.quantize.canonical import dequantized_state
+from compilers.quantize.variant import quantize as quantize_weights
+from pipeline.executors.worker import Reporter
 from pipeline.stages.files import add_entry, materialise_checkpoint
 from pipeline.stages.probe import read_texts, store_probe, tokenize
-from pipeline.executors.worker import Reporter
+from pipeline.stages.requests import QuantizeOutput, QuantizeRequest
 from registry.store import Store
 from registry.variant import Variant
 

@@ -9,10 +9,10 @@ from compilers.check.probe import measure_parity
 from compilers.rehearsal import rehearse as open_rehearsal
 from compilers.runtime import Bundle
 from compilers.toolchain import Unsupported
-from pipeline.stages.requests import RehearseOutput, RehearseRequest
+from pipeline.executors.worker import Reporter
 from pipeline.stages.files import materialise_bundle
 from pipeline.stages.probe import load_probe
-from pipeline.executors.worker import Reporter
+from pipeline.stages.requests import RehearseOutput, RehearseRequest
 from registry.store import Store
 
 

@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from compilers.check.parity import Parity
-from compilers.proof.proof import Proof
 from compilers.check.speed import Speed
+from compilers.proof.proof import Proof
 from evals.verdict import Bar
 from matrices.cells.cell import TaskResult
 from registry.artifact import Manifest, ModelFacts

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from matrices.ledger.ledger import query
+from matrices.ledger import query
 from matrices.ledger.db import Database
 from matrices.ledger.ledger import Ledger
-from matrices.releases.release import Release
 from matrices.releases.files import create_release, read_release, write_release
+from matrices.releases.release import Release
 from pipeline.build.plan import Filters, make_plan
 from registry.errors import ConfigurationError, NotFoundError, UnknownNameError
 from registry.ladder import EvidenceLevel, read_ladder

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from matrices.ledger.ledger import query
+from matrices.ledger import query
 from matrices.ledger.db import Database
+from pipeline.build.records import blobs_of
 from pipeline.evidence.kit import blobs_of_kits
 from pipeline.executors.local import remove_stale_scratch, stale_scratch
-from pipeline.build.records import blobs_of
 from registry.mlflow import Checkpoints
 from registry.upkeep import collect, repair, unused, verify
 from registry.workspace import Workspace

@@ -12,9 +12,9 @@ from matrices.resolve.resolve import resolve
 from registry.artifact import Manifest
 from registry.digest import short
 from registry.target import Host
+from serving.contract.problems import Json
 from serving.node.host import installed_runtimes
 from serving.node.load import LoadedModel
-from serving.contract.problems import Json
 
 
 @dataclass(frozen=True, slots=True)

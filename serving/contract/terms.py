@@ -20,8 +20,8 @@ from typing import Literal, cast, get_args
 
 from registry.digest import PATTERN
 from registry.errors import UnknownNameError
-from serving.contract.promise import Holding
 from serving.contract.problems import RequestError, SessionMovedError, UnavailableError
+from serving.contract.promise import Holding
 
 OnUnavailable = Literal["error", "wait", "downgrade"]
 

@@ -16,12 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from compilers.runtime import FloatArray, Segment, Session
 from compilers.model.tokenizer import Tokenizer
+from compilers.runtime import FloatArray, Segment, Session
 from registry.errors import RungError
 from serving.contract.problems import EngineStoppedError, OverloadedError
-from serving.engine.slots import Rows
-from serving.engine.sequence import Event, Failure, Generation, Sequence
+from serving.engine.sequence import Event, Generation, GenerationFailure, Sequence
+from serving.engine.slots import KvSlots
 
 LOGIT_BYTES = 64 << 20
 """Memory for the logits of one step that scores prompts."""
@@ -136,9 +136,9 @@ class Engine:
             self._wake.notify()
         self._thread.join()
 
-    def _new_rows(self) -> Rows:
+    def _new_rows(self) -> KvSlots:
         limits = self.limits
-        return Rows(self._session, slots=limits.slots, kept=limits.kept, capacity=limits.capacity)
+        return KvSlots(self._session, slots=limits.slots, kept=limits.kept, capacity=limits.capacity)
 
     def _run(self) -> None:
         while True:
@@ -253,7 +253,7 @@ class Engine:
         except Exception as error:  # noqa: BLE001  one sequence's failure must not reach its neighbours
             self._stats.failed += 1
             sequence.failed = True
-            sequence.emit(Failure(error))
+            sequence.emit(GenerationFailure(error))
         self._stats.completion_tokens += sequence.generated - before
 
     def _release_finished(self) -> None:
@@ -285,7 +285,7 @@ class Engine:
         self._stats.failed += len(failed)
         for sequence in failed:
             if sequence.finish is None and not sequence.failed:
-                sequence.emit(Failure(error))
+                sequence.emit(GenerationFailure(error))
 
     def _fail_all(self, error: RungError) -> None:
         with self._wake:
@@ -293,4 +293,4 @@ class Engine:
             self._waiting.clear()
             self._rows.running.clear()
         for sequence in left:
-            sequence.emit(Failure(error))
+            sequence.emit(GenerationFailure(error))

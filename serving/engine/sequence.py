@@ -12,8 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from compilers.runtime import FloatArray
 from compilers.model.tokenizer import TextStream, Tokenizer
+from compilers.runtime import FloatArray
 from serving.engine.sampling import IntArray, Sampler, Sampling, TokenLogprob, logprobs
 from serving.engine.stop import StopMatcher
 
@@ -41,7 +41,7 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class TextPiece:
     """New text of a sequence, and how it ended if it did."""
 
     text: str
@@ -57,13 +57,13 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class GenerationFailure:
     """A sequence that could not be finished."""
 
     error: Exception
 
 
-Event = Piece | Failure
+Event = TextPiece | GenerationFailure
 
 
 class Sequence:
@@ -188,7 +188,7 @@ class Sequence:
         if self.finish is None and not text and not scores and not self._prompt_scores:
             return
         self.emit(
-            Piece(
+            TextPiece(
                 text=text,
                 logprobs=scores,
                 prompt_logprobs=tuple(self._prompt_scores),

@@ -28,7 +28,7 @@ class _Kept:
     used: int
 
 
-class Rows:
+class KvSlots:
     """A cache of `slots` rows for running sequences and `kept` rows for finished ones."""
 
     def __init__(self, session: Session, *, slots: int, kept: int, capacity: int) -> None:

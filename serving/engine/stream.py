@@ -14,9 +14,9 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 from typing import Self
 
-from serving.engine.engine import Engine
 from serving.contract.problems import OverloadedError
-from serving.engine.sequence import Event, Failure, Generation, Piece, Sequence
+from serving.engine.engine import Engine
+from serving.engine.sequence import Event, Generation, GenerationFailure, Sequence, TextPiece
 
 WAIT_POLL_S = 0.02
 
@@ -27,7 +27,7 @@ class Part:
 
     place: int
     """Which of them."""
-    piece: Piece
+    piece: TextPiece
 
 
 class Answer:
@@ -76,18 +76,18 @@ class Answer:
                 events = list(self._events)
                 self._events.clear()
             for place, event in events:
-                if isinstance(event, Failure):
+                if isinstance(event, GenerationFailure):
                     raise event.error
                 self._open -= event.finish is not None
                 yield Part(place=place, piece=event)
 
-    async def whole(self) -> list[Piece]:
+    async def whole(self) -> list[TextPiece]:
         """Every generation as one piece.
 
         Raises:
             RungError: A generation failed.
         """
-        pieces: dict[int, Piece] = {}
+        pieces: dict[int, TextPiece] = {}
         async for part in self.parts():
             before = pieces.get(part.place)
             pieces[part.place] = part.piece if before is None else _join(before, part.piece)
@@ -110,7 +110,7 @@ class Answer:
             return
 
 
-def _join(first: Piece, second: Piece) -> Piece:
+def _join(first: TextPiece, second: TextPiece) -> TextPiece:
     return replace(
         second,
         text=first.text + second.text,

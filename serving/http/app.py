@@ -18,19 +18,19 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from registry.errors import RungError
+from serving.contract.problems import Json, RequestError, openai_form, retry_after_s, status_of
+from serving.contract.promise import Holding
+from serving.contract.terms import agree, read_terms
+from serving.engine.engine import Engine
+from serving.engine.sequence import Generation, TextPiece
 from serving.engine.stream import Answer
+from serving.http.metrics import Metrics
+from serving.http.middleware import LOG, Edge, too_large
+from serving.http.service import Service, usage
+from serving.node.load import LoadedModel
 from serving.openai.chat import ChatStream, chat_answer, chat_generations
 from serving.openai.completions import CompletionStream, completion_answer, completion_generations
-from serving.http.middleware import LOG, Edge, too_large
-from serving.engine.engine import Engine
-from serving.contract.promise import Holding
-from serving.node.load import LoadedModel
-from serving.http.metrics import Metrics
-from serving.contract.problems import Json, RequestError, openai_form, retry_after_s, status_of
 from serving.openai.schemas import Body, ChatBody, CompletionBody, parse_body
-from serving.engine.sequence import Generation, Piece
-from serving.http.service import Service, usage
-from serving.contract.terms import agree, read_terms
 
 MAX_BODY_BYTES = 16 << 20
 BodyT = TypeVar("BodyT", bound=Body)
@@ -177,7 +177,7 @@ async def _stream(
     started: float,
 ) -> AsyncIterator[bytes]:
     """Server-sent events; an error in their midst is the last one."""
-    ended: dict[int, Piece] = {}
+    ended: dict[int, TextPiece] = {}
     opened: set[int] = set()
     try:
         async with aclosing(answer.parts()) as parts:

@@ -13,10 +13,10 @@ import time
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.contract.promise import Holding
-from serving.http.metrics import Metrics
 from serving.contract.problems import RequestError, openai_form, status_of
+from serving.contract.promise import Holding
 from serving.contract.terms import Agreement, plain_headers
+from serving.http.metrics import Metrics
 
 LOG = logging.getLogger("rung.serving")
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from compilers.model.tokenizer import Tokenizer
 from registry.digest import short
 from registry.errors import UnknownNameError
-from serving.engine.engine import Engine
-from serving.contract.promise import Holding
-from serving.http.metrics import Metrics
 from serving.contract.problems import Json, RequestError
+from serving.contract.promise import Holding
+from serving.engine.engine import Engine
 from serving.engine.sampling import TokenLogprob
+from serving.engine.sequence import Generation, TextPiece
+from serving.http.metrics import Metrics
 from serving.openai.schemas import Body
-from serving.engine.sequence import Generation, Piece
 
 LONG_TEXT = 8192
 """Characters from which on text is encoded outside the event loop."""
@@ -166,7 +166,7 @@ def choices(
     ]
 
 
-def usage(generations: list[Generation], pieces: list[Piece], *, n: int) -> Json:
+def usage(generations: list[Generation], pieces: list[TextPiece], *, n: int) -> Json:
     """Tokens of a request; a prompt counts once, however many choices it has."""
     prompt = sum(len(generation.prompt) for generation in generations[::n])
     completion = sum(piece.completion_tokens for piece in pieces)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matrices.cells.cell import cell_id
+from matrices.releases.files import read_release
 from matrices.releases.release import Release
 from matrices.resolve.request import Request
 from matrices.resolve.resolve import Decision, resolve
-from matrices.releases.files import read_release
 from registry.artifact import Manifest
 from registry.atomic import write_atomically
 from registry.errors import ConfigurationError, NotFoundError, RefusedError

@@ -22,8 +22,8 @@ from functools import partial
 from pathlib import Path
 
 from compilers.runtime import Bundle
-from matrices.releases.release import Release, ReleasedCell
 from matrices.releases.files import RELEASE_NAME, SIGNATURE_NAME, check_name, read_release
+from matrices.releases.release import Release, ReleasedCell
 from registry.artifact import MANIFEST_NAME, Manifest
 from registry.atomic import SUFFIX, remove_tree, storage_errors, temporary_directory
 from registry.checkpoint import FileEntry

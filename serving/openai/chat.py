@@ -5,9 +5,9 @@ from __future__ import annotations
 from registry.errors import ConfigurationError
 from serving.contract.problems import Json, RequestError
 from serving.engine.sampling import TokenLogprob
-from serving.openai.schemas import ChatBody
-from serving.engine.sequence import Generation, Piece
+from serving.engine.sequence import Generation, TextPiece
 from serving.http.service import Service, choices, usage
+from serving.openai.schemas import ChatBody
 
 
 async def chat_generations(service: Service, body: ChatBody) -> list[Generation]:
@@ -29,7 +29,7 @@ async def chat_generations(service: Service, body: ChatBody) -> list[Generation]
 
 
 def chat_answer(
-    service: Service, body: ChatBody, *, generations: list[Generation], pieces: list[Piece]
+    service: Service, body: ChatBody, *, generations: list[Generation], pieces: list[TextPiece]
 ) -> Json:
     """The whole answer."""
     return {
@@ -59,7 +59,7 @@ class ChatStream:
         """The chunk that names the role."""
         return [self._chunk(index, delta={"role": "assistant", "content": ""}, scores=None, finish=None)]
 
-    def chunk(self, index: int, piece: Piece) -> list[Json]:
+    def chunk(self, index: int, piece: TextPiece) -> list[Json]:
         """A chunk with the text, and one with the end."""
         found: list[Json] = []
         if piece.text or piece.logprobs:
@@ -78,7 +78,7 @@ class ChatStream:
         return {**self._head, "choices": [choice], **self._usage}
 
 
-def _logprobs(service: Service, piece: Piece) -> Json:
+def _logprobs(service: Service, piece: TextPiece) -> Json:
     ends = service.tokenizer.eos_token_ids
     return {
         "content": [_entry(service, score) for score in piece.logprobs if score.token not in ends],

@@ -10,9 +10,9 @@ from __future__ import annotations
 from compilers.model.tokenizer import TextStream
 from serving.contract.problems import Json
 from serving.engine.sampling import TokenLogprob
-from serving.openai.schemas import CompletionBody
-from serving.engine.sequence import Generation, Piece
+from serving.engine.sequence import Generation, TextPiece
 from serving.http.service import Service, choices, usage
+from serving.openai.schemas import CompletionBody
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's own default for completions."""
@@ -39,7 +39,7 @@ async def completion_generations(service: Service, body: CompletionBody) -> list
 
 
 def completion_answer(
-    service: Service, body: CompletionBody, *, generations: list[Generation], pieces: list[Piece]
+    service: Service, body: CompletionBody, *, generations: list[Generation], pieces: list[TextPiece]
 ) -> Json:
     """The whole answer."""
     return {
@@ -66,7 +66,7 @@ class CompletionStream:
         self._offsets[index] = 0
         return []
 
-    def chunk(self, index: int, piece: Piece) -> list[Json]:
+    def chunk(self, index: int, piece: TextPiece) -> list[Json]:
         """Chunks of one piece."""
         scores = None
         if piece.logprobs:
@@ -81,7 +81,7 @@ class CompletionStream:
 
 
 def _choice(
-    service: Service, body: CompletionBody, *, index: int, generation: Generation, piece: Piece
+    service: Service, body: CompletionBody, *, index: int, generation: Generation, piece: TextPiece
 ) -> Json:
     text, scores = piece.text, list(piece.logprobs)
     if body.echo:

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.goals import judge_goals, state_of
 from benchmarks.machine import Quiet, Watch, this_machine
-from benchmarks.overhead import Load, Served
+from benchmarks.overhead import OverheadLoad, Served
 from benchmarks.page import render, speed_table
 from benchmarks.products import (
     FLOAT_PANEL,
@@ -21,8 +21,8 @@ from benchmarks.products import (
     best_target,
     on_threads,
 )
-from benchmarks.report import Report
-from benchmarks.rounds import Measurement, Plan, Ratio
+from benchmarks.report import BenchmarkReport
+from benchmarks.rounds import Measurement, Ratio, RoundsPlan
 from benchmarks.run import problems_of
 from registry.target import Host, targets
 from tests.benchmarks.tiny import SHAPE, Built
@@ -168,22 +168,22 @@ def test_the_page_of_a_run_says_everything_that_was_found(built: Built):
     other = measured("rung tvm", panel=FLOAT_PANEL, decode=5, prefill=50).model_copy(
         update={"tokens": (1, 2, 4)}
     )
-    report = Report(
+    report = BenchmarkReport(
         machine=this_machine(),
         quiet=Quiet(load_at_start=3, other_share=0.5, steal_share=0),
         seconds=1,
         checkpoint=built.facts,
-        plan=Plan(prompt=(1, 2), steps=2),
+        plan=RoundsPlan(prompt=(1, 2), steps=2),
         steps=tuple(built.records.values()),
         measurements=(base, other),
-        load=Load(shape=SHAPE),
+        load=OverheadLoad(shape=SHAPE),
         served=Served(error="the server did not start"),
         goals=tuple(judge_goals([base, other], host=OLD, threads=(1,))),
     )
 
     page = render(report)
 
-    assert Report.model_validate_json(report.model_dump_json()) == report
+    assert BenchmarkReport.model_validate_json(report.model_dump_json()) == report
     assert this_machine().chip in page
     assert "not a quiet machine" in page
     assert "2 of 3" in page

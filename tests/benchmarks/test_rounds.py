@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from benchmarks.checkpoint import prompt_tokens
 from benchmarks.engines.interface import EngineSpec
-from benchmarks.overhead import Load, measure_overhead
+from benchmarks.overhead import OverheadLoad, measure_overhead
 from benchmarks.products import plain_directory
-from benchmarks.rounds import Panel, Plan, agreement, measure_panel, ratio
+from benchmarks.rounds import Panel, RoundsPlan, agreement, measure_panel, ratio
 from benchmarks.turn import AskBatch, AskDecode, AskPrefill
 from benchmarks.worker import Worker
 from registry.errors import EvaluationError
 from tests.benchmarks.tiny import SHAPE, Built
 
-PLAN = Plan(prompt=tuple(prompt_tokens(SHAPE, count=12)), blocks=2, steps=2, rounds=2)
+PLAN = RoundsPlan(prompt=tuple(prompt_tokens(SHAPE, count=12)), blocks=2, steps=2, rounds=2)
 TIMES = st.lists(st.floats(0.1, 1e4), min_size=1, max_size=9)
 
 
@@ -93,7 +93,7 @@ def test_an_engine_of_one_sequence_refuses_a_batch(built: Built):
 
 
 def test_the_server_gives_the_tokens_of_the_bare_session(built: Built):
-    load = Load(shape=SHAPE, prompt_tokens=6, tokens=5, callers=(1, 3), rounds=1)
+    load = OverheadLoad(shape=SHAPE, prompt_tokens=6, tokens=5, callers=(1, 3), rounds=1)
 
     served = measure_overhead(spec("rung", "rung", built.bundle), load, threads=1)
 
@@ -108,7 +108,7 @@ def test_the_server_gives_the_tokens_of_the_bare_session(built: Built):
 
 def test_a_server_that_cannot_start_is_an_error(built: Built, tmp_path: Path):
     (tmp_path / "manifest.json").write_bytes((built.bundle / "manifest.json").read_bytes())
-    load = Load(shape=SHAPE, prompt_tokens=6, tokens=5, callers=(1,), rounds=1)
+    load = OverheadLoad(shape=SHAPE, prompt_tokens=6, tokens=5, callers=(1,), rounds=1)
 
     served = measure_overhead(spec("rung", "rung", tmp_path), load, threads=1)
 

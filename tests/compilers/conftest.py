@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from compilers.model.architecture import model_facts, read_architecture
 from compilers.export.graph import export_graph
+from compilers.model.architecture import model_facts, read_architecture
 from compilers.quantize.variant import QuantizeReport, quantize
 from compilers.runtime import Bundle, Session, find_runtime
-from compilers.toolchain import Source, find_toolchain
+from compilers.toolchain import LoweringInput, find_toolchain
 from registry.artifact import Manifest
 from registry.recipe import parse_recipe
 from registry.target import Host, find_target
@@ -55,7 +55,7 @@ class Built:
         )
         self.weights = out / "weights.safetensors"
         (out / "graph").mkdir()
-        source = Source(
+        source = LoweringInput(
             recipe=self.recipe,
             facts=self.facts,
             graph=export_graph(self.architecture, out=out / "graph"),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from compilers.model.tokenizer import Tokenizer
 from evals.decoding import Prompt, decode_greedily
-from evals.rows import Rows
+from evals.rows import SampleBatch
 from tests.evals.torch_session import RecomputingSession
 
 PROMPTS = st.lists(
@@ -39,7 +39,7 @@ def plainly(session: RecomputingSession, tokenizer: Tokenizer, prompt: Prompt) -
 def test_a_batch_decodes_each_prompt_as_if_alone(
     byte_session: RecomputingSession, byte_tokenizer: Tokenizer, prompts: list[Prompt], batch_size: int
 ) -> None:
-    rows = Rows(byte_session, batch_size=batch_size)
+    rows = SampleBatch(byte_session, batch_size=batch_size)
     finished: list[int] = []
     found = decode_greedily(rows, prompts, tokenizer=byte_tokenizer, progress=finished.append)
     assert found == [plainly(byte_session, byte_tokenizer, prompt) for prompt in prompts]
@@ -50,18 +50,20 @@ def test_eos_ends_a_generation_and_is_returned(
     byte_session: RecomputingSession, byte_tokenizer: Tokenizer
 ) -> None:
     prompt = Prompt([20, 21, 22], 6)
-    free = decode_greedily(Rows(byte_session, batch_size=1), [prompt], tokenizer=byte_tokenizer)[0]
+    free = decode_greedily(SampleBatch(byte_session, batch_size=1), [prompt], tokenizer=byte_tokenizer)[0]
     byte_tokenizer_ids = byte_tokenizer.eos_token_ids
     try:
         byte_tokenizer.eos_token_ids = (free[2],)
-        found = decode_greedily(Rows(byte_session, batch_size=1), [prompt], tokenizer=byte_tokenizer)[0]
+        found = decode_greedily(SampleBatch(byte_session, batch_size=1), [prompt], tokenizer=byte_tokenizer)[
+            0
+        ]
     finally:
         byte_tokenizer.eos_token_ids = byte_tokenizer_ids
     assert found == free[: free.index(free[2]) + 1]
 
 
 def test_the_cache_is_made_once_for_prompts_of_like_length(byte_session: RecomputingSession) -> None:
-    rows = Rows(byte_session, batch_size=2)
+    rows = SampleBatch(byte_session, batch_size=2)
     first = rows.empty(capacity=20)
     assert rows.empty(capacity=30) is first
     assert first.capacity == 64

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import evals.rows
 from evals import likelihood
 from evals.likelihood import Continuation, Likelihood, score_continuations
-from evals.rows import Rows
+from evals.rows import SampleBatch
 from registry.errors import EvaluationError
 from tests.evals.torch_session import RecomputingSession
 
@@ -47,7 +47,7 @@ def test_scores_are_those_of_one_plain_pass_each(
     continuations = [
         Continuation(context, tokens) for choices, context in cases for tokens in (*choices, choices[0])
     ]
-    found = score_continuations(Rows(byte_session, batch_size=batch_size), continuations)
+    found = score_continuations(SampleBatch(byte_session, batch_size=batch_size), continuations)
     same(found, [plainly(byte_session, one) for one in continuations])
 
 
@@ -58,7 +58,8 @@ def test_a_greedy_continuation_is_recognised(byte_session: RecomputingSession) -
             whole.append(int(byte_session.model(torch.tensor([whole])).logits[0, -1].argmax()))
     wrong = [*whole[3:-1], (whole[-1] + 1) % 300]
     found = score_continuations(
-        Rows(byte_session, batch_size=2), [Continuation(whole[:3], whole[3:]), Continuation(whole[:3], wrong)]
+        SampleBatch(byte_session, batch_size=2),
+        [Continuation(whole[:3], whole[3:]), Continuation(whole[:3], wrong)],
     )
     assert [one.is_greedy for one in found] == [True, False]
 
@@ -69,13 +70,13 @@ def test_a_context_that_is_too_long_is_cut_from_the_left(
 ) -> None:
     tokens = [(7 * number) % 290 + 3 for number in range(byte_session.max_context + extra)]
     continuations = [Continuation(tokens[:-3], tokens[-3:]), Continuation(tokens[:-3], [4])]
-    found = score_continuations(Rows(byte_session, batch_size=2), continuations)
+    found = score_continuations(SampleBatch(byte_session, batch_size=2), continuations)
     same(found, [plainly(byte_session, one) for one in continuations])
 
 
 def test_a_continuation_may_fill_the_window_and_no_more(byte_session: RecomputingSession) -> None:
     full = Continuation([5], list(range(10, 10 + byte_session.max_context)))
-    rows = Rows(byte_session, batch_size=1)
+    rows = SampleBatch(byte_session, batch_size=1)
     same(score_continuations(rows, [full]), [plainly(byte_session, full)])
     with pytest.raises(EvaluationError, match="choice 0 has 129 tokens, the context window 128"):
         score_continuations(rows, [Continuation([5], [6] * 129)])
@@ -84,7 +85,7 @@ def test_a_continuation_may_fill_the_window_and_no_more(byte_session: Recomputin
 @pytest.mark.parametrize("continuation", [Continuation([5], []), Continuation([], [5])])
 def test_an_empty_side_is_refused(byte_session: RecomputingSession, continuation: Continuation) -> None:
     with pytest.raises(EvaluationError, match="choice 0 has"):
-        score_continuations(Rows(byte_session, batch_size=1), [continuation])
+        score_continuations(SampleBatch(byte_session, batch_size=1), [continuation])
 
 
 def test_choices_of_one_context_run_it_once_and_single_tokens_share_its_logits(
@@ -92,12 +93,12 @@ def test_choices_of_one_context_run_it_once_and_single_tokens_share_its_logits(
 ) -> None:
     context = list(range(10, 50))
     singles = [Continuation(context, [token]) for token in (5, 6, 7, 8)]
-    score_continuations(Rows(byte_model_calls, batch_size=8), singles)
+    score_continuations(SampleBatch(byte_model_calls, batch_size=8), singles)
     assert byte_model_calls.calls == [40]
     byte_model_calls.calls.clear()
     pairs = [Continuation(context, [token, 9]) for token in (5, 6, 7)]
     same_head = [Continuation(context, [5, 9]), Continuation(context, [5, 11])]
-    score_continuations(Rows(byte_model_calls, batch_size=8), [*pairs, *same_head])
+    score_continuations(SampleBatch(byte_model_calls, batch_size=8), [*pairs, *same_head])
     assert byte_model_calls.calls == [40, 1, 1, 1]
 
 
@@ -109,10 +110,10 @@ def test_logits_of_long_continuations_come_in_pieces(
         Continuation([5, 6, 7], list(range(10, 33))),
         Continuation([9], [4, 4]),
     ]
-    expected = score_continuations(Rows(byte_model_calls, batch_size=3), continuations)
+    expected = score_continuations(SampleBatch(byte_model_calls, batch_size=3), continuations)
     monkeypatch.setattr(likelihood, "_LOGITS_BYTES", 4 * 300 * 3 * 8)
     byte_model_calls.calls.clear()
-    same(score_continuations(Rows(byte_model_calls, batch_size=3), continuations), expected)
+    same(score_continuations(SampleBatch(byte_model_calls, batch_size=3), continuations), expected)
     assert max(byte_model_calls.calls) <= 3 * 8
 
 
@@ -120,7 +121,7 @@ def test_many_continuations_of_one_context_share_rows_in_parallel(
     byte_model_calls: RecomputingSession,
 ) -> None:
     continuations = [Continuation([5, 6], [token, token + 1, 9]) for token in range(10, 30)]
-    found = score_continuations(Rows(byte_model_calls, batch_size=4), continuations)
+    found = score_continuations(SampleBatch(byte_model_calls, batch_size=4), continuations)
     assert byte_model_calls.calls == [6, *[6] * 4, *[4] * 4]  # 8 + 8 + 4 continuations of 2 tokens on 3 rows
     same(found, [plainly(byte_model_calls, one) for one in continuations])
 
@@ -132,7 +133,7 @@ def test_long_prompts_run_a_few_at_a_time(
     expected = [plainly(byte_model_calls, one) for one in continuations]
     monkeypatch.setattr(evals.rows, "_CALL_TOKENS", 45)
     byte_model_calls.calls.clear()
-    same(score_continuations(Rows(byte_model_calls, batch_size=6), continuations), expected)
+    same(score_continuations(SampleBatch(byte_model_calls, batch_size=6), continuations), expected)
     assert byte_model_calls.calls == [40, 39, 12 + 11 + 10, 3]
 
 
@@ -141,12 +142,12 @@ def test_logits_that_are_not_numbers_are_refused(byte_session: RecomputingSessio
     with torch.no_grad():
         damaged.model.lm_head.weight[7] = float("nan")
     with pytest.raises(EvaluationError, match="logits that are not finite"):
-        score_continuations(Rows(damaged, batch_size=1), [Continuation([5], [6])])
+        score_continuations(SampleBatch(damaged, batch_size=1), [Continuation([5], [6])])
 
 
 def test_a_token_outside_the_vocabulary_is_refused(byte_session: RecomputingSession) -> None:
     with pytest.raises(EvaluationError, match="choice 0 holds token 300, the vocabulary ends at 300"):
-        score_continuations(Rows(byte_session, batch_size=1), [Continuation([5], [300])])
+        score_continuations(SampleBatch(byte_session, batch_size=1), [Continuation([5], [300])])
 
 
 def test_large_logits_do_not_overflow() -> None:

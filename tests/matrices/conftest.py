@@ -14,7 +14,7 @@ from evals.verdict import Verdict
 from matrices.cells.cell import LADDER, Cell, Evidence, State, TaskResult, cell_id
 from matrices.ledger.db import Database, open_database
 from matrices.ledger.ledger import Ledger
-from matrices.releases.release import Approval, Candidate, Release, ReleasedCell
+from matrices.releases.release import Approval, Release, ReleasedCell, UnreleasedCell
 from registry.artifact import Manifest, ModelFacts
 from registry.checkpoint import FileEntry
 from registry.digest import digest_value
@@ -187,7 +187,7 @@ def new_released(
 
 @pytest.fixture(scope="session")
 def new_release() -> Callable[..., Release]:
-    def make(*cells: ReleasedCell, others: tuple[Candidate, ...] = (), name: str = "r1") -> Release:
+    def make(*cells: ReleasedCell, others: tuple[UnreleasedCell, ...] = (), name: str = "r1") -> Release:
         return Release(
             name=name, family="demo", created_at=START, created_by="Ada", ladder_digest=digest_value("l"),
             tiers=3, tasks=TASKS, cells=cells, others=others,

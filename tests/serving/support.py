@@ -15,11 +15,11 @@ from registry.artifact import Manifest, ModelFacts
 from registry.checkpoint import FileEntry
 from registry.digest import canonical_json, digest_bytes, digest_file
 from registry.target import Host
-from serving.http.app import create_service
-from serving.engine.engine import Limits
 from serving.contract.promise import Holding
-from serving.node.load import LoadedModel
+from serving.engine.engine import Limits
+from serving.http.app import create_service
 from serving.http.server import open_socket, serve
+from serving.node.load import LoadedModel
 
 CONTEXT = 256
 CHAT_TEMPLATE = (
@@ -335,10 +335,10 @@ def make_bundle(checkpoint, out, *, recipe="fp32", toolchain="onnxruntime"):
     import json
     import shutil
 
-    from compilers.model.architecture import model_facts, read_architecture
     from compilers.export.graph import export_graph
+    from compilers.model.architecture import model_facts, read_architecture
     from compilers.quantize.variant import quantize
-    from compilers.toolchain import Source, find_toolchain
+    from compilers.toolchain import LoweringInput, find_toolchain
     from registry.recipe import parse_recipe
     from registry.target import find_target
 
@@ -350,7 +350,7 @@ def make_bundle(checkpoint, out, *, recipe="fp32", toolchain="onnxruntime"):
     for directory in (graph, bundle):
         directory.mkdir(parents=True)
     quantize(checkpoint, parse_recipe(recipe), architecture=architecture, out=bundle)
-    source = Source(
+    source = LoweringInput(
         recipe=parse_recipe(recipe),
         facts=facts,
         graph=export_graph(architecture, out=graph),

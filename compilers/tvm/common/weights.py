@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compilers.tvm.cpu.cache import aligned_zeros
 from compilers.tvm.common.library import Library, load_runtime
-from compilers.tvm.cpu.plan import Fill, Parameter, Plan, TensorForm
+from compilers.tvm.cpu.cache import aligned_zeros
+from compilers.tvm.cpu.plan import Fill, LibraryPlan, Parameter, TensorForm
 from registry.errors import CorruptError, LoadError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def read_forms(path: Path) -> dict[str, TensorForm]:
     return {name: form for name, (form, _) in _read_header(path).items()}
 
 
-def open_weights(path: Path, plan: Plan | GpuPlan) -> dict[str, AnyArray]:
+def open_weights(path: Path, plan: LibraryPlan | GpuPlan) -> dict[str, AnyArray]:
     """The tensors of a weights file, mapped into memory.
 
     Raises:

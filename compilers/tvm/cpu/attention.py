@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compilers.tvm.cpu import code
-from compilers.tvm.cpu.code import Buffer, Expr, Machine, PrimFunc, Register
+from compilers.tvm.cpu.code import Buffer, Expr, PrimFunc, Register, VectorUnit
 from compilers.tvm.cpu.plan import BLOCK, CHUNK
 
 HEADS_AT_ONCE = 8
@@ -22,7 +22,7 @@ GRAIN = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class AttentionShape:
     """The sizes of an attention."""
 
     heads: int
@@ -30,7 +30,7 @@ class Shape:
     head_size: int
 
 
-def attention(made: dict[str, PrimFunc], name: str, *, shape: Shape, machine: Machine) -> None:
+def attention(made: dict[str, PrimFunc], name: str, *, shape: AttentionShape, machine: VectorUnit) -> None:
     """(q [n, heads · head_size], positions, rows, K cache, V cache, out as q, window).
 
     `window` is how many keys a query sees, itself included.
@@ -64,8 +64,8 @@ class _Unit:
 
     def __init__(
         self,
-        shape: Shape,
-        machine: Machine,
+        shape: AttentionShape,
+        machine: VectorUnit,
         count: int,
         buffers: tuple[Buffer, ...],
         place: tuple[Expr, ...],

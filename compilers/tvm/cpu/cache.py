@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compilers.tvm.cpu.plan import BLOCK, CHUNK, Plan
+from compilers.tvm.cpu.plan import BLOCK, CHUNK, LibraryPlan
 from registry.errors import LoadError
 
 ALIGNMENT_BYTES = 64
@@ -29,7 +29,7 @@ def aligned_zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
 class TvmCache:
     """A `Cache` (compilers/runtime.py) in NumPy's memory."""
 
-    def __init__(self, plan: Plan, *, owner: object, rows: int, capacity: int) -> None:
+    def __init__(self, plan: LibraryPlan, *, owner: object, rows: int, capacity: int) -> None:
         blocks = -(-capacity // CHUNK) * (CHUNK // BLOCK)
         shape = (plan.layers, rows, plan.kv_heads, blocks)
         self.owner = owner

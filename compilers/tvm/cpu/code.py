@@ -33,7 +33,7 @@ NEON_LANES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class VectorUnit:
     """What kernels must know of a target."""
 
     lanes: int
@@ -230,7 +230,7 @@ def reinterpret(value: Expr, dtype: str, lanes: int = 1) -> Expr:
     return tirx.reinterpret(kind(dtype, lanes), value)
 
 
-def dot_pairs(sums: Expr, left: Expr, right: Expr, machine: Machine) -> Expr:
+def dot_pairs(sums: Expr, left: Expr, right: Expr, machine: VectorUnit) -> Expr:
     """The sums plus left · right, where each 32-bit lane of the sums belongs to a pair of 16-bit lanes."""
     if machine.lanes == NEON_LANES:
         return neon.dot_pairs(sums, left, right)
@@ -241,7 +241,7 @@ def dot_pairs(sums: Expr, left: Expr, right: Expr, machine: Machine) -> Expr:
     return sums + tirx.call_llvm_pure_intrin(result, name, left, right)
 
 
-def dot_quads(sums: Expr, codes: Expr, inputs: Expr, machine: Machine) -> Expr:
+def dot_quads(sums: Expr, codes: Expr, inputs: Expr, machine: VectorUnit) -> Expr:
     """The sums plus codes · inputs: four unsigned and four signed bytes to a 32-bit lane; needs VNNI.
 
     On Arm both are signed.
@@ -252,7 +252,7 @@ def dot_quads(sums: Expr, codes: Expr, inputs: Expr, machine: Machine) -> Expr:
     return tirx.call_llvm_pure_intrin(result, "llvm.x86.avx512.vpdpbusd.512", sums, codes, inputs)
 
 
-def multiply_bytes(codes: Expr, inputs: Expr, machine: Machine) -> Expr:
+def multiply_bytes(codes: Expr, inputs: Expr, machine: VectorUnit) -> Expr:
     """Codes · inputs: two unsigned and two signed bytes to a 16-bit lane, which saturates."""
     if machine.lanes == NEON_LANES:
         return neon.multiply_bytes(codes, inputs)
@@ -260,7 +260,7 @@ def multiply_bytes(codes: Expr, inputs: Expr, machine: Machine) -> Expr:
     return tirx.call_llvm_pure_intrin(kind("int16", 2 * machine.lanes), name, codes, inputs)
 
 
-def add_pairs(values: Expr, machine: Machine) -> Expr:
+def add_pairs(values: Expr, machine: VectorUnit) -> Expr:
     """32-bit sums of pairs of 16-bit lanes."""
     if machine.lanes == NEON_LANES:
         return neon.add_pairs(values)

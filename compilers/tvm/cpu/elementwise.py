@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from compilers.tvm.cpu import code
-from compilers.tvm.cpu.code import Buffer, Expr, Kernel, Machine, PrimFunc, Register
+from compilers.tvm.cpu.code import Buffer, Expr, Kernel, PrimFunc, Register, VectorUnit
 from compilers.tvm.cpu.plan import BLOCK
 
 WIDTH = 64
@@ -59,7 +59,7 @@ def embed_packed(
 
 
 def rms_norm(
-    made: dict[str, PrimFunc], name: str, *, machine: Machine, hidden: int, epsilon: float, gather: bool
+    made: dict[str, PrimFunc], name: str, *, machine: VectorUnit, hidden: int, epsilon: float, gather: bool
 ) -> None:
     """(x [n, padded], weight [padded], out [n, padded]); with `gather` (x [m, padded], index [n], …)."""
     with code.building(name, made) as kernel:

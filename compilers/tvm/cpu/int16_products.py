@@ -7,7 +7,7 @@ at most 128 · 32767 · 128 < 2³¹ in absolute value.
 from __future__ import annotations
 
 from compilers.tvm.cpu import code
-from compilers.tvm.cpu.code import Buffer, Expr, Machine, PrimFunc, Register
+from compilers.tvm.cpu.code import Buffer, Expr, PrimFunc, Register, VectorUnit
 from compilers.tvm.cpu.integer import IntegerForm
 from compilers.tvm.cpu.linear import GRAIN, Product, blocks, finish, work_of
 
@@ -18,7 +18,7 @@ def pair_product(
     *,
     product: Product,
     form: IntegerForm,
-    machine: Machine,
+    machine: VectorUnit,
     single: bool,
 ) -> None:
     """(x codes, x scales, x offsets, w codes, w scales, [bias], y [n, output_width]); `single`: n is 1."""
@@ -52,7 +52,7 @@ class _Body:
     """The inner loops over one tile."""
 
     def __init__(
-        self, product: Product, form: IntegerForm, machine: Machine, buffers: tuple[Buffer, ...]
+        self, product: Product, form: IntegerForm, machine: VectorUnit, buffers: tuple[Buffer, ...]
     ) -> None:
         self.product = product
         self.form = form

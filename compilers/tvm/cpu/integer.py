@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from compilers.tvm.cpu import code
-from compilers.tvm.cpu.code import Expr, Machine, PrimFunc, Register
+from compilers.tvm.cpu.code import Expr, PrimFunc, Register, VectorUnit
 from compilers.tvm.cpu.linear import Product
 
 Packing = Literal["pairs", "quads"]
@@ -33,30 +33,30 @@ class IntegerForm:
         """Short name, for kernels."""
         return "w8a8" if self.group is None else f"w{self.bits}g{self.group}"
 
-    def packing(self, machine: Machine) -> Packing:
+    def packing(self, machine: VectorUnit) -> Packing:
         """How inputs are multiplied."""
         if self.bits == 4 or (self.group is None and machine.has_vnni):
             return "quads"
         return "pairs"
 
-    def limit(self, machine: Machine) -> int:
+    def limit(self, machine: VectorUnit) -> int:
         """Largest activation."""
         return 127 if self.group is None or self.packing(machine) == "quads" else 32767
 
-    def zero(self, machine: Machine) -> int:
+    def zero(self, machine: VectorUnit) -> int:
         """The packed code of zero."""
         if self.bits == 4:
             return 8
         # Arm multiplies signed codes with signed activations.
         return 128 if self.packing(machine) == "quads" and machine.lanes != code.NEON_LANES else 0
 
-    def inputs(self, columns: int, machine: Machine) -> tuple[int, str]:
+    def inputs(self, columns: int, machine: VectorUnit) -> tuple[int, str]:
         """Elements of a row of rounded activations, which is padded to whole lanes, and their type."""
         if self.packing(machine) == "quads":
             return code.ceil_to(columns, 4), "int8"
         return code.ceil_to(columns, 2), "int16"
 
-    def tile(self, machine: Machine) -> int:
+    def tile(self, machine: VectorUnit) -> int:
         """Outputs per tile."""
         return 2 * machine.lanes
 
@@ -64,7 +64,7 @@ class IntegerForm:
         """Groups of one row."""
         return 1 if self.group is None else columns // self.group
 
-    def codes(self, product: Product, machine: Machine) -> tuple[tuple[int, int, int], str]:
+    def codes(self, product: Product, machine: VectorUnit) -> tuple[tuple[int, int, int], str]:
         """Shape and type of the packed codes."""
         tile = self.tile(machine)
         tiles = -(-product.rows // tile)
@@ -73,14 +73,14 @@ class IntegerForm:
         together = 4 if self.packing(machine) == "quads" else 2
         return (tiles, -(-product.columns // together), together * tile), "int8"
 
-    def scales(self, product: Product, machine: Machine) -> tuple[int, int, int]:
+    def scales(self, product: Product, machine: VectorUnit) -> tuple[int, int, int]:
         """Shape of the packed scales."""
         tile = self.tile(machine)
         return (-(-product.rows // tile), self.groups(product.columns), tile)
 
 
 def quantize(
-    made: dict[str, PrimFunc], name: str, *, columns: int, width: int, form: IntegerForm, machine: Machine
+    made: dict[str, PrimFunc], name: str, *, columns: int, width: int, form: IntegerForm, machine: VectorUnit
 ) -> None:
     """(x [n, width], codes [n, padded columns], scales [n, groups], offsets int32 [n, groups]).
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from compilers.tvm.cpu import code
-from compilers.tvm.cpu.code import Buffer, Expr, Machine, PrimFunc, Register
+from compilers.tvm.cpu.code import Buffer, Expr, PrimFunc, Register, VectorUnit
 
 Mode = Literal["plain", "add", "gated"]
 """Store the product; add it to the output; or store silu(gate) · up of tiles whose halves those are."""
@@ -57,11 +57,11 @@ class FloatForm:
         """Short name, for kernels."""
         return {"float32": "f32", "float16": "f16"}[self.dtype]
 
-    def tile(self, machine: Machine) -> int:
+    def tile(self, machine: VectorUnit) -> int:
         """Outputs per tile."""
         return (4 if machine.registers > 16 else 2) * machine.lanes
 
-    def packed(self, product: Product, machine: Machine) -> tuple[int, int, int]:
+    def packed(self, product: Product, machine: VectorUnit) -> tuple[int, int, int]:
         """Shape of the packed matrix."""
         tile = self.tile(machine)
         return (-(-product.rows // tile), product.columns, tile)
@@ -73,7 +73,7 @@ def float_product(
     *,
     product: Product,
     form: FloatForm,
-    machine: Machine,
+    machine: VectorUnit,
     single: bool,
 ) -> None:
     """(x [n, input_width], w packed, [bias], y [n, output_width]); `single`: n is 1."""

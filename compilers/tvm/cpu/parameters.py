@@ -12,7 +12,7 @@ from typing import Literal, cast
 
 from compilers.model.network import Linear
 from compilers.tvm.cpu import pack
-from compilers.tvm.cpu.code import Machine, PrimFunc, ceil_to
+from compilers.tvm.cpu.code import PrimFunc, VectorUnit, ceil_to
 from compilers.tvm.cpu.elementwise import padded
 from compilers.tvm.cpu.integer import IntegerForm
 from compilers.tvm.cpu.linear import FloatForm, Mode, Product
@@ -40,7 +40,7 @@ class ParameterTable:
     """Collects parameters, and the pack kernels that they need."""
 
     tensors: Mapping[str, TensorForm]
-    machine: Machine
+    machine: VectorUnit
     kernels: dict[str, PrimFunc] = field(default_factory=dict)
     parameters: dict[str, Parameter] = field(default_factory=dict)
 

@@ -53,7 +53,7 @@ class TensorForm(Value):
     shape: tuple[int, ...]
 
 
-class Plan(Value):
+class LibraryPlan(Value):
     """What the node side must know of a library."""
 
     schema_version: Literal[1] = 1

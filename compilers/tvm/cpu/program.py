@@ -14,15 +14,15 @@ from tvm import relax, tirx
 
 from compilers.model.network import Layer, Network, Norm
 from compilers.tvm.cpu import elementwise
-from compilers.tvm.cpu.attention import Shape, attention
-from compilers.tvm.cpu.code import Machine, PrimFunc
+from compilers.tvm.cpu.attention import AttentionShape, attention
+from compilers.tvm.cpu.code import PrimFunc, VectorUnit
 from compilers.tvm.cpu.elementwise import padded
+from compilers.tvm.cpu.int8_dot_products import quad_product
+from compilers.tvm.cpu.int16_products import pair_product
 from compilers.tvm.cpu.integer import IntegerForm, quantize
 from compilers.tvm.cpu.linear import FloatForm, float_product
-from compilers.tvm.cpu.int16_products import pair_product
 from compilers.tvm.cpu.parameters import Matrix, ParameterTable
-from compilers.tvm.cpu.plan import BLOCK, Plan, TensorForm
-from compilers.tvm.cpu.int8_dot_products import quad_product
+from compilers.tvm.cpu.plan import BLOCK, LibraryPlan, TensorForm
 
 Value = Any
 """A Relax expression; TVM ships no types."""
@@ -35,7 +35,7 @@ class Program:
     """What is compiled."""
 
     module: Any  # Any: tvm.IRModule
-    plan: Plan
+    plan: LibraryPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class _Block:
     down: Matrix
 
 
-def build_program(network: Network, *, tensors: Mapping[str, TensorForm], machine: Machine) -> Program:
+def build_program(network: Network, *, tensors: Mapping[str, TensorForm], machine: VectorUnit) -> Program:
     """The program of a network whose weights file holds `tensors`."""
     return _Builder(network, tensors, machine).build()
 
@@ -60,7 +60,7 @@ def build_program(network: Network, *, tensors: Mapping[str, TensorForm], machin
 class _Builder:
     """Lays the parameters out, and collects the kernels of both functions."""
 
-    def __init__(self, network: Network, tensors: Mapping[str, TensorForm], machine: Machine) -> None:
+    def __init__(self, network: Network, tensors: Mapping[str, TensorForm], machine: VectorUnit) -> None:
         self.network = network
         self.machine = machine
         self.table = ParameterTable(tensors, machine)
@@ -78,7 +78,7 @@ class _Builder:
             _Function(self, builder, single=single).emit(blocks, embed, lm_head)
         for name, kernel in table.kernels.items():
             builder.add_func(kernel, name)
-        plan = Plan(
+        plan = LibraryPlan(
             layers=len(blocks),
             kv_heads=net.kv_heads,
             head_size=net.head_size,
@@ -228,7 +228,7 @@ class _Function:
 
     def _attention_kernel(self) -> str:
         if "attention" not in self.owner.kernels:
-            shape = Shape(self.net.heads, self.net.kv_heads, self.net.head_size)
+            shape = AttentionShape(self.net.heads, self.net.kv_heads, self.net.head_size)
             attention(self.owner.kernels, "attention", shape=shape, machine=self.owner.machine)
         return "attention"
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from compilers.runtime import Cache, FloatArray, Segment
 from compilers.check.segments import check_cache_size, check_segments
+from compilers.runtime import Cache, FloatArray, Segment
 from compilers.tvm.common.batch import Batch, Integers, flatten, wanted
-from compilers.tvm.cpu.cache import TvmCache
 from compilers.tvm.common.library import Library, load_runtime, use_threads
-from compilers.tvm.cpu.plan import Plan
+from compilers.tvm.cpu.cache import TvmCache
+from compilers.tvm.cpu.plan import LibraryPlan
 from registry.errors import LoadError
 
 TOKENS_AT_ONCE = 512
@@ -26,7 +26,7 @@ class TvmSession:
     """A `Session` (compilers/runtime.py) over a compiled library."""
 
     def __init__(
-        self, library: Library, plan: Plan, parameters: list[Any], *, max_context: int, threads: int
+        self, library: Library, plan: LibraryPlan, parameters: list[Any], *, max_context: int, threads: int
     ) -> None:
         self.vocab_size = plan.vocab_size
         self.max_context = max_context

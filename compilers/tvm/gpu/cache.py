@@ -6,7 +6,7 @@ says why. Both are float32: parity with torch is held to float32's precision.
 
 from __future__ import annotations
 
-from compilers.tvm.gpu.driver import Driver, Memory, Start
+from compilers.tvm.gpu.driver import DeviceMemory, Driver, Start
 from compilers.tvm.gpu.plan import BLOCK, CHUNK, GpuPlan
 from registry.errors import LoadError
 
@@ -29,8 +29,8 @@ class GpuCache:
         self._plan = plan
         size = rows * plan.kv_heads * self.positions * plan.head_size * _ITEM_BYTES
         driver.use()
-        self.keys: list[Memory] = [driver.allocate(size) for _ in range(plan.layers)]
-        self.values: list[Memory] = [driver.allocate(size) for _ in range(plan.layers)]
+        self.keys: list[DeviceMemory] = [driver.allocate(size) for _ in range(plan.layers)]
+        self.values: list[DeviceMemory] = [driver.allocate(size) for _ in range(plan.layers)]
 
     def length(self, row: int) -> int:
         """Tokens that a row holds."""

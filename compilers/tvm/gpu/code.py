@@ -28,7 +28,7 @@ _CODE_BASE = 0x4B000000
 """Bits of 2²³ as float32: with a small integer in the low bits it is 2²³ plus that integer."""
 
 
-class Kernel:
+class GpuKernel:
     """One GPU kernel under construction; arguments first, then one `block`."""
 
     def words(self, name: str) -> Buffer:
@@ -75,12 +75,12 @@ class Kernel:
 
 
 @contextmanager
-def building(name: str, made: dict[str, PrimFunc]) -> Iterator[Kernel]:
+def building(name: str, made: dict[str, PrimFunc]) -> Iterator[GpuKernel]:
     """Build a kernel in the body of a `with`; it is put into `made` under its name."""
     with IRBuilder() as builder, tir.prim_func(s_tir=True):
         tir.func_name(name)
         tir.func_attr({"global_symbol": name, "tirx.noalias": True})
-        yield Kernel()
+        yield GpuKernel()
     made[name] = builder.get()
 
 

@@ -31,7 +31,7 @@ Start = Callable[[], None]
 """Starts one kernel."""
 
 
-class Memory:
+class DeviceMemory:
     """A piece of a GPU's memory, freed when it is forgotten."""
 
     def __init__(self, handle: Handle, size_bytes: int) -> None:
@@ -61,7 +61,7 @@ class Driver(Protocol):
         """
         ...
 
-    def allocate(self, size_bytes: int) -> Memory:
+    def allocate(self, size_bytes: int) -> DeviceMemory:
         """Memory of undefined content.
 
         Raises:
@@ -69,20 +69,22 @@ class Driver(Protocol):
         """
         ...
 
-    def upload(self, target: Memory, array: AnyArray, *, offset_bytes: int = 0) -> None:
+    def upload(self, target: DeviceMemory, array: AnyArray, *, offset_bytes: int = 0) -> None:
         """Copy to the GPU."""
         ...
 
-    def download(self, source: Memory, array: AnyArray) -> None:
+    def download(self, source: DeviceMemory, array: AnyArray) -> None:
         """Copy from the GPU, behind all launches so far."""
         ...
 
-    def copy(self, source: Memory, target: Memory, *, offsets: tuple[int, int], size_bytes: int) -> None:
+    def copy(
+        self, source: DeviceMemory, target: DeviceMemory, *, offsets: tuple[int, int], size_bytes: int
+    ) -> None:
         """Copy on the GPU; `offsets` are of source and target, in bytes; they must not overlap."""
         ...
 
     def prepare(
-        self, kernel: Handle, *, grid: tuple[int, int], threads: int, arguments: Sequence[Memory | int]
+        self, kernel: Handle, *, grid: tuple[int, int], threads: int, arguments: Sequence[DeviceMemory | int]
     ) -> Start:
         """What starts a kernel, behind all that was started before; integers are passed as int32.
 
@@ -155,25 +157,27 @@ class _NativeDriver:
             found[name] = function
         return found
 
-    def allocate(self, size_bytes: int) -> Memory:
+    def allocate(self, size_bytes: int) -> DeviceMemory:
         """Memory of undefined content."""
         address = ctypes.c_void_p()
         self._call(self._names.allocate, ctypes.byref(address), ctypes.c_size_t(max(16, size_bytes)))
-        memory = Memory(address, size_bytes)
+        memory = DeviceMemory(address, size_bytes)
         weakref.finalize(memory, self._free, address)
         return memory
 
-    def upload(self, target: Memory, array: AnyArray, *, offset_bytes: int = 0) -> None:
+    def upload(self, target: DeviceMemory, array: AnyArray, *, offset_bytes: int = 0) -> None:
         """Copy to the GPU."""
         data = np.ascontiguousarray(array)
         address = ctypes.c_void_p((target.handle.value or 0) + offset_bytes)
         self._call(self._names.upload, address, _address(data), ctypes.c_size_t(data.nbytes))
 
-    def download(self, source: Memory, array: AnyArray) -> None:
+    def download(self, source: DeviceMemory, array: AnyArray) -> None:
         """Copy from the GPU, behind all launches so far."""
         self._call(self._names.download, _address(array), source.handle, ctypes.c_size_t(array.nbytes))
 
-    def copy(self, source: Memory, target: Memory, *, offsets: tuple[int, int], size_bytes: int) -> None:
+    def copy(
+        self, source: DeviceMemory, target: DeviceMemory, *, offsets: tuple[int, int], size_bytes: int
+    ) -> None:
         """Copy on the GPU."""
         begin, end = ((m.handle.value or 0) + o for m, o in zip((source, target), offsets, strict=True))
         self._call(
@@ -181,10 +185,10 @@ class _NativeDriver:
         )
 
     def prepare(
-        self, kernel: Handle, *, grid: tuple[int, int], threads: int, arguments: Sequence[Memory | int]
+        self, kernel: Handle, *, grid: tuple[int, int], threads: int, arguments: Sequence[DeviceMemory | int]
     ) -> Start:
         """What starts a kernel."""
-        values = [a.handle if isinstance(a, Memory) else ctypes.c_int32(a) for a in arguments]
+        values = [a.handle if isinstance(a, DeviceMemory) else ctypes.c_int32(a) for a in arguments]
         places = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
         sizes = [ctypes.c_uint(size) for size in (*grid, 1, threads, 1, 1, 0)]
         launch = functools.partial(self._function(self._names.launch), kernel, *sizes, None, places, None)

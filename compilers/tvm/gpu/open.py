@@ -7,10 +7,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from compilers.runtime import Bundle
+from compilers.tvm.common.weights import open_weights
 from compilers.tvm.gpu.driver import Driver, open_gpus
 from compilers.tvm.gpu.plan import PLAN_NAME, GpuPlan
 from compilers.tvm.gpu.session import GpuSession
-from compilers.tvm.common.weights import open_weights
 from registry.errors import LoadError
 from registry.target import Target, runs_on
 from registry.value import describe

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from compilers.tvm.gpu.driver import AnyArray, Handle, Memory, Start, Untyped
+from compilers.tvm.gpu.driver import AnyArray, DeviceMemory, Handle, Start, Untyped
 from registry.errors import LoadError
 
 _ALL_DEVICES = 0xFFFFFFFF
@@ -82,7 +82,7 @@ class OpenClDriver:
             found[name] = ctypes.c_void_p(kernel)
         return found
 
-    def allocate(self, size_bytes: int) -> Memory:
+    def allocate(self, size_bytes: int) -> DeviceMemory:
         """Memory of undefined content.
 
         Raises:
@@ -96,11 +96,11 @@ class OpenClDriver:
             )
         )  # fmt: skip
         _check("clCreateBuffer", status.value)
-        memory = Memory(handle, size_bytes)
+        memory = DeviceMemory(handle, size_bytes)
         weakref.finalize(memory, self._library.clReleaseMemObject, handle)
         return memory
 
-    def upload(self, target: Memory, array: AnyArray, *, offset_bytes: int = 0) -> None:
+    def upload(self, target: DeviceMemory, array: AnyArray, *, offset_bytes: int = 0) -> None:
         """Copy to the device."""
         data = np.ascontiguousarray(array)
         status = self._library.clEnqueueWriteBuffer(
@@ -109,7 +109,7 @@ class OpenClDriver:
         )  # fmt: skip
         _check("clEnqueueWriteBuffer", status)
 
-    def download(self, source: Memory, array: AnyArray) -> None:
+    def download(self, source: DeviceMemory, array: AnyArray) -> None:
         """Copy from the device, behind all launches so far."""
         status = self._library.clEnqueueReadBuffer(
             self._queue, source.handle, 1, ctypes.c_size_t(0), ctypes.c_size_t(array.nbytes),
@@ -117,7 +117,9 @@ class OpenClDriver:
         )  # fmt: skip
         _check("clEnqueueReadBuffer", status)
 
-    def copy(self, source: Memory, target: Memory, *, offsets: tuple[int, int], size_bytes: int) -> None:
+    def copy(
+        self, source: DeviceMemory, target: DeviceMemory, *, offsets: tuple[int, int], size_bytes: int
+    ) -> None:
         """Copy on the device."""
         status = self._library.clEnqueueCopyBuffer(
             self._queue, source.handle, target.handle, ctypes.c_size_t(offsets[0]),
@@ -126,10 +128,10 @@ class OpenClDriver:
         _check("clEnqueueCopyBuffer", status)
 
     def prepare(
-        self, kernel: Handle, *, grid: tuple[int, int], threads: int, arguments: Sequence[Memory | int]
+        self, kernel: Handle, *, grid: tuple[int, int], threads: int, arguments: Sequence[DeviceMemory | int]
     ) -> Start:
         """What starts a kernel, behind all that was started before."""
-        values = [a.handle if isinstance(a, Memory) else ctypes.c_int32(a) for a in arguments]
+        values = [a.handle if isinstance(a, DeviceMemory) else ctypes.c_int32(a) for a in arguments]
         work = (ctypes.c_size_t * 2)(grid[0] * threads, grid[1])
         group = (ctypes.c_size_t * 2)(threads, 1)
 

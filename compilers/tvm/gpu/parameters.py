@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compilers.tvm.gpu.driver import Driver, Memory
-from compilers.tvm.gpu.plan import Parameter
 from compilers.tvm.common.weights import AnyArray
+from compilers.tvm.gpu.driver import DeviceMemory, Driver
+from compilers.tvm.gpu.plan import GpuParameter
 from registry.errors import LoadError
 
 
-def upload_parameter(parameter: Parameter, weights: Mapping[str, AnyArray], driver: Driver) -> Memory:
+def upload_parameter(
+    parameter: GpuParameter, weights: Mapping[str, AnyArray], driver: Driver
+) -> DeviceMemory:
     """A buffer with a parameter's tensors one behind the other.
 
     Raises:
@@ -42,7 +44,7 @@ def upload_parameter(parameter: Parameter, weights: Mapping[str, AnyArray], driv
     return memory
 
 
-def _part(array: AnyArray, parameter: Parameter, dtype: np.dtype[Any]) -> NDArray[Any]:
+def _part(array: AnyArray, parameter: GpuParameter, dtype: np.dtype[Any]) -> NDArray[Any]:
     if parameter.rows == 1 or parameter.dtype in ("int8", "int4"):
         return array.astype(dtype, copy=False)
     short = parameter.columns - array.shape[1]

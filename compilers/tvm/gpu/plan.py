@@ -23,7 +23,7 @@ Count = Literal["tokens", "wanted"]
 """Number of tokens in a call; number of those whose logits are wanted."""
 
 
-class Parameter(Value):
+class GpuParameter(Value):
     """A buffer of weights: tensors of the weights file, one behind the other."""
 
     sources: tuple[str, ...]
@@ -66,7 +66,7 @@ class Launch(Value):
     """The grid's x."""
 
 
-class Step(Value):
+class LaunchStep(Value):
     """One kernel with its arguments; of several launches the first that takes the count is used."""
 
     launches: tuple[Launch, ...]
@@ -101,8 +101,8 @@ class GpuPlan(Value):
     rope_scale: float
     tensors: dict[str, TensorForm]
     """The weights file that the code was compiled for."""
-    parameters: dict[str, Parameter]
+    parameters: dict[str, GpuParameter]
     rooms: dict[str, Room]
     kernels: dict[str, KernelForm]
-    steps: tuple[Step, ...]
+    steps: tuple[LaunchStep, ...]
     """In order; the room `logits` [wanted, vocabulary] is the result."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from compilers.tvm.gpu import code
-from compilers.tvm.gpu.code import Buffer, Expr, Kernel, PrimFunc
+from compilers.tvm.gpu.code import Buffer, Expr, GpuKernel, PrimFunc
 
 Mode = Literal["plain", "add", "gated"]
 Weights = Literal["float32", "float16", "int8", "int4"]
@@ -153,7 +153,7 @@ class _Arguments:
     width]; then count (tokens), rows (outputs of a token), columns, width and has_bias (0 or 1).
     """
 
-    def __init__(self, kernel: Kernel, form: Form) -> None:
+    def __init__(self, kernel: GpuKernel, form: Form) -> None:
         self.form = form
         self.x = kernel.quads("x")
         self.w = kernel.words("w")

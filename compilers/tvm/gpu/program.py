@@ -10,11 +10,20 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from compilers.model.network import Layer, Linear, Network, Norm
+from compilers.tvm.cpu.plan import TensorForm
 from compilers.tvm.gpu import product
-from compilers.tvm.gpu.plan import Argument, Count, GpuPlan, KernelForm, Launch, Parameter, Room, Step
+from compilers.tvm.gpu.plan import (
+    Argument,
+    Count,
+    GpuParameter,
+    GpuPlan,
+    KernelForm,
+    Launch,
+    LaunchStep,
+    Room,
+)
 from compilers.tvm.gpu.product import Form, Mode
 from compilers.tvm.gpu.templates import THREADS
-from compilers.tvm.cpu.plan import TensorForm
 from registry.errors import BuildError
 
 FLOATS: Mapping[str, Literal["float32", "float16"]] = {"F32": "float32", "F16": "float16"}
@@ -55,10 +64,10 @@ class _Builder:
 
     network: Network
     tensors: Mapping[str, TensorForm]
-    parameters: dict[str, Parameter] = field(default_factory=dict)
+    parameters: dict[str, GpuParameter] = field(default_factory=dict)
     rooms: dict[str, Room] = field(default_factory=dict)
     kernels: dict[str, KernelForm] = field(default_factory=dict)
-    steps: list[Step] = field(default_factory=list)
+    steps: list[LaunchStep] = field(default_factory=list)
 
     def build(self) -> GpuPlan:
         """All of it."""
@@ -74,7 +83,7 @@ class _Builder:
             "chosen": Room(width=hidden, count="wanted"),
             "logits": Room(width=net.vocab_size, count="wanted"),
         }
-        self.parameters["nothing"] = Parameter(sources=(), rows=1, columns=8, dtype="float32")
+        self.parameters["nothing"] = GpuParameter(sources=(), rows=1, columns=8, dtype="float32")
         head = self._head()
         self._embed(head)
         for index, layer in enumerate(net.layers):
@@ -101,7 +110,7 @@ class _Builder:
         name = head.weights if tied else "embedding"
         if not tied:
             rows, dtype = self._tensor(net.embedding).shape[0], self._float(net.embedding)
-            self.parameters[name] = Parameter(
+            self.parameters[name] = GpuParameter(
                 sources=(net.embedding,), rows=rows, columns=columns, dtype=dtype
             )
         half = self.parameters[name].dtype == "float16"
@@ -186,7 +195,7 @@ class _Builder:
         }  # fmt: skip
         if matrix.scales:
             arguments["scales"] = _parameter(matrix.scales)
-        self.steps.append(Step(launches=tuple(launches), count=count, arguments=arguments))
+        self.steps.append(LaunchStep(launches=tuple(launches), count=count, arguments=arguments))
 
     def _matrix(self, name: str, parts: tuple[Linear, ...]) -> _Matrix:
         forms = {self._form(part) for part in parts}
@@ -200,12 +209,12 @@ class _Builder:
         scales = None
         if form.group:
             scales = f"{name}.scales"
-            self.parameters[scales] = Parameter(
+            self.parameters[scales] = GpuParameter(
                 sources=tuple(f"{part.weight}.scales" for part in parts), rows=rows,
                 columns=columns // form.group, dtype="float32",
             )  # fmt: skip
         sources = tuple(f"{part.weight}{'.codes' if form.group else ''}" for part in parts)
-        self.parameters[name] = Parameter(
+        self.parameters[name] = GpuParameter(
             sources=sources, rows=rows, columns=columns,
             dtype=form.weights,
         )  # fmt: skip
@@ -219,7 +228,7 @@ class _Builder:
 
     def _vector(self, name: str, sources: tuple[str, ...]) -> str:
         size = sum(self._tensor(source).shape[0] for source in sources)
-        self.parameters[name] = Parameter(sources=sources, rows=1, columns=size, dtype="float32")
+        self.parameters[name] = GpuParameter(sources=sources, rows=1, columns=size, dtype="float32")
         for source in sources:
             self._float(source)
         return name
@@ -275,7 +284,7 @@ class _Builder:
         return unique
 
     def _step(self, launch: Launch, arguments: dict[str, Argument], *, count: Count = "tokens") -> None:
-        self.steps.append(Step(launches=(launch,), count=count, arguments=arguments))
+        self.steps.append(LaunchStep(launches=(launch,), count=count, arguments=arguments))
 
     def _width(self, room: str) -> Argument:
         return _number(self.rooms[room].width)

@@ -10,9 +10,9 @@ from __future__ import annotations
 from compilers.rehearsal import Rehearsal
 from compilers.runtime import Bundle
 from compilers.toolchain import Unsupported
+from compilers.tvm.common.library import installed_version
 from compilers.tvm.gpu.open import read_code, read_plan, start
 from compilers.tvm.gpu.opencl import open_opencl
-from compilers.tvm.common.library import installed_version
 from registry.errors import BuildError, LoadError, ToolchainMissingError
 from registry.target import Target
 

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from compilers.runtime import Cache, FloatArray, Segment
 from compilers.check.segments import check_cache_size, check_segments
+from compilers.runtime import Cache, FloatArray, Segment
 from compilers.tvm.common.batch import Batch, Integers, flatten, wanted
-from compilers.tvm.gpu.cache import GpuCache
-from compilers.tvm.gpu.driver import Driver, Memory, Start
-from compilers.tvm.gpu.parameters import upload_parameter
-from compilers.tvm.gpu.plan import Argument, GpuPlan, Step
 from compilers.tvm.common.weights import AnyArray
+from compilers.tvm.gpu.cache import GpuCache
+from compilers.tvm.gpu.driver import DeviceMemory, Driver, Start
+from compilers.tvm.gpu.parameters import upload_parameter
+from compilers.tvm.gpu.plan import Argument, GpuPlan, LaunchStep
 from registry.errors import LoadError
 
 TOKENS_AT_ONCE = 512
@@ -43,9 +43,9 @@ class GpuSession:
             name: upload_parameter(parameter, weights, driver) for name, parameter in plan.parameters.items()
         }
         self._frequencies = np.asarray(plan.inv_freq, np.float32)
-        self._rooms: dict[str, Memory] = {}
+        self._rooms: dict[str, DeviceMemory] = {}
         self._room_sizes = {"tokens": 0, "wanted": 0}
-        self._batch: Memory | None = None
+        self._batch: DeviceMemory | None = None
         self._generation = 0
         """Raised when rooms move in memory: launches that were prepared before are void."""
 
@@ -107,7 +107,7 @@ class GpuSession:
             cache.launches[key] = made
         return made
 
-    def _prepare(self, step: Step, cache: GpuCache, counts: Mapping[str, int]) -> Start:
+    def _prepare(self, step: LaunchStep, cache: GpuCache, counts: Mapping[str, int]) -> Start:
         count = counts[step.count]
         launch = next(way for way in step.launches if way.at_most is None or count <= way.at_most)
         grid = (launch.blocks, -(-count // launch.at_once))
@@ -120,7 +120,7 @@ class GpuSession:
         kernel = self._kernels[launch.kernel]
         return self.driver.prepare(kernel, grid=grid, threads=form.threads, arguments=arguments)
 
-    def _argument(self, argument: Argument, cache: GpuCache, counts: Mapping[str, int]) -> Memory | int:
+    def _argument(self, argument: Argument, cache: GpuCache, counts: Mapping[str, int]) -> DeviceMemory | int:
         match argument.kind:
             case "room":
                 return self._rooms[argument.name]

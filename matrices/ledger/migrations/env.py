@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import context
 from sqlmodel import SQLModel
 
-from matrices.ledger.ledger import models
+from matrices.ledger import models
 from matrices.ledger.db import VERSION_TABLE
 
 assert models.APPEND_ONLY  # the import fills the metadata

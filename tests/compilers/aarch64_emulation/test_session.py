@@ -12,11 +12,11 @@ import pytest
 
 from compilers.aarch64_emulation.session import EmulatedSession, rehearse_aarch64
 from compilers.check.probe import measure_parity, reference_logits
+from compilers.model.torch_reference import TorchSession
 from compilers.quantize.canonical import dequantized_state
 from compilers.rehearsal import REHEARSALS, Rehearsal, rehearse
 from compilers.runtime import Bundle, Segment, Session
-from compilers.toolchain import Source, Unsupported, find_toolchain
-from compilers.model.torch_reference import TorchSession
+from compilers.toolchain import LoweringInput, Unsupported, find_toolchain
 from registry.errors import LoadError
 from registry.target import find_target
 from tests.compilers.conftest import Built
@@ -31,7 +31,7 @@ SEQUENCES = [draw(0, 60), draw(1, 33), draw(2, 1), draw(3, 14)]
 def for_arm(built: Built, out: Path, *, target: str = TARGET, toolchain: str = "tvm") -> Bundle:
     """A variant, lowered for Arm."""
     maker = find_toolchain(toolchain)
-    source = Source(built.recipe, built.facts, built.out / "graph" / "model.onnx", built.weights)
+    source = LoweringInput(built.recipe, built.facts, built.out / "graph" / "model.onnx", built.weights)
     out.mkdir()
     lowered = maker.lower(source, find_target(target), out=out)
     shutil.copy(built.weights, out / "weights.safetensors")

@@ -21,10 +21,10 @@ from compilers.check.probe import (
     reference_logits,
     stepwise_logits,
 )
-from compilers.quantize.canonical import dequantized_state
-from compilers.runtime import FloatArray, Segment, Session
 from compilers.model.torch_reference import TorchSession
 from compilers.model.weights import read_layout
+from compilers.quantize.canonical import dequantized_state
+from compilers.runtime import FloatArray, Segment, Session
 from registry.errors import BuildError
 from registry.recipe import parse_recipe
 from tests.compilers.session_contract import draw

@@ -13,11 +13,11 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from compilers.model.architecture import read_architecture
 from compilers.export.graph import PADDED_POSITION, build_graph, export_graph
+from compilers.model.architecture import read_architecture
+from compilers.model.torch_reference import TorchSession
 from compilers.quantize.variant import quantize
 from compilers.runtime import Segment
-from compilers.model.torch_reference import TorchSession
 from registry.recipe import parse_recipe
 from tests.checkpoints import TINY
 from tests.compilers.session_contract import draw

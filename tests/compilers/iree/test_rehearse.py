@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from compilers.model.torch_reference import TorchSession
 from compilers.quantize.canonical import dequantized_state
 from compilers.rehearsal import rehearse
 from compilers.runtime import Bundle
 from compilers.toolchain import Unsupported
-from compilers.model.torch_reference import TorchSession
 from registry.errors import LoadError
 from tests.compilers.aarch64_emulation.conftest import aarch64_root, emulated  # noqa: F401  # fixtures
 from tests.compilers.static.test_session import compare

@@ -15,10 +15,10 @@ import pytest
 from compilers.iree.device import open_device
 from compilers.iree.lower import MODULE_NAME
 from compilers.iree.run import IreeRuntime
+from compilers.model.torch_reference import TorchSession
 from compilers.quantize.canonical import dequantized_state
 from compilers.runtime import Bundle, FloatArray, Segment, Session
 from compilers.toolchain import Supported, Unsupported
-from compilers.model.torch_reference import TorchSession
 from registry.errors import LoadError
 from tests.compilers.conftest import this_host
 from tests.compilers.session_contract import SessionContract, draw

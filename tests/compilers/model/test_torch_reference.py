@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from compilers.runtime import Segment, Session
 from compilers.model.torch_reference import TorchSession, load_model
+from compilers.runtime import Segment, Session
 from registry.errors import CheckpointError
 from tests.compilers.session_contract import SessionContract, draw
 

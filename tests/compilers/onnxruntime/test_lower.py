@@ -15,7 +15,7 @@ import pytest
 from compilers.onnxruntime.lower import OnnxRuntimeToolchain
 from compilers.onnxruntime.run import OnnxRuntime
 from compilers.runtime import Bundle
-from compilers.toolchain import Source, Supported, Unsupported
+from compilers.toolchain import LoweringInput, Supported, Unsupported
 from registry.errors import BuildError, CorruptError, LoadError
 from registry.recipe import KNOWN, parse_recipe
 from registry.target import find_target, targets
@@ -35,9 +35,9 @@ def own(built: Built, tmp_path: Path) -> Bundle:
     return Bundle(built.manifest, Path(shutil.copytree(built.out, tmp_path / "bundle")))
 
 
-def source_of(built: Built, **changes: Any) -> Source:
+def source_of(built: Built, **changes: Any) -> LoweringInput:
     given = {"recipe": built.recipe, "facts": built.facts, "weights": built.weights}
-    return Source(**{"graph": built.out / "graph" / "model.onnx", **given, **changes})
+    return LoweringInput(**{"graph": built.out / "graph" / "model.onnx", **given, **changes})
 
 
 def test_all_recipes_but_static_activations_are_supported_on_cpus_and_nowhere_else(

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compilers.runtime import Segment, Session
 from compilers.model.torch_reference import TorchSession
+from compilers.runtime import Segment, Session
 from tests.compilers.session_contract import SessionContract, draw
 from tests.compilers.shapes import SHAPES
 

@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from compilers.model.torch_reference import TorchSession
 from compilers.portable.lower import CannToolchain, OpenVinoToolchain
 from compilers.portable.node_compile import read_commands
 from compilers.portable.operators import allow_lists, check_operators, find_allow_list
@@ -21,8 +22,7 @@ from compilers.runtime import Bundle, Segment, find_runtime
 from compilers.static.onnx_step import open_onnx_session
 from compilers.static.plan import read_plan
 from compilers.static.session import StaticSession
-from compilers.toolchain import Source, Supported, Unsupported, find_toolchain
-from compilers.model.torch_reference import TorchSession
+from compilers.toolchain import LoweringInput, Supported, Unsupported, find_toolchain
 from registry.artifact import Manifest
 from registry.digest import digest_file
 from registry.errors import BuildError, LoadError
@@ -35,7 +35,7 @@ NO_DIGEST = "sha256:" + "0" * 64
 CELLS = [("cann", "npu-ascend910b"), ("openvino", "npu-intel")]
 
 
-def lower(source: Source, *, toolchain: str, target: str) -> Bundle:
+def lower(source: LoweringInput, *, toolchain: str, target: str) -> Bundle:
     """The artifact, beside its weights."""
     out = source.weights.parent / "out"
     out.mkdir()

@@ -15,7 +15,7 @@ from compilers.proof import prove as module
 from compilers.proof.cuda import find_cuobjdump
 from compilers.proof.proof import Binary, Proof, proof_lines
 from compilers.proof.prove import prove
-from compilers.toolchain import Source, find_toolchain
+from compilers.toolchain import LoweringInput, find_toolchain
 from registry.artifact import ArtifactFormat
 from registry.errors import ToolchainMissingError
 from registry.target import find_target
@@ -292,7 +292,7 @@ def test_kernels_that_are_launched_must_be_in_the_code(tmp_path: Path) -> None:
 def test_what_tvm_makes_for_gpus_is_what_its_manifest_says(tvm_artifact: Built, tmp_path: Path) -> None:
     toolchain = find_toolchain("tvm")
     target = find_target("cuda-sm90")
-    source = Source(
+    source = LoweringInput(
         tvm_artifact.recipe,
         tvm_artifact.facts,
         tvm_artifact.out / "graph" / "model.onnx",

@@ -10,10 +10,10 @@ import onnx
 import pytest
 
 from compilers.check.probe import make_probe, reference_logits
+from compilers.model.torch_reference import TorchSession
 from compilers.qnn.lower import write_graphs
 from compilers.quantize.canonical import dequantized_state
 from compilers.static.onnx_step import open_onnx_session
-from compilers.model.torch_reference import TorchSession
 from tests.compilers.session_contract import draw
 from tests.compilers.static.sources import source_of
 

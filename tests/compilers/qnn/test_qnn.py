@@ -12,6 +12,8 @@ import pytest
 
 from compilers.check.parity import Parity
 from compilers.check.probe import make_probe, measure_parity, reference_logits
+from compilers.model.torch_reference import TorchSession
+from compilers.model.weights import read_layout
 from compilers.qnn.lower import QnnToolchain
 from compilers.qnn.provider import CHIPS, find_provider
 from compilers.qnn.run import QnnRuntime
@@ -19,9 +21,7 @@ from compilers.qnn.step import open_qnn_session
 from compilers.quantize.canonical import dequantized_state
 from compilers.rehearsal import Rehearsal, rehearse
 from compilers.runtime import Bundle, Session, find_runtime
-from compilers.toolchain import Source, Supported, Unsupported, find_toolchain
-from compilers.model.torch_reference import TorchSession
-from compilers.model.weights import read_layout
+from compilers.toolchain import LoweringInput, Supported, Unsupported, find_toolchain
 from registry.artifact import Manifest
 from registry.errors import BuildError, LoadError, ToolchainMissingError
 from registry.recipe import KNOWN, parse_recipe
@@ -37,7 +37,9 @@ TEXTS = [draw(seed, 20) for seed in range(12)]
 LICENSED = (b"libQnnHtp", b"libQnnSystem", b"libonnxruntime", b"\x7fELF")
 
 
-def lower(checkpoint: Path, out: Path, *, recipe: str, target: str = "npu-qnn-v73") -> tuple[Source, Bundle]:
+def lower(
+    checkpoint: Path, out: Path, *, recipe: str, target: str = "npu-qnn-v73"
+) -> tuple[LoweringInput, Bundle]:
     """A checkpoint's artifact."""
     source = source_of(checkpoint, out, recipe=recipe, calibration=TEXTS)
     made = out / "out"
@@ -60,7 +62,9 @@ def checkpoint(checkpoint_of: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Source, Bundle]]:
+def made(
+    checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[LoweringInput, Bundle]]:
     """One artifact per recipe."""
     return {
         recipe: lower(
@@ -73,7 +77,7 @@ def made(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     }
 
 
-def parity_of(bundle: Bundle, source: Source, checkpoint: Path) -> Parity:
+def parity_of(bundle: Bundle, source: LoweringInput, checkpoint: Path) -> Parity:
     """What the emulation computes, held against torch with the source's weights."""
     rehearsal = rehearse(bundle)
     assert isinstance(rehearsal, Rehearsal)
@@ -92,7 +96,7 @@ def parity_of(bundle: Bundle, source: Source, checkpoint: Path) -> Parity:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_emulation_computes_what_torch_says_of_the_variant(
-    recipe: str, made: dict[str, tuple[Source, Bundle]], checkpoint: Path
+    recipe: str, made: dict[str, tuple[LoweringInput, Bundle]], checkpoint: Path
 ) -> None:
     source, bundle = made[recipe]
     parity = parity_of(bundle, source, checkpoint)
@@ -101,7 +105,7 @@ def test_the_emulation_computes_what_torch_says_of_the_variant(
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_scales_that_are_off_by_three_percent_are_caught(
-    recipe: str, made: dict[str, tuple[Source, Bundle]], checkpoint: Path, tmp_path: Path
+    recipe: str, made: dict[str, tuple[LoweringInput, Bundle]], checkpoint: Path, tmp_path: Path
 ) -> None:
     source, bundle = made[recipe]
     data = bytearray(source.weights.read_bytes())
@@ -136,7 +140,7 @@ class TestQnnSession(SessionContract):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_an_artifact_holds_contexts_for_its_chip_and_nothing_of_qualcomms_libraries(
-    recipe: str, made: dict[str, tuple[Source, Bundle]]
+    recipe: str, made: dict[str, tuple[LoweringInput, Bundle]]
 ) -> None:
     _, bundle = made[recipe]
     names = sorted(path.name for path in bundle.path.iterdir())
@@ -152,7 +156,7 @@ def test_an_artifact_holds_contexts_for_its_chip_and_nothing_of_qualcomms_librar
 
 
 def test_equal_inputs_give_equal_files_but_for_qnns_own_numbers_and_new_weights_others(
-    made: dict[str, tuple[Source, Bundle]],
+    made: dict[str, tuple[LoweringInput, Bundle]],
     checkpoint: Path,
     checkpoint_of: Callable[..., Path],
     tmp_path: Path,
@@ -172,7 +176,7 @@ def test_equal_inputs_give_equal_files_but_for_qnns_own_numbers_and_new_weights_
 
 
 def test_what_htp_multiplies_is_supported_and_all_else_says_why_not(
-    made: dict[str, tuple[Source, Bundle]],
+    made: dict[str, tuple[LoweringInput, Bundle]],
 ) -> None:
     facts = made["fp16"][0].facts
     for target in targets().values():
@@ -195,7 +199,7 @@ def host(*accelerators: str) -> Host:
     return Host(architecture="aarch64", features=(), memory_bytes=2**34, cores=8, accelerators=accelerators)
 
 
-def test_the_runtime_takes_only_a_host_with_that_htp(made: dict[str, tuple[Source, Bundle]]) -> None:
+def test_the_runtime_takes_only_a_host_with_that_htp(made: dict[str, tuple[LoweringInput, Bundle]]) -> None:
     manifest = made["fp16"][1].manifest
     runtime = find_runtime("qnn")
     assert isinstance(runtime, QnnRuntime)
@@ -209,7 +213,7 @@ def test_the_runtime_takes_only_a_host_with_that_htp(made: dict[str, tuple[Sourc
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the emulation is for Linux")
-def test_an_emulation_is_never_taken_for_the_chip(made: dict[str, tuple[Source, Bundle]]) -> None:
+def test_an_emulation_is_never_taken_for_the_chip(made: dict[str, tuple[LoweringInput, Bundle]]) -> None:
     if not find_provider().emulates:
         pytest.skip("this machine may have the chip")
     with pytest.raises(LoadError, match="can only emulate an HTP"):
@@ -218,7 +222,7 @@ def test_an_emulation_is_never_taken_for_the_chip(made: dict[str, tuple[Source, 
 
 @pytest.mark.parametrize("name", ["decode_qnn.bin", "decode.onnx", "plan.json"])
 def test_a_damaged_artifact_does_not_load(
-    name: str, made: dict[str, tuple[Source, Bundle]], tmp_path: Path
+    name: str, made: dict[str, tuple[LoweringInput, Bundle]], tmp_path: Path
 ) -> None:
     _, bundle = made["fp16"]
     for path in bundle.path.iterdir():
@@ -228,7 +232,7 @@ def test_a_damaged_artifact_does_not_load(
 
 
 def test_another_artifacts_plan_does_not_fit(
-    made: dict[str, tuple[Source, Bundle]], checkpoint_of: Callable[..., Path], tmp_path: Path
+    made: dict[str, tuple[LoweringInput, Bundle]], checkpoint_of: Callable[..., Path], tmp_path: Path
 ) -> None:
     _, bundle = made["fp16"]
     (tmp_path / "deeper").mkdir()

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from compilers.model.architecture import Architecture, read_architecture
+from compilers.model.weights import arrange, read_layout, weights_layout
 from compilers.quantize.canonical import dequantized_state, write_weights
 from compilers.quantize.variant import quantize
-from compilers.model.weights import arrange, read_layout, weights_layout
 from registry.errors import BuildError, CheckpointError, CorruptError
 from registry.recipe import KNOWN, parse_recipe
 from tests.checkpoints import make_checkpoint

@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 
+from compilers.model.weights import read_layout
 from compilers.static.graph import (
     NIBBLE_OPERATORS,
     OPERATORS,
@@ -16,7 +17,6 @@ from compilers.static.graph import (
     StaticForm,
     write_static,
 )
-from compilers.model.weights import read_layout
 from registry.errors import BuildError
 from tests.compilers.shapes import SHAPES
 from tests.compilers.static.sources import source_of

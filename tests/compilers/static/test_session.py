@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from compilers.model.torch_reference import TorchSession
 from compilers.quantize.canonical import dequantized_state
 from compilers.runtime import Segment, Session
 from compilers.static.graph import StaticForm, write_static
 from compilers.static.onnx_step import open_onnx_session
 from compilers.static.plan import PLAN_NAME, read_plan, write_plan
-from compilers.toolchain import Source
-from compilers.model.torch_reference import TorchSession
+from compilers.toolchain import LoweringInput
 from registry.errors import LoadError
 from tests.compilers.session_contract import SessionContract, draw
 from tests.compilers.shapes import SHAPES
@@ -29,7 +29,9 @@ FORM = StaticForm(context=128, tokens=32)
 def open_static(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Session]:
     """A session over the static graphs of a checkpoint, and what they were made from."""
 
-    def make(checkpoint: Path, *, recipe: str = "fp32", form: StaticForm = FORM) -> tuple[Session, Source]:
+    def make(
+        checkpoint: Path, *, recipe: str = "fp32", form: StaticForm = FORM
+    ) -> tuple[Session, LoweringInput]:
         out = tmp_path_factory.mktemp("static")
         source = source_of(checkpoint, out, recipe=recipe)
         write_static(source, form, out=out)

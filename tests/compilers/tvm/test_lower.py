@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 from compilers.runtime import Bundle
-from compilers.toolchain import Source, Supported, Unsupported
+from compilers.toolchain import LoweringInput, Supported, Unsupported
 from compilers.tvm.lower import TvmToolchain
 from compilers.tvm.run import TvmRuntime
 from registry.errors import BuildError, LoadError
@@ -36,9 +36,9 @@ def own(built: Built, tmp_path: Path) -> Bundle:
     return Bundle(built.manifest, Path(shutil.copytree(built.out, tmp_path / "bundle")))
 
 
-def source_of(built: Built, **changes: Any) -> Source:
+def source_of(built: Built, **changes: Any) -> LoweringInput:
     given = {"recipe": built.recipe, "facts": built.facts, "weights": built.weights}
-    return Source(**{"graph": built.out / "graph" / "model.onnx", **given, **changes})
+    return LoweringInput(**{"graph": built.out / "graph" / "model.onnx", **given, **changes})
 
 
 def test_every_recipe_on_processors_is_supported_and_every_other_target_says_why_not(built: Built) -> None:

@@ -77,12 +77,12 @@ class Kernels:
     def __init__(self, form: IntegerForm, product: Product, target: str) -> None:
         import tvm
 
-        from compilers.tvm.cpu import pack
-        from compilers.tvm.cpu.integer import quantize
         from compilers.tvm.common.library import load_runtime
-        from compilers.tvm.lower import TRIPLES, machine_of
-        from compilers.tvm.cpu.int16_products import pair_product
+        from compilers.tvm.cpu import pack
         from compilers.tvm.cpu.int8_dot_products import quad_product
+        from compilers.tvm.cpu.int16_products import pair_product
+        from compilers.tvm.cpu.integer import quantize
+        from compilers.tvm.lower import TRIPLES, machine_of
 
         self.form, self.product = form, product
         self.machine = machine = machine_of(find_target(target))

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from compilers.model.torch_reference import TorchSession
 from compilers.quantize.canonical import dequantized_state
 from compilers.runtime import FloatArray, Segment, Session
-from compilers.toolchain import Source
-from compilers.model.torch_reference import TorchSession
-from compilers.tvm.lower import TvmToolchain
-from compilers.tvm.cpu.session import TOKENS_AT_ONCE
+from compilers.toolchain import LoweringInput
 from compilers.tvm.common.weights import read_forms
+from compilers.tvm.cpu.session import TOKENS_AT_ONCE
+from compilers.tvm.lower import TvmToolchain
 from registry.target import find_target, missing_features
 from tests.compilers.conftest import Built, this_host
 from tests.compilers.session_contract import SessionContract, draw
@@ -152,7 +152,7 @@ def test_every_target_computes_the_same(
 ) -> None:
     narrow = build(checkpoint_of(**ODD), recipe=recipe, toolchain="tvm")
     expected = logits_of(narrow.load(), SEQUENCES)
-    source = Source(narrow.recipe, narrow.facts, narrow.out / "graph" / "model.onnx", narrow.weights)
+    source = LoweringInput(narrow.recipe, narrow.facts, narrow.out / "graph" / "model.onnx", narrow.weights)
     lowered = TvmToolchain().lower(source, find_target(wide_target), out=tmp_path)
     (tmp_path / "weights.safetensors").symlink_to(narrow.weights)
     narrow.out = tmp_path

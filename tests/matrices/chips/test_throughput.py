@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from compilers.check.speed import Machine, Speed
+from compilers.check.speed import MachinePeaks, Speed
 from matrices.cells.cell import Evidence, VariantFacts
 from matrices.chips.chip import chips, find_chip
 from matrices.chips.throughput import cell_throughput, penalties
@@ -82,7 +82,7 @@ def test_only_the_same_weights_are_compared(h100, mi300x):
 
 
 def test_a_processor_is_held_against_what_its_machine_was_measured_to_give(new_cell):
-    machine = Machine(memory_bandwidth_gb_per_s=20.0, flops_per_s=1e11)
+    machine = MachinePeaks(memory_bandwidth_gb_per_s=20.0, flops_per_s=1e11)
     cell = _timed(new_cell(), chip="Some Xeon", decode=10.0, prefill=50.0, machine=machine)
     found = cell_throughput(cell)
     assert found.roofline.basis == "measured"

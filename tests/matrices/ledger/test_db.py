@@ -15,12 +15,12 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlmodel import SQLModel
 
-from matrices.ledger.ledger import models, query
+from matrices.ledger import models, query
 from matrices.ledger.db import VERSION_TABLE, Database, known_versions, newest_version, open_database
 from matrices.ledger.ledger import Ledger
 from registry.errors import ConfigurationError, CorruptError, RegistryError, SchemaError, StorageFullError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_the_migrations_make_exactly_the_tables_of_the_models(database: Database):

@@ -11,22 +11,22 @@ import pytest
 import sqlalchemy as sa
 
 from compilers.check.speed import Speed
-from matrices.ledger.ledger import query
 from matrices.cells.cell import Evidence
+from matrices.ledger import query
+from matrices.ledger.build_records import BuildRecord
 from matrices.ledger.db import Database, open_database
 from matrices.ledger.ledger import Ledger
 from matrices.releases.release import Release
 from matrices.releases.ruling import Ruling
-from matrices.ledger.build_records import StageRecord
 from registry.digest import digest_value
 from registry.errors import ConfigurationError, NotFoundError, RefusedError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NOW = datetime(2026, 11, 22, 13, 0, tzinfo=UTC)
 
 
-def _record(key: str = "k", **output: object) -> StageRecord:
-    return StageRecord(
+def _record(key: str = "k", **output: object) -> BuildRecord:
+    return BuildRecord(
         key=digest_value(key), stage="export", output=output or {"n": 1}, started_at=NOW,
         finished_at=NOW + timedelta(seconds=2), seconds=2.0, peak_memory_bytes=123,
     )  # fmt: skip
@@ -329,7 +329,8 @@ def test_a_killed_writer_leaves_no_half_cell_and_no_lock(url: str, tmp_path: Pat
     cell = Ledger(database).put_cell(new_cell(state="built"))
     program = (
         "import os, signal, sys\n"
-        "from matrices import ledger\nfrom matrices.cells.cell import Cell\nfrom matrices.ledger.db import open_database\n"
+        "from matrices.ledger import ledger\nfrom matrices.cells.cell import Cell\n"
+        "from matrices.ledger.db import open_database\n"
         "ledger._append = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
         "cell = Cell.model_validate_json(open(sys.argv[2]).read())\n"
         "ledger.Ledger(open_database(sys.argv[1])).put_cell(cell)\n"

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from matrices.cells.cell import Cell
-from matrices.releases.ruling import Ruling, Verb
 from matrices.ledger.merge import STATE_OF, stand
+from matrices.releases.ruling import Ruling, Verb
 
 REPORTS = st.tuples(
     st.just("report"),

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from matrices.ledger.ledger import query
 from matrices.cells.cell import Evidence
+from matrices.ledger import query
 from matrices.releases.ruling import Ruling
 from registry.errors import ConfigurationError, CorruptError, NotFoundError
 

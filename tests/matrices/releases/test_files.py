@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from matrices.releases.release import Approval, Release
 from matrices.releases.files import check_name, create_release, read_release, write_release
+from matrices.releases.release import Approval, Release
 from registry.digest import digest_value
 from registry.errors import (
     ConfigurationError,
@@ -24,7 +24,7 @@ from registry.errors import (
 )
 from registry.signing import generate_keys, sign
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NOW = datetime(2026, 11, 22, 13, 0, tzinfo=UTC)
 
 

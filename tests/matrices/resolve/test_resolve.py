@@ -5,9 +5,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from matrices.releases.release import UnreleasedCell
 from matrices.resolve.explain import explain_decision, explain_markdown
-from matrices.resolve.gates import Finding
-from matrices.releases.release import Candidate
+from matrices.resolve.gates import GateResult
 from matrices.resolve.request import Request
 from matrices.resolve.resolve import GATES, Decision, resolve
 from registry.target import find_target
@@ -200,7 +200,7 @@ def test_a_pinned_artifact_is_the_only_one_that_will_do(new_release, new_release
 def test_cells_outside_the_release_are_explained_and_never_taken(
     new_release, new_released, host, runtimes, state, gate, said
 ):
-    other = Candidate(
+    other = UnreleasedCell(
         id=f"demo-flagship/1:fp32:{V3}:tvm", target=V3, state=state, reason="segfault", tasks={"reasoning": 1}
     )
     decision = resolve(new_release(new_released(), others=(other,)), _ask(), host, runtimes=runtimes)
@@ -215,7 +215,7 @@ def test_cells_outside_the_release_are_explained_and_never_taken(
 def test_every_cell_of_the_ladder_is_in_the_decision_once(new_release, new_released, host, runtimes):
     cells = tuple(new_released(f"demo-mid/{n}", target=t) for n in range(3) for t in (V3, V4, ARM))
     others = tuple(
-        Candidate(id=f"x/{n}:fp32:{V3}:tvm", target=V3, state="failed", reason="r") for n in range(4)
+        UnreleasedCell(id=f"x/{n}:fp32:{V3}:tvm", target=V3, state="failed", reason="r") for n in range(4)
     )
     decision = resolve(new_release(*cells, others=others), _ask(), host, runtimes=runtimes)
     ids = [one.id for one in decision.candidates]
@@ -256,8 +256,10 @@ def test_a_request_that_asks_for_nothing_is_refused(bad):
 def test_law_is_one_more_gate(new_release, new_released, host, runtimes):
     def law(offer, question):
         if question.request.region is None:
-            return Finding("indeterminate", "the region is not known")
-        return Finding("deny", "not lawful there") if question.request.region == "xx" else Finding("pass")
+            return GateResult("indeterminate", "the region is not known")
+        return (
+            GateResult("deny", "not lawful there") if question.request.region == "xx" else GateResult("pass")
+        )
 
     gates = (*GATES, ("law", law))
     release = new_release(new_released())

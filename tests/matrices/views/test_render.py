@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
-from matrices.views.diff import diff_cells, diff_lines, diff_markdown, diff_releases
-from matrices.views.cell_page import cell_json, explain_cell
-from matrices.releases.release import Candidate
-from matrices.views.render import matrix_markdown, matrix_table
+from matrices.releases.release import UnreleasedCell
 from matrices.releases.ruling import Ruling
+from matrices.views.cell_page import cell_json, explain_cell
+from matrices.views.diff import diff_cells, diff_lines, diff_markdown, diff_releases
+from matrices.views.render import matrix_markdown, matrix_table
 from matrices.views.table import lay_out, matrix_json, one_line, size, summary, task_codes
 
 NOW = datetime(2026, 11, 22, 13, 0, tzinfo=UTC)
@@ -228,7 +228,7 @@ def test_several_versions_on_one_side_are_kept_apart(new_cell):
 
 def test_releases_are_compared_with_what_they_left_out(new_release, new_released):
     one = new_released()
-    other = Candidate(
+    other = UnreleasedCell(
         id=one.cell.id, target=one.cell.target, state="withdrawn", reason="r", tasks={"extraction": 2}
     )
     diff = diff_releases(new_release(one), new_release(others=(other,), name="r2"))

@@ -9,7 +9,7 @@ import pytest
 from compilers.check.parity import Parity
 from compilers.proof.proof import Proof
 from matrices.cells.levels import evidence_level, in_words
-from matrices.ledger.build_records import StageRecord
+from matrices.ledger.build_records import BuildRecord
 from pipeline.build.cell_progress import CellProgress
 from pipeline.build.compose import compose_cell
 from pipeline.build.plan import PlannedCell
@@ -34,17 +34,17 @@ class Given:
     """Stage records by key."""
 
     def __init__(self) -> None:
-        self.found: dict[str, StageRecord] = {}
+        self.found: dict[str, BuildRecord] = {}
 
     def add(self, key: str, output: object) -> str:
         dumped = output.model_dump(mode="json")  # type: ignore[attr-defined]  # a value
-        record = StageRecord(
+        record = BuildRecord(
             key=digest_value(key), stage=key, output=dumped, started_at=NOW, finished_at=NOW, seconds=0.0
         )
         self.found[key] = record
         return key
 
-    def record(self, key: str) -> StageRecord | None:
+    def record(self, key: str) -> BuildRecord | None:
         return self.found.get(key)
 
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.build.graph import BuildNode, run_graph
 from pipeline.executors.local import Event, Failure, Finished, Work
-from pipeline.build.graph import Node, run_graph
 
 FAILED = Failure("build", "it broke", "mend it", 4)
 
@@ -54,13 +54,13 @@ class Log:
     ended_names: list[str] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
 
-    def started(self, node: Node) -> None:
+    def started(self, node: BuildNode) -> None:
         self.started_names.append(node.name)
 
-    def event(self, node: Node, event: Event) -> None:
+    def event(self, node: BuildNode, event: Event) -> None:
         self.events.append(event["text"])
 
-    def ended(self, node: Node, failure: Failure | None, *, ran: bool) -> None:
+    def ended(self, node: BuildNode, failure: Failure | None, *, ran: bool) -> None:
         self.ended_names.append(node.name)
 
 
@@ -68,8 +68,8 @@ def work(name: str, memory: int = 1) -> Work:
     return Work(name, cast("Any", None), memory, 10.0)
 
 
-def node(name: str, *needs: str, memory: int = 1, done: bool = False) -> Node:
-    return Node(name, needs, lambda: None if done else work(name, memory), lambda failure: None)
+def node(name: str, *needs: str, memory: int = 1, done: bool = False) -> BuildNode:
+    return BuildNode(name, needs, lambda: None if done else work(name, memory), lambda failure: None)
 
 
 def test_a_node_runs_after_all_that_it_needs() -> None:
@@ -123,7 +123,7 @@ def test_the_budget_and_the_number_of_jobs_hold(sizes: list[int], jobs: int, bud
 
 def test_an_error_of_the_observer_stops_the_executor_and_is_raised() -> None:
     class Full(Log):
-        def event(self, node: Node, event: Event) -> None:
+        def event(self, node: BuildNode, event: Event) -> None:
             raise OSError("no space")
 
     executor = Threads()

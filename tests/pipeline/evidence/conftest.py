@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from matrices.ledger.ledger import query
 from matrices.cells.cell import Cell
+from matrices.ledger import query
 from matrices.ledger.db import open_database
-from pipeline.evidence.document import Report, read_report
+from pipeline.evidence.document import EvidenceFile, read_report
 from registry.signing import generate_keys
 from registry.workspace import Workspace, find_workspace
 from tests.pipeline.conftest import Place, Ran
@@ -115,7 +115,7 @@ def evidence_file(build: Build, box: Box) -> Path:
 
 
 @pytest.fixture
-def report(evidence_file: Path, box: Box) -> Report:
+def report(evidence_file: Path, box: Box) -> EvidenceFile:
     """The same, read."""
     return read_report(evidence_file, trusted=[box.root / "node.pub"])[0]
 

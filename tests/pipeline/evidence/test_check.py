@@ -11,7 +11,7 @@ import pytest
 
 from matrices.ledger.db import open_database
 from pipeline.evidence.check import _Check, runs_what_was_compiled
-from pipeline.evidence.document import Report, read_report, write_report
+from pipeline.evidence.document import EvidenceFile, read_report, write_report
 from pipeline.evidence.import_report import take_in
 from registry.digest import digest_value
 from registry.errors import NotFoundError, RefusedError, SchemaError, SignatureError
@@ -22,10 +22,10 @@ OTHER = digest_value("another")
 
 
 @pytest.fixture
-def take(build: Build, box: Box, tmp_path: Path) -> Callable[[Report], object]:
+def take(build: Build, box: Box, tmp_path: Path) -> Callable[[EvidenceFile], object]:
     """Signs a report with the node's key and takes it in; checks that a refusal wrote nothing."""
 
-    def call(report: Report) -> object:
+    def call(report: EvidenceFile) -> object:
         path = tmp_path / "evidence.json"
         write_report(report, path=path, private_key=box.root / "node.key")
         before, database = build.cells(), open_database(build.workspace.database_url)
@@ -39,24 +39,24 @@ def take(build: Build, box: Box, tmp_path: Path) -> Callable[[Report], object]:
     return call
 
 
-def with_result(report: Report, **changes: object) -> Report:
+def with_result(report: EvidenceFile, **changes: object) -> EvidenceFile:
     """The report with another first result."""
     first = report.results[0].model_copy(update=changes)
     return report.model_copy(update={"results": (first, *report.results[1:])})
 
 
-def with_card(report: Report, **changes: object) -> Report:
+def with_card(report: EvidenceFile, **changes: object) -> EvidenceFile:
     """The report with another scorecard in its first result."""
     card = report.results[0].scorecards[0].model_copy(update=changes)
     return with_result(report, scorecards=(card,))
 
 
-def with_node(report: Report, **changes: object) -> Report:
+def with_node(report: EvidenceFile, **changes: object) -> EvidenceFile:
     """The report of another machine."""
     return report.model_copy(update={"node": report.node.model_copy(update=changes)})
 
 
-def test_the_report_of_a_node_reads_back(report: Report):
+def test_the_report_of_a_node_reads_back(report: EvidenceFile):
     assert [one.problem for one in report.results] == [None, None]
     assert report.quality == "measured"
     assert all(one.verify and one.speed and one.scorecards for one in report.results)
@@ -128,7 +128,9 @@ def test_a_key_that_nobody_trusted_is_refused(build: Build, evidence_file: Path)
     assert "which this workspace does not trust" in ran.err
 
 
-def test_another_key_that_claims_to_be_a_trusted_one_is_refused(report: Report, tmp_path: Path, box: Box):
+def test_another_key_that_claims_to_be_a_trusted_one_is_refused(
+    report: EvidenceFile, tmp_path: Path, box: Box
+):
     generate_keys(tmp_path / "thief.key", tmp_path / "thief.pub")
     path = tmp_path / "evidence.json"
     write_report(report, path=path, private_key=tmp_path / "thief.key")
@@ -142,7 +144,7 @@ def test_another_key_that_claims_to_be_a_trusted_one_is_refused(report: Report, 
         read_report(path, trusted=[box.root / "node.pub"])
 
 
-def test_a_form_that_this_version_does_not_know_is_told(report: Report, tmp_path: Path, box: Box):
+def test_a_form_that_this_version_does_not_know_is_told(report: EvidenceFile, tmp_path: Path, box: Box):
     path = tmp_path / "evidence.json"
     write_report(
         report.model_copy(update={"schema_version": 2}), path=path, private_key=box.root / "node.key"
@@ -151,7 +153,7 @@ def test_a_form_that_this_version_does_not_know_is_told(report: Report, tmp_path
         read_report(path, trusted=[box.root / "node.pub"])
 
 
-def test_evidence_for_another_digest_is_refused(take, report: Report):
+def test_evidence_for_another_digest_is_refused(take, report: EvidenceFile):
     with pytest.raises(RefusedError, match=r"is of the artifact|is not in the registry"):
         take(with_result(report, artifact=OTHER))
     other = report.results[1].artifact
@@ -178,7 +180,7 @@ def test_evidence_for_another_digest_is_refused(take, report: Report):
         (lambda r: with_card(r, runtime_version="9.9"), "its scorecard of retrieval says 9.9"),
     ],
 )
-def test_a_runtime_version_other_than_the_claimed_one_is_refused(take, report: Report, change, said):
+def test_a_runtime_version_other_than_the_claimed_one_is_refused(take, report: EvidenceFile, change, said):
     with pytest.raises(RefusedError, match=said):
         take(change(report))
 
@@ -195,7 +197,7 @@ def test_a_runtime_version_other_than_the_claimed_one_is_refused(take, report: R
     ],
 )
 def test_compiled_code_is_bound_to_its_runtimes_version_a_graph_is_not(
-    build: Build, report: Report, format_, compiled, ran, fits
+    build: Build, report: EvidenceFile, format_, compiled, ran, fits
 ):
     manifest = build.workspace.store.find_artifact(report.results[0].artifact)
     bound = manifest.model_copy(update={"format": format_, "toolchain_version": compiled})
@@ -203,7 +205,7 @@ def test_compiled_code_is_bound_to_its_runtimes_version_a_graph_is_not(
 
 
 def test_a_runtime_that_is_not_of_the_toolchain_that_compiled_is_refused(
-    build: Build, report: Report, tmp_path: Path
+    build: Build, report: EvidenceFile, tmp_path: Path
 ):
     manifest = build.workspace.store.find_artifact(report.results[0].artifact)
     bound = manifest.model_copy(
@@ -260,7 +262,7 @@ def test_a_runtime_that_is_not_of_the_toolchain_that_compiled_is_refused(
         ),
     ],
 )
-def test_what_does_not_hold_against_the_workspace_is_refused(take, report: Report, change, said):
+def test_what_does_not_hold_against_the_workspace_is_refused(take, report: EvidenceFile, change, said):
     with pytest.raises(RefusedError, match=said):
         take(change(report))
 

@@ -13,7 +13,7 @@ from matrices.ledger.db import open_database
 from matrices.ledger.ledger import Ledger
 from matrices.releases.release import Release
 from pipeline.evidence.check import Verified
-from pipeline.evidence.document import Measured, Node, Problem
+from pipeline.evidence.document import Machine, Measured, MeasurementProblem
 from pipeline.evidence.record import with_evidence
 from pipeline.stages.requests import VerifyOutput
 from registry.artifact import MANIFEST_NAME
@@ -179,7 +179,7 @@ def test_a_node_without_the_toolkit_is_told_what_to_install(
 
 # The state that evidence leads to, without files and processes.
 
-NODE = Node(
+NODE = Machine(
     host=this_host(), chip="a chip", driver="580.1", runtimes={"onnxruntime": "1"}, rung="1", python="3",
     system="Linux",
 )  # fmt: skip
@@ -222,7 +222,7 @@ def test_parity_alone_lifts_to_close_and_names_chip_and_driver(build: Build):
 )
 def test_only_what_says_something_of_the_artifact_fails_it(build: Build, code: str, state: str | None):
     cell = _cell(build, "built")
-    problem = Problem(code=code, message="it does not", hint="do")
+    problem = MeasurementProblem(code=code, message="it does not", hint="do")
     after = with_evidence(cell, _measured(cell, problem=problem), node=NODE, by="by a key")
     assert (after.state if after else None) == state
     if after:
@@ -231,7 +231,7 @@ def test_only_what_says_something_of_the_artifact_fails_it(build: Build, code: s
 
 def test_a_failure_on_one_chip_does_not_take_back_what_another_showed(build: Build):
     cell = next(one for one in build.cells() if one.target == "cpu-x86-64-v3" and one.tasks)
-    problem = Problem(code="load", message="it does not", hint="do")
+    problem = MeasurementProblem(code="load", message="it does not", hint="do")
     assert with_evidence(cell, _measured(cell, problem=problem), node=NODE, by="by a key") is None
 
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.engine.engine import Engine, Limits
 from serving.contract.problems import EngineStoppedError, OverloadedError
+from serving.engine.engine import Engine, Limits
 from serving.engine.sampling import Sampling
-from serving.engine.sequence import Failure, Generation
+from serving.engine.sequence import Generation, GenerationFailure
 
 VOCAB = 50
 EOS = 7
@@ -102,7 +102,7 @@ class Listener:
         self.done = threading.Event()
 
     def __call__(self, place, event):
-        if isinstance(event, Failure):
+        if isinstance(event, GenerationFailure):
             self.ends[place] = event.error
         else:
             self.texts[place] += event.text

@@ -12,7 +12,7 @@ import pytest
 from registry.errors import ConfigurationError
 from serving.http.server import Address, open_socket
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CODE = """
 import sys
 from serving.http.app import create_service

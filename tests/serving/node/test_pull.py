@@ -26,9 +26,9 @@ from registry.errors import (
 )
 from registry.signing import generate_keys
 from registry.store import Store
+from serving.contract.problems import InterruptedFetchError
 from serving.node import fetch
 from serving.node.load import read_bundle
-from serving.contract.problems import InterruptedFetchError
 from serving.node.pull import bundle_directory, pull, pull_artifact
 from serving.node.source import DirectorySource, find_source
 from tests.serving.support import make_cell, make_manifest, make_release
@@ -358,7 +358,7 @@ except RungError as error:
     sys.exit(error.exit_code)
 """
     return subprocess.Popen(
-        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]
     )
 
 

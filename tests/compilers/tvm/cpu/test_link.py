@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from compilers.toolchain import Source
+from compilers.toolchain import LoweringInput
 from compilers.tvm.cpu.link import OPTIONS, Linker, find_linker
 from compilers.tvm.lower import TvmToolchain
 from registry.errors import BuildError, ToolchainMissingError
@@ -50,7 +50,7 @@ def test_an_arm_library_has_equal_bytes_wherever_it_is_built(
     except ToolchainMissingError as error:
         pytest.skip(error.message)
     built = build(checkpoint_of(architecture="LlamaForCausalLM"), recipe="w4g32-rtn", toolchain="tvm")
-    source = Source(built.recipe, built.facts, built.out / "graph" / "model.onnx", built.weights)
+    source = LoweringInput(built.recipe, built.facts, built.out / "graph" / "model.onnx", built.weights)
     places = [tmp_path / "one", tmp_path / "another" / "place"]
     for place in places:
         place.mkdir(parents=True)

@@ -10,7 +10,7 @@ import pytest
 from compilers.export.graph import export_graph
 from compilers.rehearsal import Rehearsal
 from compilers.runtime import Bundle
-from compilers.toolchain import Lowered, Source
+from compilers.toolchain import Lowered, LoweringInput
 from compilers.tvm.gpu.opencl import open_opencl
 from compilers.tvm.gpu.tools import find_lld, find_nvcc
 from compilers.tvm.lower import TvmToolchain
@@ -34,9 +34,9 @@ def require_opencl() -> None:
         pytest.skip("no OpenCL device; install `pocl-opencl-icd`")
 
 
-def source_of(built: Built, folder: Path) -> Source:
+def source_of(built: Built, folder: Path) -> LoweringInput:
     """What a toolchain lowers, of a checkpoint that another one has lowered."""
-    return Source(
+    return LoweringInput(
         recipe=built.recipe, facts=built.facts, weights=built.weights,
         graph=export_graph(built.architecture, out=folder),
     )  # fmt: skip

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from compilers.model.weights import weights_layout
 from compilers.proof.cuda import find_cuobjdump
 from compilers.proof.proof import Proof
 from compilers.proof.prove import prove
@@ -19,7 +20,6 @@ from compilers.toolchain import Lowered, Supported, Unsupported
 from compilers.tvm.gpu.open import read_plan
 from compilers.tvm.gpu.tools import find_lld, find_nvcc
 from compilers.tvm.lower import TvmToolchain
-from compilers.model.weights import weights_layout
 from registry.errors import BuildError, ToolchainMissingError
 from registry.recipe import KNOWN, parse_recipe
 from registry.target import find_target, targets

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from compilers.model.torch_reference import TorchSession
 from compilers.quantize.canonical import dequantized_state
 from compilers.runtime import FloatArray, Segment, Session
-from compilers.model.torch_reference import TorchSession
 from compilers.tvm.gpu.session import TOKENS_AT_ONCE, GpuSession
 from tests.compilers.conftest import Built
 from tests.compilers.session_contract import SessionContract, draw
