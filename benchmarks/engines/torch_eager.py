@@ -11,6 +11,8 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
+from compilers.model.torch_reference import cache_argument
+
 
 class TorchEager:
     """A transformers model."""
@@ -50,13 +52,15 @@ class TorchEager:
         with torch.inference_mode():
             for piece in pieces:
                 ids = torch.tensor([list(piece)], dtype=torch.long)
-                out = self._model(input_ids=ids, past_key_values=self._cache, use_cache=True)
+                out = self._model(input_ids=ids, use_cache=True, **cache_argument(self._model, self._cache))
                 found.append(out.logits[0].numpy())
         return np.concatenate(found)
 
     def _forward(self, tokens: Sequence[int]) -> int:
         ids = torch.tensor([list(tokens)], dtype=torch.long)
         with torch.inference_mode():
-            out = self._model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+            out = self._model(
+                input_ids=ids, use_cache=True, logits_to_keep=1, **cache_argument(self._model, self._cache)
+            )
             self._last = int(out.logits[0, -1].argmax())
         return self._last

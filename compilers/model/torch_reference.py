@@ -6,6 +6,7 @@ own weights or with those that a variant's codes stand for.
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,14 +18,16 @@ import torch
 from numpy.typing import NDArray
 
 from compilers.check.segments import check_cache_size, check_segments
+from compilers.model.activations import CODES, INPUT, OUTPUT, steps_of
 from compilers.model.architecture import Architecture, read_architecture
-from compilers.quantize.activations import CODES, INPUT, OUTPUT, steps_of
 from compilers.runtime import Cache, FloatArray, Segment
 from registry.errors import CheckpointError, LoadError
 
 Untyped: TypeAlias = Any
 """What transformers returns: its models have no types that hold."""
 
+CACHE_NAMES = ("cache", "past_key_values")
+"""What transformers calls the KV cache among a module's arguments, the newest name first."""
 CALL_TOKENS = 4096
 """Padded tokens of one forward pass; bounds the memory for activations and scores."""
 
@@ -170,8 +173,8 @@ class TorchSession:
             input_ids=tokens,
             position_ids=positions,
             attention_mask=masks,
-            past_key_values=state,
             use_cache=True,
+            **cache_argument(self._model.model, state),
         ).last_hidden_state
         real = torch.arange(width)[None, :] < counts[:, None]
         row_index = rows[:, None].expand(-1, width)[real]
@@ -181,6 +184,15 @@ class TorchSession:
         for segment in segments:
             cache.lengths[segment.row] += len(segment.tokens)
         return torch.as_tensor(hidden)
+
+
+def cache_argument(module: torch.nn.Module, cache: Untyped) -> dict[str, Untyped]:
+    """The argument of `module.forward` that takes a KV cache, by the name that this transformers has for it.
+
+    `cache` from 5.24 on, `past_key_values` before (https://github.com/huggingface/transformers).
+    """
+    parameters = inspect.signature(module.forward).parameters
+    return {next(name for name in CACHE_NAMES if name in parameters): cache}
 
 
 def _replace_weights(model: Untyped, weights: Mapping[str, NDArray[np.float32]], *, where: str) -> None:

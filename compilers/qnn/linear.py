@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+from compilers.model.activations import INPUT, OUTPUT, steps_of
 from compilers.model.network import Linear
-from compilers.quantize.activations import INPUT, OUTPUT, steps_of
 from compilers.runtime import FloatArray
 from compilers.static.emit import Emitter
 from compilers.static.linear import DequantizedLinears

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import torch
 
 from compilers.model.architecture import Architecture, Shape
+from compilers.model.torch_reference import CACHE_NAMES, load_model
 from compilers.quantize.coded import Coded, CodedMatrix, CodeGrid
 from compilers.quantize.rtn import choose_scales
 
@@ -60,8 +61,6 @@ def gptq_codes(
         grid: What codes may be.
         texts: Token ids of the calibration texts; each is cut at the checkpoint's context.
     """
-    from compilers.model.torch_reference import load_model
-
     model = load_model(checkpoint_dir)
     cut = [list(text)[: architecture.max_context] for text in texts]
     with torch.no_grad():
@@ -185,7 +184,7 @@ def _enter(model: Untyped, tokens: torch.Tensor, real: torch.Tensor) -> _Batch:
 
     def watch(module: torch.nn.Module, positional: Sequence[torch.Tensor], named: dict[str, Untyped]) -> None:
         first.append(positional[0])
-        arguments.append({key: value for key, value in named.items() if key != "past_key_values"})
+        arguments.append({key: value for key, value in named.items() if key not in CACHE_NAMES})
 
     hooks = [layer.register_forward_pre_hook(watch, with_kwargs=True) for layer in model.model.layers]
     try:

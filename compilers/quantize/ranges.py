@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from compilers.model.activations import HEADROOM
 from compilers.model.architecture import Architecture
-from compilers.quantize.activations import HEADROOM
 from compilers.quantize.coded import CodedMatrix
 from compilers.quantize.gptq import Untyped, batched
 

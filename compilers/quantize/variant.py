@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from compilers.model.activations import INPUT, OUTPUT
 from compilers.model.architecture import Architecture, expected_tensors, linear_weights
 from compilers.model.weights import FILE_NAME, quantized_weights, weights_layout
-from compilers.quantize.activations import INPUT, OUTPUT
 from compilers.quantize.canonical import to_stored, write_weights
 from compilers.quantize.coded import CodedMatrix, grid_of
 from compilers.quantize.gptq import gptq_codes

@@ -21,7 +21,7 @@ CODE: Mapping[str, tuple[str, ...]] = {
     "export": ("compilers.export",),
     "quantize": (
         "compilers.quantize",
-        "compilers.quantize.activations",
+        "compilers.model.activations",
         "compilers.model.torch_reference",
         "compilers.check.probe",
         "registry.recipe",
@@ -32,7 +32,7 @@ CODE: Mapping[str, tuple[str, ...]] = {
     "lower-iree": ("compilers.iree", "compilers.static", "compilers.model.network"),
     "lower-qnn": (
         "compilers.qnn",
-        "compilers.quantize.activations",
+        "compilers.model.activations",
         "compilers.onnxruntime.fallback",
         "compilers.static",
         "compilers.model.network",

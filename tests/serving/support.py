@@ -82,6 +82,8 @@ class TorchSession:
     def forward(self, cache, segments):
         from transformers import DynamicCache
 
+        from compilers.model.torch_reference import cache_argument
+
         self.gate.wait()
         if self.failures:
             self.failures -= 1
@@ -95,8 +97,8 @@ class TorchSession:
             past = cache.held[segment.row] or DynamicCache(config=self.model.config)
             with self.torch.inference_mode():
                 ids = self.torch.tensor([list(segment.tokens)])
-                out = self.model(input_ids=ids, past_key_values=past, use_cache=True)
-            cache.held[segment.row] = out.past_key_values
+                out = self.model(input_ids=ids, use_cache=True, **cache_argument(self.model, past))
+            cache.held[segment.row] = past
             logits = out.logits[0].numpy().astype(np.float32)
             results.append(logits if segment.logits == "all" else logits[-1:])
         return results

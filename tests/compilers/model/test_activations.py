@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compilers.quantize.activations import CODES, steps_of
+from compilers.model.activations import CODES, steps_of
 
 bounds = st.floats(-1e6, 1e6, width=32)
 
