@@ -122,7 +122,7 @@ def test_a_release_reaches_a_node_that_answers(built: Place, tmp_path: Path) -> 
     assert place.rung("resolve", "--task", "retrival", "--min-tier", "1").code == 8
 
 
-def test_a_tampered_release_or_blob_is_refused(built: Place, tmp_path: Path) -> None:
+def test_a_tampered_release_is_refused(built: Place, tmp_path: Path) -> None:
     place = copy_of(built, tmp_path)
     place.must("approve", "--passing", "--family", "tiny", "--by", "me", "--reason", "it passed")
     place.must("release", "create", "r1", "ladder.toml", "--by", "me")
@@ -138,6 +138,30 @@ def test_a_tampered_release_or_blob_is_refused(built: Place, tmp_path: Path) -> 
     (release.parent / "release.sig").unlink()
     assert place.rung("pull", "r1", "--out", "node").code == 8
     assert not (place.root / "node" / "bundles").exists()
+
+
+def test_a_tampered_blob_is_refused(built: Place, tmp_path: Path) -> None:
+    place = copy_of(built, tmp_path)
+    place.must("approve", "--passing", "--family", "tiny", "--by", "me", "--reason", "it passed")
+    place.must("release", "create", "r1", "ladder.toml", "--by", "me")
+    store = Store(place.root / ".rung/store")
+    release = json.loads((place.root / ".rung/releases/r1/release.json").read_text())
+    weights = release["cells"][0]["manifest"]["files"][-1]
+    assert weights["path"] == "weights.safetensors"
+    blob = store.root / "blobs" / weights["digest"].replace(":", "/")
+    sound = blob.read_bytes()
+    blob.unlink()  # its bytes may be shared with the workspace that this one is a copy of
+    blob.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    verified = place.rung("release", "verify", "r1")
+    assert verified.code == 3
+    assert blob.name in verified.err
+    pulled = place.rung("pull", "r1", "--out", "node", "--artifact", release["cells"][0]["cell"]["id"])
+    assert pulled.code == 3
+    assert not list((place.root / "node").glob("bundles/*/*"))
+    blob.unlink()
+    blob.write_bytes(sound)
+    place.must("release", "verify", "r1")
+    place.must("pull", "r1", "--out", "node", "--artifact", release["cells"][0]["cell"]["id"])
 
 
 def test_a_variant_with_perturbed_scales_cannot_be_approved_without_a_waiver(
