@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from pipeline.cli.main import VERBS
+from pipeline.cli.discover import verbs
 from registry.ladder import Ladder
 
 ROOT = Path(__file__).parents[1]
@@ -30,8 +30,7 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("line", commands())
 def test_a_command_of_the_readme_has_its_verb_and_options(line: str) -> None:
     words = shlex.split(line.split("&&")[0])
-    module, _ = VERBS[words[1]]
-    command = typer.main.get_command(importlib.import_module(module).app)
+    command = typer.main.get_command(importlib.import_module(verbs()[words[1]].module).app)
     rest = words[2:]
     if subcommands := getattr(command, "commands", None):
         command = subcommands[rest.pop(0)]

@@ -1,4 +1,4 @@
-"""`rung`: the entry point. Verbs load on first use, so that `rung --help` imports nothing heavy.
+"""Entry point of `rung`. A command is imported when it runs, so that `rung --help` imports nothing heavy.
 
 Exit codes: 0 done, 2 usage or configuration, 3 not found or registry, 4 build failed, 5 toolchain missing,
 6 evaluation could not run, 7 cannot load here, 8 refused.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
@@ -17,29 +17,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from pipeline.cli import output
+from pipeline.cli.discover import verbs
 from registry.errors import ConfigurationError, RungError, ToolchainMissingError, UnknownNameError
-
-VERBS: Mapping[str, tuple[str, str]] = {
-    "init": ("pipeline.cli.init", "Make a workspace: rung.toml, .rung/ and signing keys"),
-    "checkpoint": ("pipeline.cli.checkpoint", "Register checkpoints in MLflow, and list them"),
-    "build": ("pipeline.cli.build", "Build, verify and evaluate all that a ladder lacks; resumable"),
-    "matrix": ("pipeline.cli.matrix", "Show, explain, compare and export the compatibility matrix"),
-    "approve": ("pipeline.cli.approve", "Approve cells for release"),
-    "reject": ("pipeline.cli.reject", "Reject cells"),
-    "withdraw": ("pipeline.cli.withdraw", "Withdraw approved cells"),
-    "release": ("pipeline.cli.release", "Create, list and verify signed releases"),
-    "resolve": ("pipeline.cli.resolve", "Say which artifact a host may serve, and why not a better one"),
-    "pull": ("pipeline.cli.pull", "Pull a release's artifacts to a node, verified"),
-    "evidence": ("pipeline.cli.evidence", "Get evidence from nodes: export, run, import, trust, refresh"),
-    "node-compile": ("pipeline.cli.node_compile", "Compile a portable artifact with the node's own toolkit"),
-    "serve": ("pipeline.cli.serve", "Serve the best artifact over an OpenAI-compatible API"),
-    "doctor": (
-        "pipeline.cli.doctor",
-        "Say what this machine can build and run, and what is missing or broken",
-    ),
-}
-"""Verb → (module with `app`, one line of help), in the order of a checkpoint's way."""
-
 
 Untyped = Any  # typer's copies of click's Context and Command are private
 
@@ -48,22 +27,22 @@ class LazyGroup(TyperGroup):
     """A group whose commands are imported when they are used."""
 
     def list_commands(self, ctx: Untyped) -> list[str]:
-        """The verbs, in the order of the table."""
-        return list(VERBS)
+        """Names of the commands, in the order of the help."""
+        return list(verbs())
 
     def get_command(self, ctx: Untyped, cmd_name: str) -> Untyped:
-        """The command of a verb; a stand-in with its help line while help is printed.
+        """The command `cmd_name`; only its name and help line while the help of `rung` is printed.
 
         Raises:
-            UnknownNameError: No such verb.
+            UnknownNameError: No such command.
         """
-        if cmd_name not in VERBS:
-            raise UnknownNameError.of("command", cmd_name, known=VERBS)
-        module, summary = VERBS[cmd_name]
+        verb = verbs().get(cmd_name)
+        if verb is None:
+            raise UnknownNameError.of("command", cmd_name, known=verbs())
         if sys.argv[1:2] in ([], ["--help"]):
-            return TyperCommand(cmd_name, callback=None, help=summary)
-        command = typer.main.get_command(importlib.import_module(module).app)
-        command.name = cmd_name
+            return TyperCommand(verb.name, callback=None, help=verb.summary)
+        command = typer.main.get_command(importlib.import_module(verb.module).app)
+        command.name = verb.name
         return command
 
 

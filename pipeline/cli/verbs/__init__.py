@@ -1,1 +1,1 @@
-"""The commands of `rung`: one file each, found by `pipeline/cli/discover.py`. A new file here is a new command."""
+"""The commands of `rung`: one file each. A new file here is a new command (`pipeline/cli/discover.py`)."""

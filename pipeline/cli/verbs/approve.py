@@ -10,6 +10,7 @@ from pipeline.cli import context, output
 from pipeline.cli.selection import select_cells
 from registry.errors import ConfigurationError, NotFoundError, RefusedError
 
+ORDER = 50
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 

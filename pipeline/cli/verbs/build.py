@@ -1,4 +1,4 @@
-"""`rung build`: bring every cell of a ladder up to date."""
+"""`rung build`: build, verify and evaluate what a ladder still lacks."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class Until(Enum):
     evaluated = "evaluated"
 
 
+ORDER = 30
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 

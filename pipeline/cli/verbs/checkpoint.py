@@ -12,6 +12,7 @@ from pipeline.workspace.locks import writing
 from registry.checkpoint import Checkpoint
 from registry.digest import short
 
+ORDER = 20
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
 

@@ -1,4 +1,4 @@
-"""`rung doctor`: what this machine can build and run, and what is missing or broken in the workspace."""
+"""`rung doctor`: say what this machine can build and run; check a workspace."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from registry.errors import ConfigurationError, RegistryError, ToolchainMissingE
 from registry.target import missing_features, targets
 from registry.workspace import Workspace, find_workspace
 
+ORDER = 140
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 

@@ -1,4 +1,4 @@
-"""`rung evidence`: kits for nodes, runs on nodes, signed files from nodes, and the expiry of evidence."""
+"""`rung evidence`: get evidence from nodes: export, run, import, trust, refresh."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pipeline.evidence.run import RunSettings
     from registry.workspace import Workspace
 
+ORDER = 110
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
 

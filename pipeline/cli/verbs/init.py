@@ -1,4 +1,4 @@
-"""`rung init`: make a workspace."""
+"""`rung init`: make a workspace: rung.toml, .rung/ and signing keys."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 from pipeline.cli import output
 from registry.workspace import init_workspace
 
+ORDER = 10
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 

@@ -19,6 +19,7 @@ from matrices.views.table import matrix_json
 from pipeline.cli import context, output
 from registry.errors import ConfigurationError, NotFoundError
 
+ORDER = 40
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
 PLAIN_WIDTH = 160

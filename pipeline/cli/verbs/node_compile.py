@@ -1,4 +1,4 @@
-"""`rung node-compile`: compile a portable artifact with the toolkit of the node, and report on it."""
+"""`rung node-compile`: compile a portable artifact with the node's own toolkit."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from pipeline.cli import output
 from registry.errors import BuildError, ConfigurationError
 
+ORDER = 120
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 

@@ -1,4 +1,4 @@
-"""`rung pull`: bring a release and the artifact that this host takes to a node, verified."""
+"""`rung pull`: pull the artifacts of a release to a node, verified."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from serving.node.directory import Wanted, name_of, pull_to_node
 from serving.node.host import read_host, this_host
 from serving.node.pull import Progress as Pulling
 
+ORDER = 100
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 

@@ -7,6 +7,7 @@ import typer
 from pipeline.cli import context, output
 from pipeline.cli.selection import select_cells
 
+ORDER = 60
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 

@@ -14,6 +14,7 @@ from registry.ladder import EVIDENCE_LEVELS, EvidenceLevel
 
 LEVELS = ", ".join(EVIDENCE_LEVELS)
 
+ORDER = 80
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
 

@@ -1,4 +1,4 @@
-"""`rung resolve`: which artifact a host may serve, and why not a better one."""
+"""`rung resolve`: say which artifact a host may serve, and why no better one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from matrices.resolve.resolve import resolve as decide
 from pipeline.cli import context, output
 from registry.errors import LoadError, RefusedError
 
+ORDER = 90
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 

@@ -1,4 +1,4 @@
-"""`rung serve`: load the best artifact that this host may serve, and answer over an OpenAI-compatible API."""
+"""`rung serve`: serve the best artifact over an OpenAI-compatible API."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 from pipeline.cli import context, output
 from registry.digest import short
 
+ORDER = 130
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 

@@ -1,4 +1,4 @@
-"""`rung withdraw`: take an approval back."""
+"""`rung withdraw`: withdraw approvals."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from matrices.ledger import query
 from pipeline.cli import context, output
 from pipeline.cli.selection import select_cells
 
+ORDER = 70
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
