@@ -115,29 +115,29 @@ def _run(order: WorkerOrder) -> Callable[[Reporter], None]:
     request = order.request
     match request:
         case ExportRequest():
-            from pipeline.stages.export import export
+            from pipeline.stages.work.export import export
 
             return lambda report: export(request, store=store, scratch=order.scratch, report=report)
         case QuantizeRequest():
-            from pipeline.stages.quantize import quantize
+            from pipeline.stages.work.quantize import quantize
 
             return lambda report: quantize(request, store=store, scratch=order.scratch, report=report)
         case LowerRequest():
-            from pipeline.stages.lower import lower
+            from pipeline.stages.work.lower import lower
 
             return lambda report: lower(request, store=store, scratch=order.scratch, report=report)
         case ReferenceRequest():
-            from pipeline.stages.reference import reference
+            from pipeline.stages.work.reference import reference
 
             return lambda report: reference(request, store=store, scratch=order.scratch, report=report)
         case ExamineRequest():
-            from pipeline.stages.examine import examine
+            from pipeline.stages.work.examine import examine
 
             return lambda report: examine(
                 request, store=store, scratch=order.scratch, report=report, threads=order.threads
             )
         case RehearseRequest():
-            from pipeline.stages.rehearse import rehearse
+            from pipeline.stages.work.rehearse import rehearse
 
             return lambda report: rehearse(request, store=store, scratch=order.scratch, report=report)
         case _:

@@ -10,7 +10,7 @@ from compilers.proof.prove import prove
 from compilers.toolchain import LoweringInput, find_toolchain
 from pipeline.executors.local import LOG_NAME
 from pipeline.executors.worker import Reporter
-from pipeline.stages.files import add_entry
+from pipeline.stages.work.files import add_entry
 from pipeline.stages.keys import prove_key
 from pipeline.stages.requests import LowerOutput, LowerRequest, ProveOutput
 from registry.store import Store

@@ -17,8 +17,8 @@ from evals.scorecard import Scorecard
 from evals.verdict import earned_tier
 from matrices.cells.cell import TaskResult
 from pipeline.executors.worker import Reporter
-from pipeline.stages.files import materialise_bundle
-from pipeline.stages.probe import load_probe
+from pipeline.stages.work.files import materialise_bundle
+from pipeline.stages.work.probe import load_probe
 from pipeline.stages.requests import EvaluateOutput, ExamineRequest, SpeedOutput, TaskRequest, VerifyOutput
 from registry.digest import canonical_json
 from registry.store import Store

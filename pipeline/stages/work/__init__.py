@@ -1,0 +1,1 @@
+"""What a worker process does for each stage, imported by workers alone: it needs the heavy libraries."""
