@@ -36,7 +36,7 @@ class Chip(Value):
 @functools.cache
 def chips() -> tuple[Chip, ...]:
     """All known chips, in the order of the file."""
-    text = resources.files("matrices").joinpath("chips.toml").read_text(encoding="utf-8")
+    text = resources.files("matrices.chips").joinpath("chips.toml").read_text(encoding="utf-8")
     return tuple(Chip(id=name, **facts) for name, facts in tomllib.loads(text).items())
 
 

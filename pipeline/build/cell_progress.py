@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from compilers.toolchain import Unsupported
 from matrices.ledger.build_records import BuildRecord
 from pipeline.build.plan import PlannedCell
-from pipeline.stages.requests import QuantizeOutput
+from pipeline.stages.quantize import QuantizeOutput
 from registry.artifact import Manifest
 
 

@@ -8,7 +8,11 @@ from matrices.cells.cell import Cell, Evidence, State, TaskResult, VariantFacts
 from pipeline.build.cell_progress import CellProgress
 from pipeline.build.records import Records
 from pipeline.executors.local import Failure
-from pipeline.stages.requests import EvaluateOutput, LowerOutput, ProveOutput, RehearseOutput, VerifyOutput
+from pipeline.stages.evaluate import EvaluateOutput
+from pipeline.stages.lower import LowerOutput
+from pipeline.stages.prove import ProveOutput
+from pipeline.stages.rehearse import RehearseOutput
+from pipeline.stages.verify import VerifyOutput
 
 
 def compose_cell(

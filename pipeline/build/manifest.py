@@ -5,7 +5,7 @@ from __future__ import annotations
 from compilers.toolchain import find_toolchain
 from pipeline.build.plan import PlannedCell
 from pipeline.stages import keys
-from pipeline.stages.requests import LowerOutput
+from pipeline.stages.lower import LowerOutput
 from registry.artifact import Manifest, ModelFacts
 from registry.variant import Variant
 

@@ -28,22 +28,16 @@ from pipeline.build.plan import BuildPlan, PlannedCell
 from pipeline.build.records import Records
 from pipeline.executors.local import Failure, Work
 from pipeline.stages import keys
-from pipeline.stages.requests import (
-    ExamineRequest,
-    ExportOutput,
-    ExportRequest,
-    LowerOutput,
-    LowerRequest,
-    ProbeOutput,
-    ProveOutput,
-    QuantizeOutput,
-    QuantizeRequest,
-    ReferenceOutput,
-    ReferenceRequest,
-    RehearseRequest,
-    Request,
-    TaskRequest,
-)
+from pipeline.stages.evaluate import TaskRequest
+from pipeline.stages.examine import ExamineRequest
+from pipeline.stages.export import ExportOutput, ExportRequest
+from pipeline.stages.lower import LowerOutput, LowerRequest
+from pipeline.stages.order import Request
+from pipeline.stages.probe import ProbeOutput
+from pipeline.stages.prove import ProveOutput
+from pipeline.stages.quantize import QuantizeOutput, QuantizeRequest
+from pipeline.stages.reference import ReferenceOutput, ReferenceRequest
+from pipeline.stages.rehearse import RehearseRequest
 from registry.artifact import Manifest
 from registry.checkpoint import Checkpoint
 from registry.digest import digest_file, digest_value

@@ -18,7 +18,8 @@ from pydantic import AwareDatetime, ValidationError
 
 from compilers.portable.node_compile import NodeCompile
 from evals.scorecard import Scorecard
-from pipeline.stages.requests import SpeedOutput, VerifyOutput
+from pipeline.stages.speed import SpeedOutput
+from pipeline.stages.verify import VerifyOutput
 from registry.atomic import write_atomically
 from registry.digest import Digest, canonical_json, digest_value, short
 from registry.errors import NotFoundError, SchemaError, SignatureError

@@ -17,7 +17,7 @@ from typing import Final, Literal
 from pydantic import Field, ValidationError
 
 from evals.verdict import Bar
-from pipeline.stages.requests import ProbeOutput
+from pipeline.stages.probe import ProbeOutput
 from registry.artifact import Manifest
 from registry.atomic import remove_tree, storage_errors, temporary_directory, write_atomically
 from registry.checkpoint import FileEntry

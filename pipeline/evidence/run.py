@@ -23,14 +23,10 @@ from evals.scorecard import Scorecard
 from pipeline.evidence.document import EvidenceFile, Machine, Measured, MeasurementProblem
 from pipeline.evidence.kit import Kit, KitSubject, KitTask, folder_of
 from pipeline.executors.local import Event, Failure, LocalExecutor, Work, remove_stale_scratch
-from pipeline.stages.requests import (
-    EvaluateOutput,
-    ExamineRequest,
-    SpeedOutput,
-    SpeedRequest,
-    TaskRequest,
-    VerifyOutput,
-)
+from pipeline.stages.evaluate import EvaluateOutput, TaskRequest
+from pipeline.stages.examine import ExamineRequest
+from pipeline.stages.speed import SpeedOutput, SpeedRequest
+from pipeline.stages.verify import VerifyOutput
 from registry.artifact import Manifest
 from registry.atomic import write_atomically
 from registry.digest import canonical_json, digest_value

@@ -23,7 +23,7 @@ from typing import IO, Any
 
 from compilers.toolchain import find_toolchain
 from pipeline.executors.memory import held_bytes
-from pipeline.stages.requests import Request, WorkerOrder
+from pipeline.stages.order import Request, WorkerOrder
 from registry.store import Store
 
 LOCK_NAME = "lock"

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.executors.local import Event, Failure, Finished, LocalExecutor, Work
-from pipeline.stages.requests import LowerRequest
+from pipeline.stages.lower import LowerRequest
 from registry.errors import ConfigurationError, ToolchainMissingError
 from registry.store import Store
 from serving.node.host import this_host

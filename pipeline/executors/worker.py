@@ -22,15 +22,13 @@ from typing import assert_never
 
 from pydantic import BaseModel
 
-from pipeline.stages.requests import (
-    ExamineRequest,
-    ExportRequest,
-    LowerRequest,
-    QuantizeRequest,
-    ReferenceRequest,
-    RehearseRequest,
-    WorkerOrder,
-)
+from pipeline.stages.examine import ExamineRequest
+from pipeline.stages.export import ExportRequest
+from pipeline.stages.lower import LowerRequest
+from pipeline.stages.order import WorkerOrder
+from pipeline.stages.quantize import QuantizeRequest
+from pipeline.stages.reference import ReferenceRequest
+from pipeline.stages.rehearse import RehearseRequest
 from registry.errors import LoadError, RungError
 
 PR_SET_PDEATHSIG = 1  # prctl(2)

@@ -51,7 +51,7 @@ CODE: Mapping[str, tuple[str, ...]] = {
     "evaluate": ("evals", "compilers.model.tokenizer"),
 }
 """Stage → the modules whose source its output depends on."""
-COMMON = ("pipeline.stages.requests", "pipeline.stages")
+COMMON = ("pipeline.stages",)
 """The form of outputs, and what workers do: part of every stage."""
 
 

@@ -17,9 +17,12 @@ from evals.scorecard import Scorecard
 from evals.verdict import earned_tier
 from matrices.cells.cell import TaskResult
 from pipeline.executors.worker import Reporter
+from pipeline.stages.evaluate import EvaluateOutput, TaskRequest
+from pipeline.stages.examine import ExamineRequest
+from pipeline.stages.speed import SpeedOutput
+from pipeline.stages.verify import VerifyOutput
 from pipeline.stages.work.files import materialise_bundle
 from pipeline.stages.work.probe import load_probe
-from pipeline.stages.requests import EvaluateOutput, ExamineRequest, SpeedOutput, TaskRequest, VerifyOutput
 from registry.digest import canonical_json
 from registry.store import Store
 from registry.target import find_target

@@ -11,7 +11,7 @@ import numpy as np
 
 from compilers.model.tokenizer import Tokenizer
 from compilers.runtime import FloatArray
-from pipeline.stages.requests import ProbeOutput
+from pipeline.stages.probe import ProbeOutput
 from registry.errors import ConfigurationError
 from registry.store import Store
 

@@ -13,9 +13,9 @@ from compilers.model.torch_reference import TorchSession
 from compilers.quantize.canonical import dequantized_state
 from compilers.quantize.variant import quantize as quantize_weights
 from pipeline.executors.worker import Reporter
+from pipeline.stages.quantize import QuantizeOutput, QuantizeRequest
 from pipeline.stages.work.files import add_entry, materialise_checkpoint
 from pipeline.stages.work.probe import read_texts, store_probe, tokenize
-from pipeline.stages.requests import QuantizeOutput, QuantizeRequest
 from registry.store import Store
 from registry.variant import Variant
 

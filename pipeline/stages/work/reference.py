@@ -10,10 +10,11 @@ from compilers.model.tokenizer import Tokenizer
 from compilers.model.torch_reference import TorchSession
 from evals.harness import evaluate, load_tasks, scorecard
 from pipeline.executors.worker import Reporter
-from pipeline.stages.work.files import materialise_checkpoint
+from pipeline.stages.evaluate import TaskRequest
 from pipeline.stages.keys import version
+from pipeline.stages.reference import ReferenceOutput, ReferenceRequest
+from pipeline.stages.work.files import materialise_checkpoint
 from pipeline.stages.work.probe import read_texts, store_probe, tokenize
-from pipeline.stages.requests import ReferenceOutput, ReferenceRequest, TaskRequest
 from registry.digest import canonical_json
 from registry.store import Store
 from serving.node.host import this_host

@@ -10,9 +10,9 @@ from compilers.rehearsal import rehearse as open_rehearsal
 from compilers.runtime import Bundle
 from compilers.toolchain import Unsupported
 from pipeline.executors.worker import Reporter
+from pipeline.stages.rehearse import RehearseOutput, RehearseRequest
 from pipeline.stages.work.files import materialise_bundle
 from pipeline.stages.work.probe import load_probe
-from pipeline.stages.requests import RehearseOutput, RehearseRequest
 from registry.store import Store
 
 

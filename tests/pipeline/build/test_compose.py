@@ -13,7 +13,11 @@ from matrices.ledger.build_records import BuildRecord
 from pipeline.build.cell_progress import CellProgress
 from pipeline.build.compose import compose_cell
 from pipeline.build.plan import PlannedCell
-from pipeline.stages.requests import LowerOutput, ProbeOutput, ProveOutput, QuantizeOutput, RehearseOutput
+from pipeline.stages.lower import LowerOutput
+from pipeline.stages.probe import ProbeOutput
+from pipeline.stages.prove import ProveOutput
+from pipeline.stages.quantize import QuantizeOutput
+from pipeline.stages.rehearse import RehearseOutput
 from registry.artifact import Manifest, ModelFacts
 from registry.checkpoint import Checkpoint, FileEntry
 from registry.digest import digest_value

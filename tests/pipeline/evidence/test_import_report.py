@@ -15,7 +15,7 @@ from matrices.releases.release import Release
 from pipeline.evidence.check import Verified
 from pipeline.evidence.document import Machine, Measured, MeasurementProblem
 from pipeline.evidence.record import with_evidence
-from pipeline.stages.requests import VerifyOutput
+from pipeline.stages.verify import VerifyOutput
 from registry.artifact import MANIFEST_NAME
 from registry.digest import digest_value
 from serving.node.host import this_host

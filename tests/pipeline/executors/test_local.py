@@ -19,7 +19,7 @@ from pipeline.executors.local import (
     remove_stale_scratch,
     stale_scratch,
 )
-from pipeline.stages.requests import ExportRequest
+from pipeline.stages.export import ExportRequest
 from registry.checkpoint import Checkpoint, FileEntry
 from registry.digest import digest_bytes
 from registry.store import Store
@@ -122,7 +122,7 @@ def test_the_worker_dies_with_a_build_that_is_killed(store: Store, tmp_path: Pat
     build.write_text(
         "import sys\nfrom pathlib import Path\n"
         "from pipeline.executors.local import LocalExecutor, Work\n"
-        "from pipeline.stages.requests import REQUEST\nfrom registry.store import Store\n"
+        "from pipeline.stages.order import REQUEST\nfrom registry.store import Store\n"
         f"request = REQUEST.validate_json({request.model_dump_json()!r})\n"
         f"executor = LocalExecutor(Store(Path({str(store.root)!r})), "
         f"scratch=Path({str(tmp_path / 'scratch')!r}), command=(sys.executable, {str(worker)!r}))\n"

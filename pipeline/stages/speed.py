@@ -1,0 +1,28 @@
+"""The speed stage: an artifact's throughput in tokens per second."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from compilers.check.speed import Speed
+from registry.digest import Digest
+from registry.value import Value
+
+
+class SpeedOutput(Value):
+    """The artifact's throughput."""
+
+    speed: Speed
+    runtime_version: str
+    chip: str
+    driver: str | None = None
+    """Version of the accelerator's driver; None for processors."""
+
+
+class SpeedRequest(Value):
+    """How to time an artifact."""
+
+    key: Digest
+    prompt_tokens: int = Field(default=96, ge=1)
+    decode_steps: int = Field(default=32, ge=1)
+    repeats: int = Field(default=5, ge=1)
