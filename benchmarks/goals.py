@@ -18,7 +18,7 @@ from benchmarks.products import (
     on_threads,
 )
 from benchmarks.rounds import Measurement, Ratio, ratio
-from registry.target import Host
+from registry.host import Host
 from registry.value import Value
 
 NOISE = 1.03

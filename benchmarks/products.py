@@ -12,7 +12,8 @@ from benchmarks.engines.interface import EngineKind, EngineSpec
 from benchmarks.gguf import GgufType
 from benchmarks.rounds import Panel
 from benchmarks.steps import Export, GenaiStep, Gguf, Lower, Quantize, Step
-from registry.target import Host, Target, missing_features, targets
+from registry.host import Host
+from registry.target import Target, missing_features, targets
 
 BASE_TARGET = "cpu-x86-64-v3"
 FLOAT_PANEL, INT4_PANEL, OTHER_PANEL = "float32 weights", "4-bit weights", "other recipes"

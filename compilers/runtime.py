@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from compilers.toolchain import Support
 from registry.artifact import ArtifactFormat, Manifest
 from registry.errors import UnknownNameError
-from registry.target import Host
+from registry.host import Host
 
 FloatArray = NDArray[np.float32]
 

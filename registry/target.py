@@ -1,7 +1,6 @@
-"""Targets (what compilers see) and hosts (what a machine is).
+"""Targets: the instruction sets that toolchains compile for, and whether a host can run their code.
 
-A target names an instruction set; its facts are data, in `targets.toml`. A host is the machine on which an
-artifact would run. `missing_features` is the first gate between the two.
+Their facts are data, in `targets.toml`.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from importlib import resources
 from typing import Literal
 
 from registry.errors import UnknownNameError
+from registry.host import Accelerator, Host
 from registry.value import Value
 
 _COMPUTE = re.compile(r"^sm_(?P<major>\d+)(?P<minor>\d)$")
@@ -38,23 +38,6 @@ class Target(Value):
         return tuple(self.architecture.split("+"))
 
 
-class Host(Value):
-    """What a machine is: the facts that load-time decisions are made from."""
-
-    architecture: str
-    """`x86_64` or `aarch64`, as `platform.machine()` says."""
-    features: tuple[str, ...]
-    """Processor flags, sorted."""
-    memory_bytes: int
-    """Physical memory, or the control group's limit where that is lower."""
-    cores: int
-    """Cores that this process may use."""
-    chip: str = "unknown"
-    """The processor's own name, for evidence."""
-    accelerators: tuple[str, ...] = ()
-    """Architectures of accelerators present: `sm_90`, `gfx942` …"""
-
-
 @functools.cache
 def targets() -> dict[str, Target]:
     """All known targets by name."""
@@ -77,26 +60,30 @@ def find_target(name: str, *, where: str = "") -> Target:
 def missing_features(host: Host, *, target: Target) -> tuple[str, ...]:
     """What the host lacks to run code of a target; empty if it can run it."""
     if target.kind != "cpu":
-        runs = any(runs_on(target, chip) for chip in host.accelerators)
-        return () if runs else (target.architecture,)
+        return () if accelerators_for(target, host) else (target.architecture,)
     if target.architecture != host.architecture:
         return (target.architecture,)
     return tuple(sorted(set(target.features) - set(host.features)))
 
 
-def runs_on(target: Target, chip: str) -> bool:
-    """Whether an accelerator of architecture `chip` runs code of a target."""
-    return any(_runs(code, chip) for code in target.architectures)
+def accelerators_for(target: Target, host: Host) -> tuple[Accelerator, ...]:
+    """The host's accelerators that run code of a target, in the host's order."""
+    return tuple(each for each in host.accelerators if runs_on(target, each.architecture))
 
 
-def _runs(code: str, chip: str) -> bool:
-    """Whether a chip runs code of an architecture.
+def runs_on(target: Target, architecture: str) -> bool:
+    """Whether an accelerator of an architecture runs code of a target."""
+    return any(_runs(code, architecture) for code in target.architectures)
+
+
+def _runs(code: str, here: str) -> bool:
+    """Whether an accelerator of the architecture `here` runs code of another.
 
     CUDA machine code runs on chips of the same major and the same or a higher minor version
     (https://docs.nvidia.com/cuda/cuda-programming-guide, "binary compatibility"); a letter behind the number
     (`sm_90a`) takes that away. All other code runs on its own architecture alone.
     """
-    made, found = _COMPUTE.match(code), _COMPUTE.match(chip)
+    made, found = _COMPUTE.match(code), _COMPUTE.match(here)
     if made is None or found is None:
-        return code == chip
+        return code == here
     return made["major"] == found["major"] and int(made["minor"]) <= int(found["minor"])

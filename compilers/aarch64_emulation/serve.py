@@ -17,7 +17,7 @@ from compilers.aarch64_emulation.wire import read_message, write_message
 from compilers.runtime import Bundle, Cache, FloatArray, Segment, Session, find_runtime
 from registry.artifact import Manifest
 from registry.errors import LoadError, RungError
-from registry.target import Host
+from registry.host import Host
 
 AT_HWCAP, AT_HWCAP2 = 16, 26
 # Bits of the two words (linux/arch/arm64/include/uapi/asm/hwcap.h) that a target may ask for.

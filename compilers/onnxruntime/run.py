@@ -20,7 +20,8 @@ from compilers.runtime import Bundle, Cache, FloatArray, Segment
 from compilers.toolchain import Support, Supported, Unsupported
 from registry.artifact import ArtifactFormat, Manifest, ModelFacts
 from registry.errors import LoadError, ToolchainMissingError
-from registry.target import Host, find_target, missing_features
+from registry.host import Host
+from registry.target import find_target, missing_features
 
 Untyped: TypeAlias = Any
 """What onnxruntime returns: it ships no types."""

@@ -9,7 +9,7 @@ from compilers.toolchain import Unsupported
 from registry.artifact import ArtifactFormat, Manifest
 from registry.digest import short
 from registry.errors import LoadError
-from registry.target import Host
+from registry.host import Host
 
 HINT = "run `rung node-compile` on a node that has the vendor's toolkit"
 

@@ -9,7 +9,8 @@ from compilers.static.session import StaticSession
 from compilers.toolchain import Support, Supported, Unsupported
 from registry.artifact import ArtifactFormat, Manifest
 from registry.errors import LoadError
-from registry.target import Host, find_target, missing_features
+from registry.host import Host
+from registry.target import find_target, missing_features
 
 
 class QnnRuntime:

@@ -14,7 +14,8 @@ from compilers.tvm.cpu.plan import PLAN_NAME, LibraryPlan
 from compilers.tvm.cpu.session import TvmSession
 from registry.artifact import ArtifactFormat, Manifest
 from registry.errors import LoadError, UnknownNameError
-from registry.target import Host, find_target, missing_features
+from registry.host import Host
+from registry.target import find_target, missing_features
 from registry.value import describe
 
 WEIGHTS_NAME = "weights.safetensors"

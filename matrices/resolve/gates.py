@@ -15,7 +15,8 @@ from matrices.releases.release import ReleasedCell
 from matrices.resolve.candidate import Candidate
 from matrices.resolve.request import Request
 from registry.digest import short
-from registry.target import Host, Target, missing_features, targets
+from registry.host import Host
+from registry.target import Target, missing_features, targets
 
 USABLE_SHARE: Final = 0.9
 """Share of a host's memory that an artifact may take; the rest is the operating system's."""
@@ -152,7 +153,7 @@ def _unknown(reason: str) -> GateResult:
 
 def _lacks(lacking: tuple[str, ...], *, target: Target, host: Host) -> GateResult:
     if target.kind != "cpu":
-        here = ", ".join(host.accelerators) or "no accelerator"
+        here = ", ".join(each.architecture for each in host.accelerators) or "no accelerator"
         return _deny(f"`{target.name}` needs {lacking[0]}, the host has {here}")
     if target.architecture != host.architecture:
         return _deny(f"`{target.name}` is for {target.architecture}, the host is {host.architecture}")

@@ -34,7 +34,7 @@ from matrices.resolve.gates import (
 )
 from matrices.resolve.request import Request
 from registry.digest import Digest
-from registry.target import Host
+from registry.host import Host
 from registry.value import Value
 
 Gate = Callable[[Candidate, Facts], GateResult]

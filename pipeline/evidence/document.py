@@ -23,8 +23,8 @@ from pipeline.stages.verify import VerifyOutput
 from registry.atomic import write_atomically
 from registry.digest import Digest, canonical_json, digest_value, short
 from registry.errors import NotFoundError, SchemaError, SignatureError
+from registry.host import Host
 from registry.signing import fingerprint, sign, signer, verify
-from registry.target import Host
 from registry.value import Value, describe
 
 SIGNED_NAME: Final = "evidence.json"

@@ -13,8 +13,9 @@ from matrices.ledger.ledger import Ledger
 from pipeline.workspace.installed import installed_toolchains
 from registry.artifact import Manifest
 from registry.errors import RungError
+from registry.host import Host
 from registry.store import Store
-from registry.target import Host, targets
+from registry.target import targets
 from serving.node.accelerator import chip_here
 from serving.node.host import installed_runtimes, this_host
 

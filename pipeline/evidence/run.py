@@ -31,9 +31,10 @@ from registry.artifact import Manifest
 from registry.atomic import write_atomically
 from registry.digest import canonical_json, digest_value
 from registry.errors import CorruptError, NotFoundError, RungError
+from registry.host import Host
 from registry.recipe import parse_recipe
 from registry.store import Store
-from registry.target import Host, find_target, missing_features
+from registry.target import find_target, missing_features
 from registry.value import Value
 from serving.node.accelerator import chip_here
 from serving.node.fetch import fetch_blob

@@ -11,7 +11,7 @@ from matrices.resolve.request import Request
 from matrices.resolve.resolve import resolve
 from registry.artifact import Manifest
 from registry.digest import short
-from registry.target import Host
+from registry.host import Host
 from serving.contract.problems import Json
 from serving.node.host import installed_runtimes
 from serving.node.load import LoadedModel

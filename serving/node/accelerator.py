@@ -1,18 +1,23 @@
-"""The chip that runs a target's code on this machine, by its own name, and the version of its driver."""
+"""The GPUs and NPUs of this machine, and which of them runs a target's code: name, memory and driver."""
 
 from __future__ import annotations
 
 import re
 import shutil
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from registry.target import Host, Target, missing_features
+from compilers.tvm.gpu.driver import amd_architectures, open_gpus
+from registry.errors import LoadError
+from registry.host import Accelerator, Host
+from registry.target import Target, accelerators_for
 
 PROBE_TIMEOUT_S = 10.0
 """Time that a vendor's own tool may take to answer."""
 _AMD_DRIVER = Path("/sys/module/amdgpu/version")
+_KFD = Path("/sys/class/kfd/kfd/topology/nodes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,39 +30,107 @@ class ChipHere:
 
 
 def chip_here(target: Target, host: Host) -> ChipHere:
-    """The chip of this machine that runs a target's code; the processor where no accelerator is known."""
-    match target.kind:
-        case "cuda":
-            found = _nvidia(target, host)
-        case "rocm":
-            found = _amd(target)
-        case _:
-            found = None
-    return found or ChipHere(host.chip)
+    """The chip of a host that runs a target's code; the processor where no accelerator does."""
+    for one in () if target.kind == "cpu" else accelerators_for(target, host):
+        return ChipHere(one.chip, one.driver)
+    return ChipHere(host.chip)
 
 
-def _nvidia(target: Target, host: Host) -> ChipHere | None:
-    query = ["--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader"]
+def accelerators_here() -> tuple[Accelerator, ...]:
+    """The GPUs of this machine: NVIDIA's, then AMD's, each in its driver's order."""
+    return (*_nvidia(), *_amd())
+
+
+def _nvidia() -> tuple[Accelerator, ...]:
+    """By `nvidia-smi`; containers often have the driver's library alone, which knows as much."""
+    query = ["--query-gpu=name,driver_version,compute_cap,memory.total", "--format=csv,noheader,nounits"]
+    found: list[Accelerator] = []
     for line in _ask("nvidia-smi", *query).splitlines():
-        name, driver, capability = [*(part.strip() for part in line.split(",")), "", "", ""][:3]
-        one = host.model_copy(update={"accelerators": ("sm_" + capability.replace(".", ""),)})
-        if name and not missing_features(one, target=target):
-            return ChipHere(name, driver or None)
-    return None
+        parts = [part.strip() for part in line.split(",")]
+        if len(parts) != 4 or not re.fullmatch(r"\d+\.\d+", parts[2]):
+            continue
+        name, driver, capability, mebibytes = parts
+        found.append(
+            Accelerator(
+                architecture="sm_" + capability.replace(".", ""),
+                chip=name,
+                memory_bytes=int(mebibytes) << 20 if mebibytes.isdigit() else None,
+                driver=driver or None,
+            )
+        )
+    return tuple(found) or _by_libcuda()
 
 
-def _amd(target: Target) -> ChipHere | None:
-    """From `rocminfo`: agents have `Name: gfx942` and, after it, `Marketing Name: AMD Instinct MI300X`."""
-    architecture = ""
-    for line in _ask("rocminfo").splitlines():
-        if found := re.match(r"\s*Name:\s+(gfx\w+)\s*$", line):
-            architecture = found[1]
-        elif architecture in target.architectures and (
-            found := re.match(r"\s*Marketing Name:\s+(\S.*?)\s*$", line)
-        ):
-            driver = _AMD_DRIVER.read_text(encoding="utf-8").strip() if _AMD_DRIVER.is_file() else None
-            return ChipHere(found[1], driver or None)
-    return None
+def _by_libcuda() -> tuple[Accelerator, ...]:
+    with suppress(LoadError):
+        return tuple(
+            Accelerator(
+                architecture=gpu.architecture,
+                chip=gpu.chip,
+                memory_bytes=gpu.memory_bytes,
+                driver=gpu.version,
+            )
+            for gpu in open_gpus("cuda")
+        )
+    return ()
+
+
+def _amd() -> tuple[Accelerator, ...]:
+    """Architecture and memory from the kernel, names from `rocminfo`, whose order is the same."""
+    driver = _AMD_DRIVER.read_text(encoding="utf-8").strip() if _AMD_DRIVER.is_file() else None
+    architectures, memories = amd_architectures(_KFD), amd_memory_bytes(_KFD)
+    named = rocm_names(_ask("rocminfo"))
+    if not architectures:  # the kernel's files are hidden from some containers
+        architectures, memories = tuple(architecture for architecture, _ in named), (None,) * len(named)
+    names = (
+        [name for _, name in named] if len(named) == len(architectures) else ["unknown"] * len(architectures)
+    )
+    return tuple(
+        Accelerator(architecture=architecture, chip=name, memory_bytes=memory, driver=driver or None)
+        for architecture, name, memory in zip(architectures, names, memories, strict=True)
+    )
+
+
+def rocm_names(text: str) -> tuple[tuple[str, str], ...]:
+    """Architecture and name of each GPU in what `rocminfo` prints.
+
+    GPUs have `Name: gfx942` and, after it, `Marketing Name: AMD Instinct MI300X`; processors are skipped.
+    """
+    found: list[tuple[str, str]] = []
+    architecture: str | None = None
+    for line in text.splitlines():
+        if name := re.match(r"\s*Name:\s+(\S.*?)\s*$", line):
+            architecture = name[1] if re.fullmatch(r"gfx\w+", name[1]) else None
+        elif architecture and (marketing := re.match(r"\s*Marketing Name:\s+(\S.*?)\s*$", line)):
+            found.append((architecture, marketing[1]))
+            architecture = None
+    return tuple(found)
+
+
+def amd_memory_bytes(nodes: Path) -> tuple[int | None, ...]:
+    """Memory of each AMD GPU that Linux lists, in the order of `amd_architectures`.
+
+    Banks of a GPU's own memory have heap type 1 or 2, public or private (HSA_MEM_HEAP_TYPE in Linux).
+    """
+    found: list[int | None] = []
+    for node in sorted(nodes.glob("*"), key=lambda path: int(path.name) if path.name.isdigit() else -1):
+        version = re.search(r"^gfx_target_version (\d+)$", _text(node / "properties"), flags=re.MULTILINE)
+        if version is None or not int(version[1]):
+            continue
+        total = 0
+        for bank in node.glob("mem_banks/*/properties"):
+            facts = dict(line.split(None, 1) for line in _text(bank).splitlines() if " " in line)
+            if facts.get("heap_type") in ("1", "2"):
+                total += int(facts.get("size_in_bytes", "0"))
+        found.append(total or None)
+    return tuple(found)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""
 
 
 def _ask(tool: str, *arguments: str) -> str:

@@ -17,7 +17,7 @@ from matrices.resolve.resolve import Decision, resolve
 from registry.artifact import Manifest
 from registry.atomic import write_atomically
 from registry.errors import ConfigurationError, NotFoundError, RefusedError
-from registry.target import Host
+from registry.host import Host
 from registry.workspace import Workspace, find_workspace
 from serving.node.host import installed_runtimes
 from serving.node.pull import Pulled, Report, bundle_directory, find_released, pull, pull_release

@@ -11,8 +11,6 @@ import math
 import os
 import platform
 import re
-import shutil
-import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,13 +18,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from compilers.runtime import RUNTIMES, find_runtime
-from compilers.tvm.gpu.driver import amd_architectures, open_gpus
-from registry.errors import ConfigurationError, LoadError, ToolchainMissingError
-from registry.target import Host
+from registry.errors import ConfigurationError, ToolchainMissingError
+from registry.host import Host
 from registry.value import configuration_error
-
-PROBE_TIMEOUT_S = 5.0
-"""Time that an accelerator's own tool may take to answer."""
+from serving.node.accelerator import accelerators_here
 
 ARM_PARTS: Mapping[tuple[int, int], str] = {
     (0x41, 0xD0C): "Arm Neoverse-N1",
@@ -50,7 +45,7 @@ def this_host() -> Host:
         memory_bytes=_memory_bytes(groups),
         cores=_cores(groups),
         chip=chip_name(cpuinfo) or platform.processor() or "unknown",
-        accelerators=_accelerators(),
+        accelerators=accelerators_here(),
     )
 
 
@@ -159,28 +154,6 @@ def _memory_bytes(groups: tuple[Path, ...]) -> int:
 def _cores(groups: tuple[Path, ...]) -> int:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(usable, core_quota(groups))))
-
-
-def _accelerators() -> tuple[str, ...]:
-    return tuple(sorted({*_nvidia(), *amd_architectures()}))
-
-
-def _nvidia() -> tuple[str, ...]:
-    """By NVIDIA's tool; containers often have the driver's library alone, which knows as much."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        with suppress(LoadError):
-            return tuple(gpu.architecture for gpu in open_gpus("cuda"))
-        return ()
-    try:
-        answer = subprocess.run(
-            [tool, "--query-gpu=compute_cap", "--format=csv,noheader"],
-            capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    capabilities = re.findall(r"^(\d+)\.(\d+)$", answer.stdout, flags=re.MULTILINE)
-    return tuple(f"sm_{major}{minor}" for major, minor in capabilities)
 
 
 def _number(path: Path) -> int | None:

@@ -19,7 +19,8 @@ from matrices.releases.release import Release, ReleasedCell
 from registry.artifact import MANIFEST_NAME, Manifest
 from registry.digest import digest_file
 from registry.errors import CorruptError, LoadError, RungError
-from registry.target import Host, find_target, missing_features
+from registry.host import Host
+from registry.target import find_target, missing_features
 from serving.engine.engine import Limits
 
 MEMORY_SHARE = 0.9

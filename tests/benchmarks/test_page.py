@@ -24,7 +24,8 @@ from benchmarks.products import (
 from benchmarks.report import BenchmarkReport
 from benchmarks.rounds import Measurement, Ratio, RoundsPlan
 from benchmarks.run import problems_of
-from registry.target import Host, targets
+from registry.host import Host
+from registry.target import targets
 from tests.benchmarks.tiny import SHAPE, Built
 
 OLD = Host(architecture="x86_64", features=targets()["cpu-x86-64-v3"].features, memory_bytes=2**34, cores=2)

@@ -16,8 +16,9 @@ from compilers.quantize.variant import QuantizeReport, quantize
 from compilers.runtime import Bundle, Session, find_runtime
 from compilers.toolchain import LoweringInput, find_toolchain
 from registry.artifact import Manifest
+from registry.host import Host
 from registry.recipe import parse_recipe
-from registry.target import Host, find_target
+from registry.target import find_target
 from tests.checkpoints import make_checkpoint
 
 NO_DIGEST = "sha256:" + "0" * 64

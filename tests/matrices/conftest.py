@@ -18,8 +18,9 @@ from matrices.releases.release import Approval, Release, ReleasedCell, Unrelease
 from registry.artifact import Manifest, ModelFacts
 from registry.checkpoint import FileEntry
 from registry.digest import digest_value
+from registry.host import Host
 from registry.recipe import parse_recipe
-from registry.target import Host, find_target
+from registry.target import find_target
 
 START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 TASKS = ("extraction", "reasoning", "tool-calling")

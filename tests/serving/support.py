@@ -14,7 +14,7 @@ from matrices.releases.release import Approval, Release, ReleasedCell
 from registry.artifact import Manifest, ModelFacts
 from registry.checkpoint import FileEntry
 from registry.digest import canonical_json, digest_bytes, digest_file
-from registry.target import Host
+from registry.host import Host
 from serving.contract.promise import Holding
 from serving.engine.engine import Limits
 from serving.http.app import create_service

@@ -48,6 +48,8 @@ class Driver(Protocol):
     """`sm_90`, `gfx942`; of a stand-in its platform's name."""
     version: str
     """Version of the driver."""
+    memory_bytes: int
+    """All of its memory."""
 
     def use(self) -> None:
         """Make the calling thread speak to this GPU."""
@@ -134,6 +136,7 @@ class _NativeDriver:
 
     chip = "unknown"
     architecture = "unknown"
+    memory_bytes = 0
 
     def __init__(self, library: ctypes.CDLL, names: _Names) -> None:
         self._library = library
@@ -251,6 +254,9 @@ class CudaDriver(_NativeDriver):
             self._call("cuDeviceGetAttribute", ctypes.byref(value), attribute, device)
             numbers.append(value.value)
         self.architecture = "sm_{}{}".format(*numbers)
+        memory = ctypes.c_size_t()
+        self._call("cuDeviceTotalMem_v2", ctypes.byref(memory), device)
+        self.memory_bytes = memory.value
         self._device, self._context = device, context
 
     def use(self) -> None:
@@ -269,6 +275,9 @@ class HipDriver(_NativeDriver):
         self._call("hipDeviceGetName", name, len(name), ordinal)
         self.chip = name.value.decode(errors="replace")
         self.architecture = architecture
+        memory = ctypes.c_size_t()
+        self._call("hipDeviceTotalMem", ctypes.byref(memory), ordinal)
+        self.memory_bytes = memory.value
         self._ordinal = ordinal
 
     def use(self) -> None:

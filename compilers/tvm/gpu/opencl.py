@@ -18,6 +18,7 @@ from registry.errors import LoadError
 
 _ALL_DEVICES = 0xFFFFFFFF
 _DEVICE_NAME, _DEVICE_VERSION = 0x102B, 0x102F
+_GLOBAL_MEMORY = 0x101F
 _BUILD_LOG = 0x1183
 _READ_WRITE = 1
 _OPTIONS = b"-cl-std=CL1.2"
@@ -35,6 +36,14 @@ class OpenClDriver:
         self.chip = self._describe(_DEVICE_NAME)
         self.architecture = "opencl"
         self.version = self._describe(_DEVICE_VERSION)
+        memory = ctypes.c_uint64()
+        _check(
+            "clGetDeviceInfo",
+            library.clGetDeviceInfo(
+                ctypes.c_void_p(device), _GLOBAL_MEMORY, ctypes.sizeof(memory), ctypes.byref(memory), None
+            ),
+        )
+        self.memory_bytes = memory.value
         status = ctypes.c_int()
         devices = (ctypes.c_void_p * 1)(device)
         self._context = ctypes.c_void_p(

@@ -26,8 +26,9 @@ from compilers.toolchain import LoweringInput, Supported, Unsupported, find_tool
 from registry.artifact import Manifest
 from registry.digest import digest_file
 from registry.errors import BuildError, LoadError
+from registry.host import Accelerator, Host
 from registry.recipe import KNOWN, parse_recipe
-from registry.target import Host, find_target, targets
+from registry.target import find_target, targets
 from tests.compilers.session_contract import SessionContract, draw
 from tests.compilers.static.sources import source_of
 
@@ -126,9 +127,8 @@ def test_the_manifest_names_a_command_that_a_node_may_run(
 def test_a_portable_artifact_never_runs_as_if_it_were_compiled(checkpoint: Path, tmp_path: Path) -> None:
     source = source_of(checkpoint, tmp_path, recipe="fp16")
     bundle = lower(source, toolchain="cann", target="npu-ascend910b")
-    host = Host(
-        architecture="aarch64", features=(), memory_bytes=2**34, cores=8, accelerators=("ascend910b",)
-    )
+    here = (Accelerator(architecture="ascend910b"),)
+    host = Host(architecture="aarch64", features=(), memory_bytes=2**34, cores=8, accelerators=here)
     runtime = find_runtime("portable")
     assert isinstance(runtime, PortableRuntime)
     support = runtime.supports(bundle.manifest, host)

@@ -24,8 +24,9 @@ from compilers.runtime import Bundle, Session, find_runtime
 from compilers.toolchain import LoweringInput, Supported, Unsupported, find_toolchain
 from registry.artifact import Manifest
 from registry.errors import BuildError, LoadError, ToolchainMissingError
+from registry.host import Accelerator, Host
 from registry.recipe import KNOWN, parse_recipe
-from registry.target import Host, find_target, targets
+from registry.target import find_target, targets
 from tests.compilers.session_contract import SessionContract, draw
 from tests.compilers.static.sources import source_of
 
@@ -196,7 +197,8 @@ def test_a_recipe_that_is_not_supported_is_refused_when_lowering(checkpoint: Pat
 
 
 def host(*accelerators: str) -> Host:
-    return Host(architecture="aarch64", features=(), memory_bytes=2**34, cores=8, accelerators=accelerators)
+    here = tuple(Accelerator(architecture=each) for each in accelerators)
+    return Host(architecture="aarch64", features=(), memory_bytes=2**34, cores=8, accelerators=here)
 
 
 def test_the_runtime_takes_only_a_host_with_that_htp(made: dict[str, tuple[LoweringInput, Bundle]]) -> None:

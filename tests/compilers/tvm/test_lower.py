@@ -195,7 +195,7 @@ def test_the_node_side_needs_neither_compiler_nor_framework(own: Bundle) -> None
         "import sys; from pathlib import Path\n"
         "sys.modules.update(dict.fromkeys(['torch', 'onnx', 'transformers']))  # their import fails\n"
         "from compilers.runtime import Bundle, Segment; from compilers.tvm.run import TvmRuntime\n"
-        "from registry.artifact import Manifest; from registry.target import Host\n"
+        "from registry.artifact import Manifest; from registry.host import Host\n"
         "manifest, host = (kind.model_validate_json(text) for kind, text in "
         "((Manifest, sys.argv[2]), (Host, sys.argv[3])))\n"
         "session = TvmRuntime().load(Bundle(manifest, Path(sys.argv[1])), host)\n"

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from registry.target import Host, find_target
-from serving.node.accelerator import ChipHere, chip_here
+from registry.host import Accelerator, Host
+from registry.target import find_target
+from serving.node.accelerator import ChipHere, accelerators_here, amd_memory_bytes, chip_here, rocm_names
 
 HOST = Host(architecture="x86_64", features=(), memory_bytes=1, cores=1, chip="a processor")
 ROCMINFO = """
@@ -16,48 +17,86 @@ Agent 2
   Name:                    gfx942
   Marketing Name:          AMD Instinct MI300X
 """
+SMI = "NVIDIA A100-SXM4-80GB, 580.65, 8.0, 81920\nNVIDIA H200, 580.65.06, 9.0, 143771"
 
 
 @pytest.fixture
 def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Puts a vendor's tool on PATH, alone."""
+    """Puts a vendor's tool on PATH, alone; it notes each time it is asked."""
 
-    def put(name: str, text: str, *, code: int = 0) -> None:
-        path = tmp_path / name
-        path.write_text(f"#!/bin/sh\n/bin/cat <<'END'\n{text}\nEND\nexit {code}\n")
+    def put(name: str, text: str, *, code: int = 0) -> Path:
+        path, asked = tmp_path / name, tmp_path / f"{name}.asked"
+        path.write_text(f"#!/bin/sh\necho asked >> {asked}\n/bin/cat <<'END'\n{text}\nEND\nexit {code}\n")
         path.chmod(0o755)
+        return asked
 
     monkeypatch.setenv("PATH", str(tmp_path))
     return put
 
 
-def test_a_processor_is_its_own_chip_and_has_no_driver(tool):
-    tool("nvidia-smi", "NVIDIA H200, 580.65, 9.0")
-    assert chip_here(find_target("cpu-x86-64-v3"), HOST) == ChipHere("a processor", None)
+def _with(*accelerators: Accelerator) -> Host:
+    return HOST.model_copy(update={"accelerators": accelerators})
 
 
-def test_an_accelerator_goes_by_its_own_name_with_its_driver(tool):
-    tool("nvidia-smi", "NVIDIA A100-SXM4-80GB, 580.65, 8.0\nNVIDIA H200, 580.65.06, 9.0")
-    assert chip_here(find_target("cuda-sm90"), HOST) == ChipHere("NVIDIA H200", "580.65.06")
-    assert chip_here(find_target("cuda-sm80"), HOST).name == "NVIDIA A100-SXM4-80GB"
-    fat = find_target("cuda-sm80-sm89-sm90-sm100")
-    assert chip_here(fat, HOST).name == "NVIDIA A100-SXM4-80GB"
+def test_nvidia_gpus_are_described_by_one_question_to_their_tool(tool):
+    asked = tool("nvidia-smi", SMI)
+    assert accelerators_here()[:2] == (
+        Accelerator(
+            architecture="sm_80", chip="NVIDIA A100-SXM4-80GB", memory_bytes=81920 << 20, driver="580.65"
+        ),
+        Accelerator(architecture="sm_90", chip="NVIDIA H200", memory_bytes=143771 << 20, driver="580.65.06"),
+    )
+    assert asked.read_text() == "asked\n"
 
 
-def test_amd_accelerators_are_told_by_their_marketing_name(tool):
-    tool("rocminfo", ROCMINFO)
-    assert chip_here(find_target("rocm-gfx942"), HOST).name == "AMD Instinct MI300X"
-    assert chip_here(find_target("rocm-gfx1100"), HOST).name == "a processor"
+def test_memory_that_the_tool_does_not_know_stays_unknown(tool):
+    tool("nvidia-smi", "NVIDIA GH200 480GB, 580.65, 9.0, [N/A]")
+    assert accelerators_here()[0].memory_bytes is None
+
+
+def test_amd_gpus_are_described_by_one_question_to_their_tool(tool):
+    asked = tool("rocminfo", ROCMINFO)
+    assert Accelerator(architecture="gfx942", chip="AMD Instinct MI300X") in accelerators_here()
+    assert asked.read_text() == "asked\n"
+    assert rocm_names(ROCMINFO) == (("gfx942", "AMD Instinct MI300X"),)
+
+
+def test_the_memory_of_amd_gpus_is_the_sum_of_their_own_banks(tmp_path):
+    for node, (version, banks) in enumerate([(0, [(0, 64)]), (90402, [(1, 192), (4, 7)]), (110000, [])]):
+        for index, (heap, gibibytes) in enumerate(banks):
+            bank = tmp_path / str(node) / "mem_banks" / str(index)
+            bank.mkdir(parents=True)
+            (bank / "properties").write_text(f"heap_type {heap}\nsize_in_bytes {gibibytes << 30}\n")
+        (tmp_path / str(node)).mkdir(exist_ok=True)
+        (tmp_path / str(node) / "properties").write_text(f"gfx_target_version {version}\n")
+    assert amd_memory_bytes(tmp_path) == (192 << 30, None)
 
 
 @pytest.mark.parametrize(
-    ("text", "code"), [("NVIDIA H200, 580.65, 9.0", 9), ("No devices were found", 0), ("", 0)]
+    ("text", "code"), [("NVIDIA H200, 580.65, 9.0, 143771", 9), ("No devices were found", 0), ("", 0)]
 )
 def test_a_tool_that_fails_or_says_nothing_names_no_accelerator(tool, text, code):
     tool("nvidia-smi", text, code=code)
-    assert chip_here(find_target("cuda-sm90"), HOST) == ChipHere("a processor", None)
+    assert all(one.chip != "NVIDIA H200" for one in accelerators_here())
 
 
-def test_without_any_tool_the_processor_is_named(tool):
+def test_a_processor_is_its_own_chip_and_has_no_driver():
+    host = _with(Accelerator(architecture="sm_90", chip="NVIDIA H200", driver="580.65"))
+    assert chip_here(find_target("cpu-x86-64-v3"), host) == ChipHere("a processor", None)
+
+
+def test_an_accelerator_goes_by_its_own_name_with_its_driver():
+    host = _with(
+        Accelerator(architecture="sm_80", chip="NVIDIA A100-SXM4-80GB", driver="580.65"),
+        Accelerator(architecture="sm_90", chip="NVIDIA H200", driver="580.65"),
+        Accelerator(architecture="gfx942", chip="AMD Instinct MI300X"),
+    )
+    assert chip_here(find_target("cuda-sm90"), host) == ChipHere("NVIDIA H200", "580.65")
+    assert chip_here(find_target("cuda-sm80"), host).name == "NVIDIA A100-SXM4-80GB"
+    assert chip_here(find_target("cuda-sm80-sm89-sm90-sm100"), host).name == "NVIDIA A100-SXM4-80GB"
+    assert chip_here(find_target("rocm-gfx942"), host).name == "AMD Instinct MI300X"
+
+
+def test_where_no_accelerator_runs_the_code_the_processor_is_named():
     assert chip_here(find_target("cuda-sm90"), HOST) == ChipHere("a processor", None)
     assert chip_here(find_target("npu-intel"), HOST) == ChipHere("a processor", None)

@@ -19,6 +19,9 @@ Status cuDeviceGetAttribute(int *value, int attribute, int device) {
   if (attribute != 75 && attribute != 76) return 1;
   return *value = attribute == 75 ? compute / 10 : compute % 10, 0;
 }
+Status cuDeviceTotalMem_v2(size_t *size, int device) {
+  return *size = (size_t)number("FAKE_GIBIBYTES", 80) << 30, device < 0;
+}
 Status cuDevicePrimaryCtxRetain(void **context, int device) { return *context = malloc(1 + device), 0; }
 Status cuCtxSetCurrent(void *context) { return context == NULL; }
 Status cuGetErrorString(int status, const char **text) {

@@ -17,6 +17,7 @@ from compilers.tvm.gpu.driver import amd_architectures
 from compilers.tvm.gpu.open import read_code
 from compilers.tvm.run import TvmRuntime
 from registry.errors import LoadError
+from registry.host import Accelerator
 from registry.target import find_target
 from tests.compilers.conftest import Built, this_host
 from tests.compilers.tvm.gpu.building import bundle_of
@@ -31,7 +32,7 @@ from compilers.runtime import Bundle, Segment
 from compilers.tvm.run import TvmRuntime
 from registry.artifact import Manifest
 from registry.errors import LoadError
-from registry.target import Host
+from registry.host import Host
 manifest, host = Manifest.model_validate_json(sys.argv[2]), Host.model_validate_json(sys.argv[3])
 try:
     session = TvmRuntime().load(Bundle(manifest, Path(sys.argv[1])), host)
@@ -72,7 +73,7 @@ def fake(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(bundle: Bundle, fake: Path, **settings: str) -> list[str]:
-    host = this_host().model_copy(update={"accelerators": ("sm_90",)})
+    host = this_host().model_copy(update={"accelerators": (Accelerator(architecture="sm_90"),)})
     given = [str(bundle.path), bundle.manifest.model_dump_json(), host.model_dump_json(), str(fake)]
     done = subprocess.run(
         [sys.executable, "-c", LOAD, *given], capture_output=True, text=True, env={**os.environ, **settings}
@@ -117,7 +118,7 @@ def test_the_gpu_that_fits_is_taken_of_several(bundle: Bundle, fake: Path) -> No
 
 
 def test_a_machine_without_the_driver_is_told(bundle: Bundle) -> None:
-    host = this_host().model_copy(update={"accelerators": ("sm_90",)})
+    host = this_host().model_copy(update={"accelerators": (Accelerator(architecture="sm_90"),)})
     if shutil.which("nvidia-smi"):
         pytest.skip("there is an NVIDIA driver here")
     with pytest.raises(LoadError, match=r"libcuda\.so\.1"):
@@ -126,7 +127,8 @@ def test_a_machine_without_the_driver_is_told(bundle: Bundle) -> None:
 
 def test_only_hosts_with_such_a_gpu_are_supported(bundle: Bundle) -> None:
     for accelerators, works in (((), False), (("sm_80",), False), (("sm_89", "sm_90"), True)):
-        host = this_host().model_copy(update={"accelerators": accelerators})
+        here = tuple(Accelerator(architecture=each) for each in accelerators)
+        host = this_host().model_copy(update={"accelerators": here})
         support = TvmRuntime().supports(bundle.manifest, host)
         assert isinstance(support, Supported if works else Unsupported)
         if isinstance(support, Unsupported):
