@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import ClassVar, Literal
 
@@ -118,3 +119,8 @@ class Cell(Grown):
 def cell_id(*, checkpoint: str, recipe: str, target: str, toolchain: str) -> str:
     """The id of a cell."""
     return f"{checkpoint}:{recipe}:{target}:{toolchain}"
+
+
+def task_types(cells: Iterable[Cell]) -> tuple[str, ...]:
+    """Task types on which any of the cells was evaluated, sorted."""
+    return tuple(sorted({result.task_type for cell in cells for result in cell.tasks}))

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from pydantic import ValidationError
 from sqlalchemy.engine import Connection
 
-from matrices.cells.cell import Cell, Evidence
+from matrices.cells.cell import Cell, Evidence, task_types
 from matrices.cells.levels import missing_evidence
 from matrices.ledger import query
 from matrices.ledger.build_records import BuildRecord
@@ -267,8 +267,7 @@ def _append(connection: Connection, cell: str, entries: Sequence[Evidence]) -> N
 
 
 def _family_tasks(connection: Connection, family: str) -> tuple[str, ...]:
-    found = query.select_cells(connection, CELLS.c.family == family)
-    return tuple(sorted({result.task_type for cell in found for result in cell.tasks}))
+    return task_types(query.select_cells(connection, CELLS.c.family == family))
 
 
 def _refuse_unapprovable(cell: Cell, *, missing: list[str], waiver: str | None) -> None:

@@ -1,8 +1,9 @@
-"""One cell told in full: evidence, parity, every verdict, every ruling, and what it lacks for approval."""
+"""Everything known about one cell: evidence, parity, verdicts, rulings, and what it lacks for approval."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from compilers.check.speed import Speed
@@ -25,25 +26,26 @@ Entry = Evidence | Ruling
 _WHERE: Mapping[Via, str] = {"chip": "", "emulator": "in emulation by ", "proxy": "by proxy on "}
 
 
-def explain_cell(
-    cell: Cell,
-    *,
-    history: Sequence[Entry],
-    tasks: Iterable[str] = (),
-    releases: Sequence[str] = (),
-    proxy: Proxy | None = None,
-    throughput: Throughput | None = None,
-) -> list[str]:
-    """The cell in lines for a person.
+@dataclass(frozen=True, slots=True)
+class CellPage:
+    """Everything known about one cell, read at one time."""
 
-    Args:
-        cell: The cell.
-        history: All that was recorded of it, oldest first.
-        tasks: Task types of the ladder.
-        releases: Names of the releases that hold it.
-        proxy: Results of the same weights on another target.
-        throughput: Its throughput against its chip's roofline.
-    """
+    cell: Cell
+    history: tuple[Entry, ...] = ()
+    """All evidence and rulings that were recorded, oldest first."""
+    tasks: tuple[str, ...] = ()
+    """Task types on which the family was evaluated."""
+    releases: tuple[str, ...] = ()
+    """Names of the releases that hold the cell."""
+    proxy: Proxy | None = None
+    """Results of the same weights on another target."""
+    throughput: Throughput | None = None
+    """Its throughput against its chip's roofline."""
+
+
+def explain_cell(page: CellPage) -> list[str]:
+    """The cell in lines for a person."""
+    cell, history, proxy = page.cell, page.history, page.proxy
     lines = [cell.id, f"  state      {MARKS[cell.state]} {in_words(cell)}"]
     if cell.reason:
         lines.append(f"  reason     {one_line(cell.reason)}")
@@ -54,8 +56,8 @@ def explain_cell(
     if level := evidence_level(cell):
         lines.append(f"  evidence   {level}" + _obtained_on(cell))
     lines += _facts(cell)
-    if releases:
-        lines.append(f"  releases   {', '.join(releases)}")
+    if page.releases:
+        lines.append(f"  releases   {', '.join(page.releases)}")
     if cell.parity:
         lines += _parity(cell)
     lines += _rehearsal(cell)
@@ -65,35 +67,28 @@ def explain_cell(
         lines.append(f"  {proxy.words}; it earns no tier here")
         lines += [f"  {line}" for result in proxy.tasks for line in _task(result)[:1]]
     if cell.speed is not None:
-        lines += _speed(cell.speed, throughput)
+        lines += _speed(cell.speed, page.throughput)
     lines += ["  history", *(f"    {_entry(entry)}" for entry in history)]
     if cell.state != "approved":
-        missing = missing_evidence(cell, tasks=tasks)
+        missing = missing_evidence(cell, tasks=page.tasks)
         lines.append("  missing for approval" if missing else "  nothing is missing for approval")
         lines += [f"    - {one_line(one)}" for one in missing]
     return lines
 
 
-def cell_json(
-    cell: Cell,
-    *,
-    history: Sequence[Entry],
-    tasks: Iterable[str] = (),
-    releases: Sequence[str] = (),
-    proxy: Proxy | None = None,
-    throughput: Throughput | None = None,
-) -> dict[str, Any]:  # Any: JSON
+def cell_json(page: CellPage) -> dict[str, Any]:  # Any: JSON
     """The cell as plain data; see `explain_cell`."""
+    cell, history, proxy, throughput = page.cell, page.history, page.proxy, page.throughput
     ruling = _standing_ruling(cell, history)
     return cell.model_dump(mode="json") | {
         "earned": earned_tiers(cell),
-        "missing": missing_evidence(cell, tasks=tasks),
+        "missing": missing_evidence(cell, tasks=page.tasks),
         "level": evidence_level(cell),
         "evidence": [evidence_json(entry) for entry in cell.evidence],
         "proxy": proxy.model_dump(mode="json") if proxy else None,
         "throughput": throughput.model_dump(mode="json") if throughput else None,
         "ruling": ruling.model_dump(mode="json") if ruling else None,
-        "releases": list(releases),
+        "releases": list(page.releases),
         "history": [
             {"kind": type(entry).__name__.lower()}
             | (evidence_json(entry) if isinstance(entry, Evidence) else entry.model_dump(mode="json"))

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from matrices.cells.cell import LADDER, Cell, Evidence, State
+from matrices.cells.cell import LADDER, Cell, Evidence, State, task_types
 from matrices.cells.levels import earned_tiers, evaluated_on, evidence_level, missing_evidence, rehearsed_by
 from matrices.cells.proxy import Proxy, proxies
 from matrices.chips.throughput import throughput_json
@@ -113,7 +113,7 @@ def lay_out(
         ): cell
         for cell in listed
     }
-    measured = {result.task_type for cell in placed.values() for result in cell.tasks}
+    measured = task_types(placed.values())
     return TableGrid(
         rows=tuple(sorted({row for row, _ in placed})),
         columns=tuple(sorted({column for _, column in placed})),
@@ -180,7 +180,7 @@ def matrix_json(
 ) -> dict[str, Any]:  # Any: JSON
     """The matrix as plain data: every cell whole, with the tiers it earned and what it lacks for approval."""
     listed = list(cells)
-    ladder = sorted({*tasks, *(result.task_type for cell in listed for result in cell.tasks)})
+    ladder = sorted({*tasks, *task_types(listed)})
     known, elsewhere = rulings or {}, proxies(listed)
     return throughput_json(listed) | {
         "tasks": ladder,

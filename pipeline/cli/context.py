@@ -1,4 +1,4 @@
-"""What verbs have in common: the workspace, its database, its checkpoints."""
+"""What commands share: the workspace they run in, its database, matrix and checkpoints."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from registry.workspace import Workspace, find_workspace
 if TYPE_CHECKING:
     from matrices.ledger.db import Database
     from matrices.ledger.ledger import Ledger
+    from matrices.views.board import Board
     from registry.mlflow import Checkpoints
 
 
-def workspace() -> Workspace:
-    """The workspace that this directory lies in.
+def this_workspace() -> Workspace:
+    """The workspace that contains the current directory.
 
     Raises:
         ConfigurationError: There is none.
@@ -21,22 +22,29 @@ def workspace() -> Workspace:
     return find_workspace()
 
 
-def database(place: Workspace) -> Database:
+def board() -> Board:
+    """The matrix of this workspace, for reading."""
+    from matrices.views.board import Board
+
+    return Board(database(this_workspace()))
+
+
+def database(workspace: Workspace) -> Database:
     """The workspace's database, migrated."""
     from matrices.ledger.db import open_database
 
-    return open_database(place.database_url)
+    return open_database(workspace.database_url)
 
 
-def ledger(place: Workspace) -> Ledger:
-    """The writer of the workspace's database."""
+def ledger(database: Database) -> Ledger:
+    """The writer of a database."""
     from matrices.ledger.ledger import Ledger
 
-    return Ledger(database(place))
+    return Ledger(database)
 
 
-def checkpoints(place: Workspace) -> Checkpoints:
+def checkpoints(workspace: Workspace) -> Checkpoints:
     """The workspace's checkpoints in MLflow."""
     from registry.mlflow import Checkpoints
 
-    return Checkpoints(uri=place.mlflow_uri, store=place.store)
+    return Checkpoints(uri=workspace.mlflow_uri, store=workspace.store)

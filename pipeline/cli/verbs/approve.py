@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from matrices.cells.levels import missing_evidence
-from matrices.ledger import query
 from pipeline.cli import context, output
-from pipeline.cli.selection import select_cells
-from registry.errors import ConfigurationError, NotFoundError, RefusedError
+from registry.errors import ConfigurationError, RefusedError
 
 ORDER = 50
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -29,25 +26,11 @@ def approve(
     as_json: bool = typer.Option(False, "--json", help="Print the approvals as JSON"),
 ) -> None:
     """Approve cells for release. Refused (exit 8) where evidence is missing, unless it is waived."""
-    place = context.workspace()
-    database = context.database(place)
     if passing == bool(cell):
         raise ConfigurationError("give cells, or `--passing`, not both", hint="see `rung approve --help`")
-    if passing:
-        everything = query.cells(database, family=family)
-        tasks = {result.task_type for each in everything for result in each.tasks}
-        chosen = [
-            c
-            for c in everything
-            if c.state in ("evaluated", "benchmarked") and not missing_evidence(c, tasks=tasks)
-        ]
-        if not chosen and not any(c.state == "approved" for c in everything):
-            raise NotFoundError(
-                "no cell's evidence suffices", hint="`rung matrix explain CELL` says what is missing"
-            )
-    else:
-        chosen = select_cells(database, cell)
-    ledger = context.ledger(place)
+    board = context.board()
+    ledger = context.ledger(board.database)
+    chosen = board.approvable(family) if passing else board.cells_named(cell)
     approvals, refusals = {}, []
     for each in chosen:
         try:

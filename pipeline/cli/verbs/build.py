@@ -58,7 +58,9 @@ def build(
     )
     filters = Filters(tuple(target), tuple(recipe), tuple(toolchain), tuple(checkpoint))
     with show_progress() as display:
-        report = build_ladder(context.workspace(), ladder, filters=filters, options=options, display=display)
+        report = build_ladder(
+            context.this_workspace(), ladder, filters=filters, options=options, display=display
+        )
     if as_json:
         output.data(report.cells)
     if not report.ran and not report.failures:

@@ -35,9 +35,9 @@ def add(
     as_json: bool = typer.Option(False, "--json", help="Print JSON"),
 ) -> None:
     """Register a checkpoint. The same content again is the same version."""
-    place = context.workspace()
-    checkpoints = context.checkpoints(place)
-    with writing(place):
+    workspace = context.this_workspace()
+    checkpoints = context.checkpoints(workspace)
+    with writing(workspace):
         if source.startswith("models:/"):
             registered = source.removeprefix("models:/").split("/")[0].split("@")[0]
             added = checkpoints.add_uri(source, family=family or registered, licence=licence, parent=parent)
@@ -58,7 +58,7 @@ def add(
 @app.command("list")
 def list_(as_json: bool = typer.Option(False, "--json", help="Print JSON")) -> None:
     """List registered checkpoints."""
-    found = context.checkpoints(context.workspace()).all()
+    found = context.checkpoints(context.this_workspace()).all()
     if as_json:
         output.data(found)
         return
@@ -71,7 +71,7 @@ def list_(as_json: bool = typer.Option(False, "--json", help="Print JSON")) -> N
 @app.command()
 def show(ref: str = typer.Argument(metavar="NAME[/VERSION|@ALIAS]")) -> None:
     """Print one checkpoint as JSON."""
-    output.data(context.checkpoints(context.workspace()).find(ref))
+    output.data(context.checkpoints(context.this_workspace()).find(ref))
 
 
 def _row(each: Checkpoint) -> tuple[str, ...]:

@@ -26,14 +26,16 @@ def doctor(
     """Say what this machine can build and run; check the workspace's store and database (exit 3: broken)."""
     machine = _machine()
     try:
-        place = find_workspace()
+        workspace = find_workspace()
     except ConfigurationError:
-        place = None
-    found = [] if place is None else _workspace(place, repair=repair)
+        workspace = None
+    found = [] if workspace is None else _workspace(workspace, repair=repair)
     if as_json:
-        output.data({"machine": machine, "workspace": str(place.root) if place else None, "findings": found})
+        output.data(
+            {"machine": machine, "workspace": str(workspace.root) if workspace else None, "findings": found}
+        )
     else:
-        _print(machine, place, found, repair=repair)
+        _print(machine, workspace, found, repair=repair)
     if found and not repair:
         raise typer.Exit(RegistryError.exit_code)
 
@@ -60,23 +62,23 @@ def _machine() -> dict[str, Any]:  # Any: JSON
     }
 
 
-def _workspace(place: Workspace, *, repair: bool) -> list[dict[str, str]]:
+def _workspace(workspace: Workspace, *, repair: bool) -> list[dict[str, str]]:
     from pipeline.workspace.upkeep import inspect_workspace, repair_workspace
 
-    database, checkpoints = context.database(place), context.checkpoints(place)
-    with alone(place) as nobody_writes:
+    database, checkpoints = context.database(workspace), context.checkpoints(workspace)
+    with alone(workspace) as nobody_writes:
         if not nobody_writes:
             raise ConfigurationError(
-                f"something is being written in workspace `{place.root}`",
+                f"something is being written in workspace `{workspace.root}`",
                 hint="ask again when it has finished",
             )
         act = repair_workspace if repair else inspect_workspace
-        found = act(place, database=database, checkpoints=checkpoints)
+        found = act(workspace, database=database, checkpoints=checkpoints)
     return [{"kind": f.kind, "subject": f.subject, "detail": f.detail} for f in found]
 
 
 def _print(
-    machine: dict[str, Any], place: Workspace | None, found: list[dict[str, str]], *, repair: bool
+    machine: dict[str, Any], workspace: Workspace | None, found: list[dict[str, str]], *, repair: bool
 ) -> None:
     from serving.node.host import this_host
 
@@ -89,10 +91,10 @@ def _print(
         for name, said in sorted(machine[kind].items()):
             text = f"missing: {said['missing']} ({said['hint']})" if isinstance(said, dict) else said
             output.line(f"{kind[:-1]:<11} {name:<24} {text}")
-    if place is None:
+    if workspace is None:
         output.line("workspace   none here (`rung init` makes one)")
         return
-    output.line(f"workspace   {place.root}")
+    output.line(f"workspace   {workspace.root}")
     for each in found:
         output.line(
             f"{'mended' if repair else 'problem':<11} {each['kind']}: {each['subject']}: {each['detail']}"

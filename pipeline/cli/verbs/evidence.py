@@ -44,9 +44,9 @@ def export(
     from pipeline.evidence.export import export_kit, issue_kit
     from registry.digest import short
 
-    place = context.workspace()
-    kit = _kit(place, ladder, target=target, everything=everything)
-    where = issue_kit(kit, place=place) if out is None else export_kit(kit, place=place, out=out)
+    workspace = context.this_workspace()
+    kit = _kit(workspace, ladder, target=target, everything=everything)
+    where = issue_kit(kit, place=workspace) if out is None else export_kit(kit, place=workspace, out=out)
     if as_json:
         output.data(kit)
     output.note(f"kit {short(kit.digest)} for {target}: {len(kit.subjects)} artifacts, signed, in {where}")
@@ -100,8 +100,8 @@ def run(
             "give one of `--kit`, `--from` and `--ladder`", hint="see `rung evidence run --help`"
         )
     settings = _settings(only, threads=threads, timeout_s=timeout, cells=cell)
-    place = _own_workspace()
-    signing = key or (place.private_key if place else None)
+    workspace = _own_workspace()
+    signing = key or (workspace.private_key if workspace else None)
     if signing is None:
         raise ConfigurationError(
             "no key to sign with", hint="give one with `--key node.key`; it is made if it is not there"
@@ -112,7 +112,7 @@ def run(
     directory = (work or out.parent / f".{out.name}.work").absolute()
     directory.mkdir(parents=True, exist_ok=True)
     if ladder is not None:
-        own = context.workspace()
+        own = context.this_workspace()
         from pipeline.evidence.export import issue_kit
 
         made = _kit(own, ladder, target=target, everything=everything)
@@ -122,7 +122,7 @@ def run(
         )
     else:
         base = find_source(str(kit) if kit is not None else str(source))
-        public = trusted or (place.public_key if place else None)
+        public = trusted or (workspace.public_key if workspace else None)
         if public is None or not public.is_file():
             raise ConfigurationError(
                 "no key that the kit must be signed with",
@@ -156,10 +156,10 @@ def import_(
     from pipeline.workspace.locks import writing
     from registry.digest import short
 
-    place = context.workspace()
-    keys = [*trusted_keys(place), *key]
-    with writing(place):
-        taken = take_in(file, place=place, database=context.database(place), trusted=keys)
+    workspace = context.this_workspace()
+    keys = [*trusted_keys(workspace), *key]
+    with writing(workspace):
+        taken = take_in(file, place=workspace, database=context.database(workspace), trusted=keys)
     if as_json:
         output.data([cell for one in taken for cell in one.cells])
     for one in taken:
@@ -183,14 +183,14 @@ def trust(
     from pipeline.evidence.trust import add_key, remove_key, trusted_keys
     from registry.signing import fingerprint
 
-    place = context.workspace()
+    workspace = context.this_workspace()
     if remove is not None:
-        remove_key(place, remove)
+        remove_key(workspace, remove)
     if key is not None:
-        added = add_key(place, key, name=name)
+        added = add_key(workspace, key, name=name)
         output.note(f"evidence signed with {fingerprint(added)[7:19]} is taken from now on ({added})")
     elif remove is None:
-        for one in trusted_keys(place):
+        for one in trusted_keys(workspace):
             output.line(f"{fingerprint(one)[7:19]}  {one}")
 
 
@@ -210,12 +210,12 @@ def refresh(
     """
     from pipeline.evidence.refresh import expire_all, find_expired
 
-    place = context.workspace()
-    database = context.database(place)
+    workspace = context.this_workspace()
+    database = context.database(workspace)
     versions = _versions(runtime, driver, toolchain)
-    found = find_expired(database, store=place.store, versions=versions, target=target)
+    found = find_expired(database, store=workspace.store, versions=versions, target=target)
     if not dry_run:
-        expire_all(found, ledger=context.ledger(place))
+        expire_all(found, ledger=context.ledger(database))
     if as_json:
         output.data([{"cell": one.cell.id, "was": one.cell.state, "why": one.why} for one in found])
     for one in found:
@@ -224,21 +224,23 @@ def refresh(
         output.note("no evidence has expired")
 
 
-def _kit(place: Workspace, ladder: Path, *, target: str, everything: bool) -> Kit:
+def _kit(workspace: Workspace, ladder: Path, *, target: str, everything: bool) -> Kit:
     from pipeline.evidence.export import make_kit
 
-    plan = _plan(place, ladder)
-    return make_kit(plan, target=target, place=place, database=context.database(place), everything=everything)
+    plan = _plan(workspace, ladder)
+    return make_kit(
+        plan, target=target, place=workspace, database=context.database(workspace), everything=everything
+    )
 
 
-def _plan(place: Workspace, ladder: Path) -> BuildPlan:
+def _plan(workspace: Workspace, ladder: Path) -> BuildPlan:
     from pipeline.build.plan import Filters, make_plan
     from registry.ladder import read_ladder
 
     return make_plan(
         read_ladder(ladder),
         directory=ladder.resolve().parent,
-        checkpoints=context.checkpoints(place),
+        checkpoints=context.checkpoints(workspace),
         filters=Filters(),
     )
 
@@ -281,7 +283,7 @@ def _pairs(texts: list[str], *, option: str) -> dict[str, str]:
 
 def _own_workspace() -> Workspace | None:
     try:
-        return context.workspace()
+        return context.this_workspace()
     except RungError:
         return None
 

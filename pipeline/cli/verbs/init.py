@@ -17,7 +17,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 def init(
     directory: Path = typer.Argument(Path(), metavar="[DIR]", help="Where; made if it is not there"),
 ) -> None:
-    """Make a workspace: rung.toml, the store, the database's place and signing keys. Safe to repeat."""
-    place = init_workspace(directory)
-    output.note(f"workspace at {place.root}")
-    output.note(f"signing key {place.private_key}; give {place.public_key} to the nodes")
+    """Make a workspace: rung.toml, the store, the database and signing keys. Safe to repeat."""
+    workspace = init_workspace(directory)
+    output.note(f"workspace at {workspace.root}")
+    output.note(f"signing key {workspace.private_key}; give {workspace.public_key} to the nodes")

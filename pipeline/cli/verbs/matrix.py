@@ -7,13 +7,8 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from matrices.cells.cell import Cell
-from matrices.cells.proxy import proxies
-from matrices.chips.throughput import cell_throughput
-from matrices.ledger import query
-from matrices.ledger.db import Database
 from matrices.views.cell_page import cell_json, explain_cell
-from matrices.views.diff import diff_cells, diff_lines, diff_markdown, diff_releases
+from matrices.views.diff import diff_lines, diff_markdown
 from matrices.views.render import matrix_markdown, matrix_table, throughput_table
 from matrices.views.table import matrix_json
 from pipeline.cli import context, output
@@ -43,9 +38,7 @@ def show(
     as_json: bool = typer.Option(False, "--json", help="Print JSON"),
 ) -> None:
     """Show the matrix: rows are checkpoints and recipes, columns targets and toolchains."""
-    database = context.database(context.workspace())
-    chosen = query.cells(
-        database,
+    page = context.board().matrix(
         family=family,
         checkpoint=checkpoint,
         recipe=recipe,
@@ -53,18 +46,17 @@ def show(
         toolchain=toolchain,
         state=state,
     )
-    rulings = query.rulings(database, family=family)
     if as_json:
-        output.data(matrix_json(chosen, rulings=rulings))
+        output.data(matrix_json(page.cells, rulings=page.rulings))
     elif markdown:
-        output.line(matrix_markdown(chosen, rulings=rulings).rstrip())
-    elif not chosen:
+        output.line(matrix_markdown(page.cells, rulings=page.rulings).rstrip())
+    elif not page.cells:
         output.note("no cells (`rung build LADDER` makes them)")
     else:
         terminal = Console()
         width = terminal.width if terminal.is_terminal else PLAIN_WIDTH
-        output.rich(matrix_table(chosen, width=width, rulings=rulings))
-        if (throughput := throughput_table(chosen)) is not None:
+        output.rich(matrix_table(page.cells, width=width, rulings=page.rulings))
+        if (throughput := throughput_table(page.cells)) is not None:
             output.rich(throughput)
 
 
@@ -75,30 +67,17 @@ def explain(
     as_json: bool = typer.Option(False, "--json", help="Print JSON"),
 ) -> None:
     """Say all that is known of one cell: evidence, verdicts, rulings, and what is missing for approval."""
-    place = context.workspace()
-    database = context.database(place)
-    found = query.find_cell(database, cell)
+    page = context.board().cell_page(cell)
     if log:
-        if found.log is None:
-            raise NotFoundError(f"`{found.id}` has no log", hint="only lowered and failed cells have one")
-        output.line(place.store.read_bytes(found.log).decode("utf-8", "replace"))
-        return
-    history = query.history(database, found.id)
-    tasks = _tasks(database, found.family)
-    releases = query.releases_with(database, cell=found.id)
-    proxy = proxies(query.cells(database, family=found.family)).get(found.id)
-    throughput = cell_throughput(found)
-    if as_json:
-        told = cell_json(
-            found, history=history, tasks=tasks, releases=releases, proxy=proxy, throughput=throughput
-        )
-        output.data(told)
-        return
-    lines = explain_cell(
-        found, history=history, tasks=tasks, releases=releases, proxy=proxy, throughput=throughput
-    )
-    for line in lines:
-        output.line(line)
+        if page.cell.log is None:
+            raise NotFoundError(f"`{page.cell.id}` has no log", hint="only lowered and failed cells have one")
+        store = context.this_workspace().store
+        output.line(store.read_bytes(page.cell.log).decode("utf-8", "replace"))
+    elif as_json:
+        output.data(cell_json(page))
+    else:
+        for line in explain_cell(page):
+            output.line(line)
 
 
 @app.command()
@@ -109,16 +88,7 @@ def diff(
     as_json: bool = typer.Option(False, "--json", help="Print JSON"),
 ) -> None:
     """Compare two checkpoint versions or two releases, cell by cell."""
-    database = context.database(context.workspace())
-    if ("/" in before) != ("/" in after):
-        raise ConfigurationError(
-            f"`{before}` and `{after}` are not of one kind",
-            hint="give two checkpoint versions or two releases",
-        )
-    if "/" in before:
-        found = diff_cells(_cells_of(database, before), _cells_of(database, after), names=(before, after))
-    else:
-        found = diff_releases(query.release(database, before), query.release(database, after))
+    found = context.board().compare(before, after)
     if as_json:
         output.data(found)
     elif markdown:
@@ -137,31 +107,15 @@ def export(
     from registry.atomic import write_atomically
     from registry.digest import canonical_json
 
-    database = context.database(context.workspace())
-    chosen, rulings = query.cells(database, family=family), query.rulings(database, family=family)
+    page = context.board().matrix(family=family)
     match out.suffix:
         case ".json":
-            text = canonical_json(matrix_json(chosen, rulings=rulings))
+            text = canonical_json(matrix_json(page.cells, rulings=page.rulings))
         case ".md":
-            text = matrix_markdown(chosen, rulings=rulings).encode()
+            text = matrix_markdown(page.cells, rulings=page.rulings).encode()
         case _:
             raise ConfigurationError(
-                f"`{out}` is neither `.json` nor `.md`", hint="give a name with one of them"
+                f"`{out}` is neither `.json` nor `.md`", hint="give a name with one of these endings"
             )
     write_atomically(out, text)
-    output.note(f"{len(chosen)} cells written to {out}")
-
-
-def _cells_of(database: Database, checkpoint: str) -> list[Cell]:
-    found = query.cells(database, checkpoint=checkpoint)
-    if not found:
-        raise NotFoundError(
-            f"no cells of checkpoint `{checkpoint}`", hint="`rung matrix show` lists what there is"
-        )
-    return found
-
-
-def _tasks(database: Database, family: str) -> list[str]:
-    return sorted(
-        {result.task_type for cell in query.cells(database, family=family) for result in cell.tasks}
-    )
+    output.note(f"{len(page.cells)} cells written to {out}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import typer
 
 from pipeline.cli import context, output
-from pipeline.cli.selection import select_cells
 
 ORDER = 60
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -18,8 +17,8 @@ def reject(
     reason: str = typer.Option(..., "--reason", help="Why"),
 ) -> None:
     """Reject cells: their artifacts cannot be released until somebody approves them."""
-    place = context.workspace()
-    ledger = context.ledger(place)
-    for each in select_cells(context.database(place), cell):
+    board = context.board()
+    ledger = context.ledger(board.database)
+    for each in board.cells_named(cell):
         ledger.reject(each.id, who=by, why=reason)
         output.note(f"rejected {each.id}")

@@ -41,14 +41,14 @@ def create(
     """
     from pipeline.workspace.publish import publish
 
-    place = context.workspace()
+    workspace = context.this_workspace()
     made, directory = publish(
-        place,
+        workspace,
         ladder,
         name=name,
         created_by=by,
-        database=context.database(place),
-        checkpoints=context.checkpoints(place),
+        database=context.database(workspace),
+        checkpoints=context.checkpoints(workspace),
         min_evidence=dict(_demand(text) for text in min_evidence),
     )
     if as_json:
@@ -66,7 +66,7 @@ def list_(
     """List releases, oldest first."""
     from matrices.ledger import query
 
-    found = query.releases(context.database(context.workspace()), family=family)
+    found = query.releases(context.database(context.this_workspace()), family=family)
     if as_json:
         output.data(found)
         return
@@ -89,9 +89,9 @@ def verify(
     """Verify a release's signature (exit 8) and every blob that it names (exit 3); offline."""
     from pipeline.workspace.publish import find_release, verify_blobs
 
-    found, place = find_release(name, key=key)
-    if place is not None:
-        verify_blobs(place, found)
+    found, workspace = find_release(name, key=key)
+    if workspace is not None:
+        verify_blobs(workspace, found)
     output.line(f"{found.name} {found.digest} verified: {len(found.cells)} cells")
 
 

@@ -33,7 +33,7 @@ def resolve(
     from pipeline.workspace.publish import find_release, newest_release
     from serving.node.host import installed_runtimes, read_host, this_host
 
-    name = release or newest_release(context.workspace(), family=family)
+    name = release or newest_release(context.this_workspace(), family=family)
     found, _ = find_release(name, key=key)
     machine = this_host() if host is None else read_host(host)
     request = Request(family=family or found.family, task=tuple(task), min_tier=min_tier, region=region)

@@ -56,9 +56,9 @@ def serve(
     if node is None:
         from pipeline.workspace.publish import newest_release
 
-        place = context.workspace()
-        release = release or newest_release(place, family=family)
-        node = place.state / "node"
+        workspace = context.this_workspace()
+        release = release or newest_release(workspace, family=family)
+        node = workspace.state / "node"
         pull_to_node(release, source=None, key=key, out=node, wanted=wanted, host=host, report=None)
     snapshot = read_node(node, release=release, key=key)
     decision = decide(snapshot, wanted, host, region=region)

@@ -6,7 +6,6 @@ import typer
 
 from matrices.ledger import query
 from pipeline.cli import context, output
-from pipeline.cli.selection import select_cells
 
 ORDER = 70
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -19,11 +18,10 @@ def withdraw(
     reason: str = typer.Option(..., "--reason", help="Why"),
 ) -> None:
     """Withdraw approvals. Releases that hold such a cell stay as they are; they are named."""
-    place = context.workspace()
-    database = context.database(place)
-    ledger = context.ledger(place)
-    for each in select_cells(database, cell):
+    board = context.board()
+    ledger = context.ledger(board.database)
+    for each in board.cells_named(cell):
         ledger.withdraw(each.id, who=by, why=reason)
         output.note(f"withdrew {each.id}")
-        for name in query.releases_with(database, cell=each.id, artifact=each.artifact):
+        for name in query.releases_with(board.database, cell=each.id, artifact=each.artifact):
             output.note(f"  release `{name}` still holds it: create one without it and roll it out")

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from matrices.releases.release import UnreleasedCell
 from matrices.releases.ruling import Ruling
-from matrices.views.cell_page import cell_json, explain_cell
+from matrices.views.cell_page import CellPage, cell_json, explain_cell
 from matrices.views.diff import diff_cells, diff_lines, diff_markdown, diff_releases
 from matrices.views.render import matrix_markdown, matrix_table
 from matrices.views.table import lay_out, matrix_json, one_line, size, summary, task_codes
@@ -163,7 +163,7 @@ def test_a_summary_of_nothing_counts_nothing():
 def test_a_cell_is_told_in_full(new_cell, rulings):
     cell = new_cell(within=False, earned={"extraction": 2, "reasoning": None})
     text = "\n".join(
-        explain_cell(cell, history=cell.evidence, tasks=("tool-calling",), releases=("r1", "r2"))
+        explain_cell(CellPage(cell, history=cell.evidence, tasks=("tool-calling",), releases=("r1", "r2")))
     )
     for said in (
         cell.id, cell.artifact, "OUTSIDE THE BOUND", "6.00e-04 nats", "99.00% of 512 positions", "r1, r2",
@@ -176,9 +176,10 @@ def test_a_cell_is_told_in_full(new_cell, rulings):
 
 def test_a_waiver_stands_at_the_top_of_what_is_told(cells, rulings):
     cell = cells[3]
-    lines = explain_cell(cell, history=[*cell.evidence, *rulings.values()])
+    page = CellPage(cell, history=(*cell.evidence, *rulings.values()))
+    lines = explain_cell(page)
     assert "WAIVER     for the demo (Ada)" in lines[2]
-    data = json.loads(json.dumps(cell_json(cell, history=[*cell.evidence, *rulings.values()])))
+    data = json.loads(json.dumps(cell_json(page)))
     assert data["ruling"]["waiver"] == "for the demo"
     assert {one["kind"] for one in data["history"]} == {"evidence", "ruling"}
 
