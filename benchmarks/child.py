@@ -17,7 +17,8 @@ _PR_SET_PDEATHSIG = 1
 
 def child_environment() -> dict[str, str]:
     """The environment of a child: no look-up on a network, no threads beside the engine's."""
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return {**inherited, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 def die_with_parent() -> None:

@@ -17,7 +17,7 @@ from benchmarks.products import (
     best_target,
     on_threads,
 )
-from benchmarks.rounds import Measurement, Ratio, ratio
+from benchmarks.rounds import EngineMeasurement, Ratio, ratio
 from registry.host import Host
 from registry.value import Value
 
@@ -51,7 +51,9 @@ class Goal(Value):
     state: State = "not measured"
 
 
-def judge_goals(measurements: Sequence[Measurement], *, host: Host, threads: Sequence[int]) -> list[Goal]:
+def judge_goals(
+    measurements: Sequence[EngineMeasurement], *, host: Host, threads: Sequence[int]
+) -> list[Goal]:
     """All goals for the thread counts that were measured."""
     best = best_target(host)
     goals: list[Goal] = []
@@ -124,7 +126,7 @@ def _int4_goals(ours: str, *, threads: int) -> list[Goal]:
     ]
 
 
-def _judge(goal: Goal, measurements: Sequence[Measurement]) -> Goal:
+def _judge(goal: Goal, measurements: Sequence[EngineMeasurement]) -> Goal:
     known = {m.engine: m for m in measurements if m.panel == goal.panel and m.threads == goal.threads}
     ours, theirs = known.get(goal.ours), known.get(goal.theirs)
     if ours is None or theirs is None:
@@ -135,7 +137,7 @@ def _judge(goal: Goal, measurements: Sequence[Measurement]) -> Goal:
     return goal.model_copy(update={"ratio": found, "state": state_of(found, at_most=goal.at_most)})
 
 
-def _ratio(work: Work, ours: Measurement, theirs: Measurement) -> Ratio | None:
+def _ratio(work: Work, ours: EngineMeasurement, theirs: EngineMeasurement) -> Ratio | None:
     match work:
         case "decode":
             return ratio(ours.decode_ms, theirs.decode_ms)

@@ -9,7 +9,7 @@ from benchmarks.divergence import SINGLY, TEXT_TOKENS, TEXTS
 from benchmarks.goals import Goal
 from benchmarks.products import THREADS_PANEL, TORCH
 from benchmarks.report import BenchmarkReport
-from benchmarks.rounds import Measurement, agreement, ratio
+from benchmarks.rounds import EngineMeasurement, agreement, ratio
 
 GIB = 2**30
 NOISY = "**That is not a quiet machine: take no ratio for more than a hint.**"
@@ -81,7 +81,7 @@ def _speed(report: BenchmarkReport) -> list[str]:
     return parts
 
 
-def speed_table(rows: Sequence[Measurement]) -> str:
+def speed_table(rows: Sequence[EngineMeasurement]) -> str:
     """One panel; its first row is the base."""
     base = rows[0]
     cells = []
@@ -132,7 +132,7 @@ def _outputs(report: BenchmarkReport) -> list[str]:
     reference = next((m for m in exact if m.engine.startswith("torch")), exact[0] if exact else None)
     if reference is None:
         return ["No engine with float32 weights was measured."]
-    first: dict[str, Measurement] = {"fp32": reference}
+    first: dict[str, EngineMeasurement] = {"fp32": reference}
     rows: dict[str, list[str]] = {}
     for m in report.measurements:
         if m.error is not None or m.engine in rows:

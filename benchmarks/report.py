@@ -9,7 +9,7 @@ from benchmarks.checkpoint import BenchmarkCheckpoint
 from benchmarks.goals import Goal
 from benchmarks.machine import BenchMachine, Quiet
 from benchmarks.overhead import OverheadLoad, Served
-from benchmarks.rounds import Measurement, RoundsPlan
+from benchmarks.rounds import EngineMeasurement, RoundsPlan
 from registry.value import Value
 
 
@@ -24,7 +24,7 @@ class BenchmarkReport(Value):
     checkpoint: BenchmarkCheckpoint
     plan: RoundsPlan
     steps: tuple[StepRecord, ...]
-    measurements: tuple[Measurement, ...]
+    measurements: tuple[EngineMeasurement, ...]
     """Panel by panel, for each number of threads; the first engine of a panel is its base."""
     load: OverheadLoad
     served: Served

@@ -45,7 +45,7 @@ class RoundsPlan(Value):
         return 1 + self.blocks * (1 + self.steps)
 
 
-class Measurement(Value):
+class EngineMeasurement(Value):
     """One engine in one panel."""
 
     panel: str
@@ -84,7 +84,7 @@ class Ratio(Value):
 
 def measure_panel(
     panel: Panel, plan: RoundsPlan, *, threads: int, reference: Reference | None = None
-) -> list[Measurement]:
+) -> list[EngineMeasurement]:
     """All engines of a panel, in the panel's order; one that fails is a measurement with its error."""
     errors: dict[str, str] = {}
     turns: dict[str, list[Turn]] = {spec.name: [] for spec in panel.engines}
@@ -118,7 +118,7 @@ def measure_panel(
                 errors[name] = error.message
     results = []
     for spec in panel.engines:
-        found = Measurement(
+        found = EngineMeasurement(
             panel=panel.name,
             engine=spec.name,
             weights=spec.weights,
@@ -158,7 +158,7 @@ def agreement(tokens: Sequence[int], reference: Sequence[int]) -> int:
     return common
 
 
-def _summary(empty: Measurement, turns: Sequence[Turn], plan: RoundsPlan) -> Measurement:
+def _summary(empty: EngineMeasurement, turns: Sequence[Turn], plan: RoundsPlan) -> EngineMeasurement:
     per_round = 1 + plan.blocks
     counted = turns[WARM_UP_ROUNDS * per_round :]
     blocks = [turn for place, turn in enumerate(counted) if place % per_round]

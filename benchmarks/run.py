@@ -31,7 +31,7 @@ from benchmarks.products import (
     threads_panel,
 )
 from benchmarks.report import BenchmarkReport
-from benchmarks.rounds import Measurement, RoundsPlan, agreement, measure_panel
+from benchmarks.rounds import EngineMeasurement, RoundsPlan, agreement, measure_panel
 from benchmarks.steps import Lower
 from registry.errors import RungError
 from serving.node.host import this_host
@@ -83,7 +83,7 @@ def measure(
     plan = RoundsPlan(prompt=tuple(prompt_tokens(shape, count=128)), rounds=rounds)
     watch = Watch.start()
     reference = Reference(reference_spec(checkpoint), shape=shape)
-    measurements: list[Measurement] = []
+    measurements: list[EngineMeasurement] = []
     asked = {*names, THREADS_PANEL} if INT4_PANEL in names else set(names)
     for count in threads:
         for panel in panels:

@@ -59,7 +59,7 @@ class Worker:
         answers, child_end = os.pipe()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker", str(child_end)],
-            cwd=ROOT,
+            cwd=spec.checkout or ROOT,
             env=child_environment(),
             stdin=subprocess.PIPE,
             stdout=self._log,
@@ -69,7 +69,9 @@ class Worker:
         os.close(child_end)
         self._answers = os.fdopen(answers, "rb", buffering=0)
         try:
-            self.loaded = self._ask(Load(spec=spec, threads=threads, capacity=capacity), Loaded)
+            # An older checkout's worker knows no `checkout`.
+            here = spec.model_copy(update={"checkout": None})
+            self.loaded = self._ask(Load(spec=here, threads=threads, capacity=capacity), Loaded)
         except BaseException:
             self.close()
             raise
@@ -128,7 +130,7 @@ class Worker:
         pipe = self._process.stdin
         assert pipe is not None  # for the type checker: it was opened as a pipe
         with contextlib.suppress(BrokenPipeError):
-            pipe.write(question.model_dump_json().encode() + b"\n")
+            pipe.write(question.model_dump_json(exclude_none=True).encode() + b"\n")
             pipe.flush()
         line = self._read_line()
         if not line:

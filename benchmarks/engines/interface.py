@@ -32,6 +32,8 @@ class EngineSpec(Value):
     """Representation of the weights: a recipe's name, or `int4` for another project's own."""
     threads: int | None = None
     """Its own number of threads, whatever the panel's is."""
+    checkout: Path | None = None
+    """Root of the sources that run it; None: these."""
     exact: bool
     """Whether its weights are the checkpoint's own in float32: then its output must be the reference's."""
 

@@ -22,7 +22,7 @@ from benchmarks.products import (
     on_threads,
 )
 from benchmarks.report import BenchmarkReport
-from benchmarks.rounds import Measurement, Ratio, RoundsPlan
+from benchmarks.rounds import EngineMeasurement, Ratio, RoundsPlan
 from benchmarks.run import problems_of
 from registry.host import Host
 from registry.target import targets
@@ -32,8 +32,10 @@ OLD = Host(architecture="x86_64", features=targets()["cpu-x86-64-v3"].features, 
 NEW = OLD.model_copy(update={"features": targets()["cpu-x86-64-v4-vnni"].features})
 
 
-def measured(engine: str, *, panel: str, decode: float, prefill: float, threads: int = 1) -> Measurement:
-    return Measurement(
+def measured(
+    engine: str, *, panel: str, decode: float, prefill: float, threads: int = 1
+) -> EngineMeasurement:
+    return EngineMeasurement(
         panel=panel,
         engine=engine,
         weights="fp32",
@@ -136,7 +138,7 @@ def test_one_panel_asks_for_its_own_artifacts_alone():
 def test_the_table_has_ratios_to_its_first_row_and_keeps_failures():
     base = measured(PLAIN, panel=FLOAT_PANEL, decode=10, prefill=100)
     fast = measured("rung tvm", panel=FLOAT_PANEL, decode=5, prefill=150)
-    failed = Measurement(
+    failed = EngineMeasurement(
         panel=FLOAT_PANEL, engine="broken", weights="fp32", exact=True, threads=1, error="it | fell"
     )
 
