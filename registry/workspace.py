@@ -70,7 +70,43 @@ class Workspace:
     trusted_keys: Path
     """Directory of the nodes' public keys; may be missing."""
     state: Path
-    """`.rung`: caches, logs, locks."""
+    """`.rung`: all that Rung itself keeps beside the store and the database; `releases/` and `kits/` below it
+    are what nodes pull from."""
+
+    @property
+    def scratch(self) -> Path:
+        """Parent of the scratch directories of workers."""
+        return self.state / "scratch"
+
+    @property
+    def dirty_marker(self) -> Path:
+        """A file that exists while the store or the scratch directories may hold what nothing refers to."""
+        return self.state / "unclean"
+
+    @property
+    def releases(self) -> Path:
+        """Signed releases, one directory each by name."""
+        return self.state / "releases"
+
+    @property
+    def kits(self) -> Path:
+        """Issued kits, one directory each by digest, and the latest of each target by its name."""
+        return self.state / "kits"
+
+    @property
+    def node(self) -> Path:
+        """The directory of the node that `rung serve` runs when no other is named."""
+        return self.state / "node"
+
+    @property
+    def build_lock(self) -> Path:
+        """Lock file: one build at a time."""
+        return self.state / "build.lock"
+
+    @property
+    def writers_lock(self) -> Path:
+        """Lock file: shared by those that add blobs, exclusive for removing unused ones."""
+        return self.state / "writers.lock"
 
 
 def init_workspace(directory: Path) -> Workspace:

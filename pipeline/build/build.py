@@ -9,18 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Protocol, assert_never
 
 from matrices.cells.cell import Cell
 from matrices.ledger.build_records import BuildRecord
 from matrices.ledger.ledger import Ledger
 from pipeline.build.cell_progress import CellProgress
 from pipeline.build.compose import compose_cell
-from pipeline.build.graph import BuildNode, Executor, run_graph
+from pipeline.build.graph import BuildNode, run_graph
 from pipeline.build.nodes import StopAfter, make_nodes
 from pipeline.build.plan import BuildPlan
 from pipeline.build.records import Records
-from pipeline.executors.local import Event, Failure
+from pipeline.executors.interface import Executor, Failure
+from pipeline.stages.events import ErrorEvent, Event, FinishEvent, OutputEvent, ProgressEvent
 from registry.errors import CorruptError, StorageFullError
 from registry.store import Store
 
@@ -78,7 +79,7 @@ def build(
     display: Display,
     limits: BuildLimits,
     known: Mapping[str, Cell],
-    until: StopAfter = "evaluated",
+    stop_after: StopAfter = "evaluated",
 ) -> BuildSummary:
     """Bring every cell of the plan up to date.
 
@@ -90,7 +91,7 @@ def build(
         display: Who is told.
         limits: What may be used.
         known: Cells that the database holds already, by id.
-        until: The last step that is wanted.
+        stop_after: The last step that is wanted.
 
     Raises:
         RegistryError: The store or the database cannot be written; what was finished stays recorded.
@@ -121,7 +122,7 @@ def build(
         timeout_s=limits.timeout_s,
         settled=settled,
         toolchain_version=executor.toolchain_version,
-        until=until,
+        stop_after=stop_after,
     )
     display.total(len(nodes))
     run_graph(nodes, executor=executor, observer=watcher, jobs=limits.jobs, memory_bytes=limits.memory_bytes)
@@ -142,25 +143,30 @@ class _Watcher:
         self._display.started(node.name)
 
     def event(self, node: BuildNode, event: Event) -> None:
-        match event["event"]:
-            case "output":
-                now, seconds = datetime.now(UTC), float(event["seconds"])
+        match event:
+            case OutputEvent():
+                now = datetime.now(UTC)
                 self._ledger.put_stage(
                     BuildRecord(
-                        key=event["key"],
-                        stage=event["stage"],
-                        output=event["output"],
-                        seconds=seconds,
-                        started_at=now - timedelta(seconds=seconds),
+                        key=event.key,
+                        stage=event.stage,
+                        output=event.output,
+                        seconds=event.seconds,
+                        started_at=now - timedelta(seconds=event.seconds),
                         finished_at=now,
-                        peak_memory_bytes=event["peak_memory_bytes"],
+                        peak_memory_bytes=event.peak_memory_bytes,
                     )
                 )
-            case "progress":
-                self._display.progress(node.name, event["text"])
-            case "error" if event["code"] in WORKSPACE_ERRORS:
-                # Not this cell's fault: nothing else can be built either.
-                raise WORKSPACE_ERRORS[event["code"]](event["message"], hint=event["hint"])
+            case ProgressEvent():
+                self._display.progress(node.name, event.text)
+            case ErrorEvent():
+                if (kind := WORKSPACE_ERRORS.get(event.code)) is not None:
+                    # Not this cell's fault: nothing else can be built either.
+                    raise kind(event.message, hint=event.hint)
+            case FinishEvent():
+                pass
+            case _:
+                assert_never(event)
 
     def ended(self, node: BuildNode, failure: Failure | None, *, ran: bool) -> None:
         if ran and failure is None:

@@ -7,7 +7,7 @@ from datetime import datetime
 from matrices.cells.cell import Cell, Evidence, State, TaskResult, VariantFacts
 from pipeline.build.cell_progress import CellProgress
 from pipeline.build.records import Records
-from pipeline.executors.local import Failure
+from pipeline.executors.interface import Failure
 from pipeline.stages.evaluate import EvaluateOutput
 from pipeline.stages.lower import LowerOutput
 from pipeline.stages.prove import ProveOutput

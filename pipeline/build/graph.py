@@ -13,28 +13,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
-from pipeline.executors.local import Event, Failure, Finished, Work
+from pipeline.executors.interface import Executor, Failure, Finished, Work
+from pipeline.stages.events import Event
 from registry.errors import ToolchainMissingError
-
-
-class Executor(Protocol):
-    """What runs work; see `pipeline/executors/local.py`."""
-
-    def toolchain_version(self, name: str) -> str:
-        """The version of a toolchain where its work would run.
-
-        Raises:
-            ToolchainMissingError: It is installed nowhere that this executor reaches.
-        """
-        ...
-
-    def run(self, work: Work, *, on_event: Callable[[Event], None]) -> Finished | Failure:
-        """Run one piece of work to its end; called from several threads at once."""
-        ...
-
-    def stop(self) -> None:
-        """Kill all running work."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

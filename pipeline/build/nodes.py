@@ -26,7 +26,7 @@ from pipeline.build.graph import BuildNode
 from pipeline.build.manifest import make_manifest
 from pipeline.build.plan import BuildPlan, PlannedCell
 from pipeline.build.records import Records
-from pipeline.executors.local import Failure, Work
+from pipeline.executors.interface import Failure, Work
 from pipeline.stages import keys
 from pipeline.stages.evaluate import TaskRequest
 from pipeline.stages.examine import ExamineRequest
@@ -79,7 +79,7 @@ def make_nodes(
     timeout_s: float,
     settled: Settled,
     toolchain_version: Callable[[str], str],
-    until: StopAfter,
+    stop_after: StopAfter,
 ) -> list[BuildNode]:
     """All nodes that a plan's cells need.
 
@@ -91,9 +91,9 @@ def make_nodes(
         timeout_s: Limit of each piece of work.
         settled: Makes the function to call when a cell is settled.
         toolchain_version: The version that the executor would run; raises ToolchainMissingError.
-        until: The last step that is wanted.
+        stop_after: The last step that is wanted.
     """
-    return _Nodes(plan, records, store, timeout_s, toolchain_version, until).all(cells, settled)
+    return _Nodes(plan, records, store, timeout_s, toolchain_version, stop_after).all(cells, settled)
 
 
 class _Nodes:
@@ -104,9 +104,9 @@ class _Nodes:
         store: Store,
         timeout_s: float,
         toolchain_version: Callable[[str], str],
-        until: StopAfter,
+        stop_after: StopAfter,
     ) -> None:
-        self.until = until
+        self.stop_after = stop_after
         self.toolchain_version = functools.cache(toolchain_version)
         self.plan = plan
         self.records = records
@@ -124,7 +124,7 @@ class _Nodes:
         for checkpoint in self.plan.checkpoints:
             export = self.export_node(checkpoint)
             nodes[export.name] = export
-            if self.until == "evaluated":
+            if self.stop_after == "evaluated":
                 reference = self.reference_node(checkpoint)
                 nodes[reference.name] = reference
         for cell in cells:
@@ -313,7 +313,7 @@ class _Nodes:
             if proof.problems:
                 return _unproven(name, proof, log=LowerOutput.model_validate(cell.lowered.output).log)
             cell.manifest = self.manifest(cell)
-            if self.until == "built":
+            if self.stop_after == "built":
                 return None
             cell.cannot_run = self.cannot_run(cell.manifest)
             if cell.cannot_run:
@@ -324,7 +324,7 @@ class _Nodes:
                 return None
             return self.work(name, request, planned.checkpoint)
 
-        references = self.plan.checkpoints if self.until == "evaluated" else ()
+        references = self.plan.checkpoints if self.stop_after == "evaluated" else ()
         needs = (f"lower {planned.id}", *(f"reference {c.ref}" for c in references))
         return BuildNode(name, needs, prepare, settle)
 
@@ -467,7 +467,7 @@ def find_inputs(
         timeout_s: Of no work: none is run.
     """
     nodes = _Nodes(
-        plan, records, store, timeout_s, lambda name: find_toolchain(name).version(), until="evaluated"
+        plan, records, store, timeout_s, lambda name: find_toolchain(name).version(), stop_after="evaluated"
     )
     if records.find(keys.export_key(planned.checkpoint), ExportOutput) is None:
         return None

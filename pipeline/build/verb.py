@@ -12,10 +12,11 @@ from matrices.ledger.db import Database, open_database
 from matrices.ledger.ledger import Ledger
 from matrices.ledger.query import cells
 from pipeline.build.build import BuildLimits, BuildSummary, Display, build
-from pipeline.build.graph import Executor
 from pipeline.build.nodes import StopAfter
 from pipeline.build.plan import BuildPlan, Filters, make_plan
-from pipeline.executors.local import LocalExecutor, remove_stale_scratch
+from pipeline.executors.interface import Executor
+from pipeline.executors.local import LocalExecutor
+from pipeline.executors.scratch import remove_stale_scratch
 from pipeline.workspace.locks import alone, build_lock, writing
 from pipeline.workspace.upkeep import drop_unused
 from registry.ladder import read_ladder
@@ -23,8 +24,6 @@ from registry.mlflow import Checkpoints
 from registry.store import Store
 from registry.workspace import Workspace
 from serving.node.host import this_host
-
-SCRATCH = "scratch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +36,11 @@ class Options:
     """0: three quarters of this machine's, or all that the Ray cluster plans with."""
     timeout_s: float
     executor: Literal["local", "ray"] = "local"
-    until: StopAfter = "evaluated"
+    stop_after: StopAfter = "evaluated"
 
 
 def build_ladder(
-    place: Workspace, ladder_file: Path, *, filters: Filters, options: Options, display: Display
+    workspace: Workspace, ladder_file: Path, *, filters: Filters, options: Options, display: Display
 ) -> BuildSummary:
     """Bring every cell of a ladder up to date.
 
@@ -51,69 +50,71 @@ def build_ladder(
         RegistryError: The store or the database cannot be used.
     """
     ladder = read_ladder(ladder_file)
-    checkpoints = Checkpoints(uri=place.mlflow_uri, store=place.store)
-    with build_lock(place):
-        database = open_database(place.database_url)
-        with writing(place):
+    checkpoints = Checkpoints(uri=workspace.mlflow_uri, store=workspace.store)
+    with build_lock(workspace):
+        database = open_database(workspace.database_url)
+        with writing(workspace):
             plan = make_plan(
                 ladder, directory=ladder_file.resolve().parent, filters=filters, checkpoints=checkpoints
             )
-            _bring_here(plan, checkpoints=checkpoints, store=place.store)
-            report = _run(place, plan, database=database, options=options, display=display)
-        if report.ran or report.failures or _unclean(place).exists():
-            tidy(place, database=database, checkpoints=checkpoints)
+            _bring_here(plan, checkpoints=checkpoints, store=workspace.store)
+            report = _run(workspace, plan, database=database, options=options, display=display)
+        if report.ran or report.failures or workspace.dirty_marker.exists():
+            tidy(workspace, database=database, checkpoints=checkpoints)
     return report
 
 
-def tidy(place: Workspace, *, database: Database, checkpoints: Checkpoints) -> None:
+def tidy(workspace: Workspace, *, database: Database, checkpoints: Checkpoints) -> None:
     """Remove what killed or failed work left behind; does nothing while somebody else adds to the store."""
-    with alone(place) as nobody_writes:
+    with alone(workspace) as nobody_writes:
         if nobody_writes:
-            remove_stale_scratch(place.state / SCRATCH)
-            drop_unused(place, database=database, checkpoints=checkpoints)
-            _unclean(place).unlink(missing_ok=True)
+            remove_stale_scratch(workspace.scratch)
+            drop_unused(workspace, database=database, checkpoints=checkpoints)
+            workspace.dirty_marker.unlink(missing_ok=True)
 
 
 def _run(
-    place: Workspace, plan: BuildPlan, *, database: Database, options: Options, display: Display
+    workspace: Workspace, plan: BuildPlan, *, database: Database, options: Options, display: Display
 ) -> BuildSummary:
-    scratch = place.state / SCRATCH
+    scratch = workspace.scratch
     remove_stale_scratch(scratch)
-    executor, limits = _executor(place, options, scratch=scratch)
+    executor, limits = _executor(workspace, options, scratch=scratch)
     return build(
         plan,
-        store=place.store,
+        store=workspace.store,
         ledger=Ledger(database),
         known={cell.id: cell for cell in cells(database, family=plan.ladder.family)},
         executor=executor,
         display=display,
         limits=limits,
-        until=options.until,
+        stop_after=options.stop_after,
     )
 
 
-def _executor(place: Workspace, options: Options, *, scratch: Path) -> tuple[Executor, BuildLimits]:
+def _executor(workspace: Workspace, options: Options, *, scratch: Path) -> tuple[Executor, BuildLimits]:
     given = int(options.memory_gib * (1 << 30))
     jobs = options.jobs or os.cpu_count() or 1
     match options.executor:
         case "local":
             memory = given or this_host().memory_bytes * 3 // 4
-            local = LocalExecutor(place.store, scratch=scratch, mark=_unclean(place), memory_bytes=memory)
+            local = LocalExecutor(
+                workspace.store, scratch=scratch, dirty_marker=workspace.dirty_marker, memory_bytes=memory
+            )
             return local, BuildLimits(jobs=jobs, memory_bytes=memory, timeout_s=options.timeout_s)
         case "ray":
             from pipeline.executors.ray import RayExecutor
 
-            ray = RayExecutor(place.store, scratch=scratch, mark=_unclean(place), memory_bytes=given or None)
+            ray = RayExecutor(
+                workspace.store,
+                scratch=scratch,
+                dirty_marker=workspace.dirty_marker,
+                memory_bytes=given or None,
+            )
             memory = given or ray.cluster_memory_bytes
             jobs = options.jobs or ray.jobs
             return ray, BuildLimits(jobs=jobs, memory_bytes=memory, timeout_s=options.timeout_s)
         case _:
             assert_never(options.executor)
-
-
-def _unclean(place: Workspace) -> Path:
-    """A file that is there from the first piece of work of a build until what it left behind was removed."""
-    return place.state / "unclean"
 
 
 def _bring_here(plan: BuildPlan, *, checkpoints: Checkpoints, store: Store) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from pipeline.build.build import Display
-from pipeline.executors.local import Failure
+from pipeline.executors.interface import Failure
 
 
 @contextlib.contextmanager

@@ -20,8 +20,6 @@ from registry.digest import canonical_json, short
 from registry.signing import fingerprint
 from registry.workspace import Workspace
 
-UNCLEAN = "unclean"
-
 
 @dataclass(frozen=True, slots=True)
 class Taken:
@@ -60,7 +58,7 @@ def take_in(
         report, key = read_report(path, trusted=keys)
         checked.append((path, report, key, check_report(path, report, place=place, database=database)))
     taken = [_taken(*one, place=place, database=database) for one in checked]
-    (place.state / UNCLEAN).touch()  # what the new evidence took the place of is removed by the next build
+    place.dirty_marker.touch()  # what the new evidence took the place of is removed by the next build
     return taken
 
 

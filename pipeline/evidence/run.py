@@ -15,15 +15,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Literal, assert_never
 
 from compilers.runtime import find_runtime
 from compilers.toolchain import Unsupported
 from evals.scorecard import Scorecard
 from pipeline.evidence.document import EvidenceFile, Machine, Measured, MeasurementProblem
 from pipeline.evidence.kit import Kit, KitSubject, KitTask, folder_of
-from pipeline.executors.local import Event, Failure, LocalExecutor, Work, remove_stale_scratch
+from pipeline.executors.interface import Failure, Work
+from pipeline.executors.local import LocalExecutor
+from pipeline.executors.scratch import remove_stale_scratch
 from pipeline.stages.evaluate import EvaluateOutput, TaskRequest
+from pipeline.stages.events import ErrorEvent, Event, FinishEvent, OutputEvent, ProgressEvent
 from pipeline.stages.examine import ExamineRequest
 from pipeline.stages.speed import SpeedOutput, SpeedRequest
 from pipeline.stages.verify import VerifyOutput
@@ -217,11 +220,15 @@ class _Node:
 
         def take(event: Event) -> None:
             nonlocal state
-            match event["event"]:
-                case "progress":
-                    self.report(f"  {event['text']}")
-                case "output":
+            match event:
+                case ProgressEvent():
+                    self.report(f"  {event.text}")
+                case OutputEvent():
                     state = self.keep(subject, self.with_output(state, event))
+                case ErrorEvent() | FinishEvent():
+                    pass  # the executor returns how it ended
+                case _:
+                    assert_never(event)
 
         work = Work(subject.cell, self.request(subject, kept), _WORKER_BYTES, self.settings.timeout_s)
         ended = self.executor.run(work, on_event=take)
@@ -265,16 +272,16 @@ class _Node:
             references=task.references,
         )
 
-    def with_output(self, kept: Kept, event: Event) -> Kept:
+    def with_output(self, kept: Kept, event: OutputEvent) -> Kept:
         """What is kept, and one output more."""
         now = {"at": datetime.now(UTC)}
-        match event["stage"]:
+        match event.stage:
             case "verify":
-                return kept.model_copy(update={"verify": VerifyOutput.model_validate(event["output"]), **now})
+                return kept.model_copy(update={"verify": VerifyOutput.model_validate(event.output), **now})
             case "speed":
-                return kept.model_copy(update={"speed": SpeedOutput.model_validate(event["output"]), **now})
+                return kept.model_copy(update={"speed": SpeedOutput.model_validate(event.output), **now})
             case "evaluate":
-                digest = EvaluateOutput.model_validate(event["output"]).result.scorecard
+                digest = EvaluateOutput.model_validate(event.output).result.scorecard
                 card = Scorecard.model_validate_json(self.store.read_bytes(digest))
                 return kept.model_copy(update={"scorecards": (*kept.scorecards, card), **now})
         return kept

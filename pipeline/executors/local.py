@@ -6,61 +6,29 @@ A worker that crashes, hangs or runs out of memory becomes a `Failure` with its 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
+
+from pydantic import ValidationError
 
 from compilers.toolchain import find_toolchain
+from pipeline.executors.interface import Failure, Finished, Work
 from pipeline.executors.memory import held_bytes
-from pipeline.stages.order import Request, WorkerOrder
+from pipeline.executors.scratch import scratch_directory
+from pipeline.stages.events import EVENT, ErrorEvent, Event, FinishEvent
+from pipeline.stages.order import LOG_NAME, WorkerOrder
 from registry.store import Store
 
-LOCK_NAME = "lock"
-LOG_NAME = "log.txt"
 LOOK_EVERY_S = 0.5
 GIB = 1 << 30
 WORKER = (sys.executable, "-m", "pipeline.executors.worker")
-
-Event = dict[str, Any]  # one JSON line of a worker; its form is in pipeline/executors/worker.py
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """One request for a worker."""
-
-    label: str
-    request: Request
-    memory_bytes: int
-    """Estimate of its peak, for admission."""
-    timeout_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a piece of work failed."""
-
-    code: str
-    message: str
-    hint: str
-    exit_code: int
-    log: str | None = None
-    """Digest of the log's blob."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """All of it was done."""
 
 
 class LocalExecutor:
@@ -72,7 +40,7 @@ class LocalExecutor:
         threads: Threads of each worker.
         memory_bytes: What one worker with its children may hold; more ends it. None: no limit.
         chip: Where evidence must come from; workers on another chip refuse. None: from this machine.
-        mark: A file to make before the first worker starts.
+        dirty_marker: A file to make before the first worker starts.
         command: The worker's command line; the order's path and the event pipe's number are appended.
     """
 
@@ -84,12 +52,12 @@ class LocalExecutor:
         threads: int = 1,
         memory_bytes: int | None = None,
         chip: str | None = None,
-        mark: Path | None = None,
+        dirty_marker: Path | None = None,
         command: tuple[str, ...] = WORKER,
     ) -> None:
         self._command = command
         self._chip = chip
-        self._mark = mark
+        self._dirty_marker = dirty_marker
         self._store = store
         self._scratch = scratch
         self._threads = threads
@@ -108,9 +76,9 @@ class LocalExecutor:
 
     def run(self, work: Work, *, on_event: Callable[[Event], None]) -> Finished | Failure:
         """Run one piece of work to its end; called from several threads at once."""
-        if self._mark is not None:
-            self._mark.touch()
-        with _scratch_directory(self._scratch) as scratch:
+        if self._dirty_marker is not None:
+            self._dirty_marker.touch()
+        with scratch_directory(self._scratch) as scratch:
             order = WorkerOrder(
                 store=self._store.root,
                 scratch=scratch,
@@ -147,7 +115,7 @@ class LocalExecutor:
             self._running.add(process)
         guard = _Guard(process, work, memory_bytes=self._memory_bytes)
         guard.start()
-        last: Event = {}
+        last: Event | None = None
         try:
             with os.fdopen(reader, encoding="utf-8") as stream:
                 for event in _events(stream):
@@ -160,7 +128,7 @@ class LocalExecutor:
             process.wait()
             with self._lock:
                 self._running.discard(process)
-        if code == 0 and last.get("event") == "finish":
+        if code == 0 and isinstance(last, FinishEvent):
             return Finished()
         text = (scratch / LOG_NAME).read_bytes()
         digest = self._store.add_bytes(text).digest
@@ -211,48 +179,6 @@ class _Guard:
                 return
 
 
-def remove_stale_scratch(scratch: Path) -> list[Path]:
-    """Remove scratch directories whose build is gone; the removed ones."""
-    removed = []
-    for directory in stale_scratch(scratch):
-        shutil.rmtree(directory, ignore_errors=True)
-        removed.append(directory)
-    return removed
-
-
-def stale_scratch(scratch: Path) -> list[Path]:
-    """Scratch directories whose build is gone: nobody holds their lock."""
-    if not scratch.is_dir():
-        return []
-    stale = []
-    for directory in sorted(p for p in scratch.iterdir() if p.is_dir()):
-        try:
-            handle = os.open(directory / LOCK_NAME, os.O_RDWR)
-        except FileNotFoundError:
-            stale.append(directory)
-            continue
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            stale.append(directory)
-        except BlockingIOError:
-            pass
-        finally:
-            os.close(handle)
-    return stale
-
-
-@contextlib.contextmanager
-def _scratch_directory(parent: Path) -> Iterator[Path]:
-    directory = Path(tempfile.mkdtemp(dir=parent))
-    handle = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-        os.close(handle)
-
-
 def _environment(threads: int) -> dict[str, str]:
     single = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     # TVM pins its threads to the first cores by default: two workers would share one.
@@ -262,8 +188,8 @@ def _environment(threads: int) -> dict[str, str]:
 def _events(stream: IO[str]) -> Iterator[Event]:
     for line in stream:
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
+            yield EVENT.validate_json(line)
+        except ValidationError:
             return  # a worker that died while it wrote its last line
 
 
@@ -272,15 +198,9 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _failure(work: Work, *, code: int, last: Event, log: str, text: bytes) -> Failure:
-    if last.get("event") == "error":
-        return Failure(
-            code=str(last["code"]),
-            message=str(last["message"]),
-            hint=str(last["hint"]),
-            exit_code=int(last["exit_code"]),
-            log=log,
-        )
+def _failure(work: Work, *, code: int, last: Event | None, log: str, text: bytes) -> Failure:
+    if isinstance(last, ErrorEvent):
+        return Failure(last.code, last.message, last.hint, last.exit_code, log)
     tail = text.decode("utf-8", "replace").strip().splitlines()[-1:] or ["it printed nothing"]
     if code < 0:
         name = signal.Signals(-code).name

@@ -23,7 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.executors.local import Event, Failure, Finished, LocalExecutor, Work
+from pipeline.executors.interface import Failure, Finished, Work
+from pipeline.executors.local import LocalExecutor
+from pipeline.stages.events import Event
 from pipeline.stages.lower import LowerRequest
 from registry.errors import ConfigurationError, ToolchainMissingError
 from registry.store import Store
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
 
 Untyped = Any
 """Handles of Ray, whose remote functions have no static types."""
-RESULT = "result"
 KNOCK_S = 5.0
 SHARE = 0.01
 """Of a node's custom resource that one piece of work takes: the resource says what, not how many."""
@@ -60,7 +61,7 @@ class RayExecutor:
         address: Of the cluster, as `ray.init` takes it; None: `RAY_ADDRESS`, or the one on this machine.
         threads: Threads of each worker.
         memory_bytes: What one worker may hold.
-        mark: A file to make before the first worker starts.
+        dirty_marker: A file to make before the first worker starts.
 
     Raises:
         ConfigurationError: There is no such cluster.
@@ -75,7 +76,7 @@ class RayExecutor:
         address: str | None = None,
         threads: int = 1,
         memory_bytes: int | None = None,
-        mark: Path | None = None,
+        dirty_marker: Path | None = None,
     ) -> None:
         self._ray = _connected(address)
         self._store = store
@@ -83,7 +84,7 @@ class RayExecutor:
         self._threads = threads
         self._memory_bytes = memory_bytes
         self._chip = this_host().chip
-        self._mark = mark
+        self._dirty_marker = dirty_marker
         self._running: set[Untyped] = set()
         self._lock = threading.Lock()
 
@@ -117,8 +118,8 @@ class RayExecutor:
 
     def run(self, work: Work, *, on_event: Callable[[Event], None]) -> Finished | Failure:
         """Run one piece of work to its end; called from several threads at once."""
-        if self._mark is not None:
-            self._mark.touch()
+        if self._dirty_marker is not None:
+            self._dirty_marker.touch()
         task = self._ray.remote(_run).options(
             num_returns="streaming",
             num_cpus=self._threads,
@@ -147,13 +148,12 @@ class RayExecutor:
             for said in self._running:
                 self._ray.cancel(said, force=True)
 
-    def _follow(self, said: Untyped, on_event: Callable[[Event], None]) -> Finished | Failure:
-        for reference in said:
-            event = self._ray.get(reference)
-            if event["event"] == RESULT:
-                result: Finished | Failure = event[RESULT]
-                return result
-            on_event(event)
+    def _follow(self, stream: Untyped, on_event: Callable[[Event], None]) -> Finished | Failure:
+        for reference in stream:
+            said: Event | Finished | Failure = self._ray.get(reference)
+            if isinstance(said, Finished | Failure):
+                return said
+            on_event(said)
         raise self._ray.exceptions.RayError("it ended without a result")
 
     def _placement(self, work: Work) -> dict[str, Untyped]:
@@ -208,14 +208,14 @@ def _version(name: str) -> tuple[str | None, str, str]:
         return None, error.message, error.hint
 
 
-def _run(work: Work, place: _Place) -> Iterator[Event]:
+def _run(work: Work, place: _Place) -> Iterator[Event | Finished | Failure]:
     """On the node: the local executor's events, then its result."""
     if not (place.store / "oci-layout").is_file():
         message = f"{work.label}: the node does not see the store at `{place.store}`"
         failure = Failure("registry", message, "share it with all nodes under the same path", 3)
-        yield {"event": RESULT, RESULT: failure}
+        yield failure
         return
-    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    events: queue.SimpleQueue[Event | Finished | Failure] = queue.SimpleQueue()
     executor = LocalExecutor(
         Store(place.store),
         scratch=place.scratch,
@@ -226,14 +226,14 @@ def _run(work: Work, place: _Place) -> Iterator[Event]:
 
     def run() -> None:
         try:
-            result = executor.run(work, on_event=events.put)
+            result: Finished | Failure = executor.run(work, on_event=events.put)
         except Exception as error:  # noqa: BLE001  # the edge where a stage becomes a cell
             result = Failure("crash", f"{work.label}: {error!r}", "see the node's Ray log", 4)
-        events.put({"event": RESULT, RESULT: result})
+        events.put(result)
 
     threading.Thread(target=run, daemon=True).start()
     while True:
-        event = events.get()
-        yield event
-        if event["event"] == RESULT:
+        said = events.get()
+        yield said
+        if isinstance(said, Finished | Failure):
             return

@@ -10,17 +10,13 @@ Usage: `python -m pipeline.executors.worker ORDER.json EVENT_FD`. Standard outpu
 from __future__ import annotations
 
 import ctypes
-import json
 import os
-import resource
 import signal
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import assert_never
-
-from pydantic import BaseModel
 
 from pipeline.stages.examine import ExamineRequest
 from pipeline.stages.export import ExportRequest
@@ -29,50 +25,10 @@ from pipeline.stages.order import WorkerOrder
 from pipeline.stages.quantize import QuantizeRequest
 from pipeline.stages.reference import ReferenceRequest
 from pipeline.stages.rehearse import RehearseRequest
+from pipeline.stages.reporter import Reporter
 from registry.errors import LoadError, RungError
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
-
-
-class Reporter:
-    """Sends events to the parent: outputs of stages, progress, and errors."""
-
-    def __init__(self, fd: int) -> None:
-        self._stream = os.fdopen(fd, "w", buffering=1, encoding="utf-8")
-
-    def output(self, key: str, value: BaseModel, *, stage: str, seconds: float) -> None:
-        """A stage is finished; its output may be recorded."""
-        self._send(
-            event="output",
-            key=key,
-            stage=stage,
-            seconds=seconds,
-            output=value.model_dump(mode="json"),
-            peak_memory_bytes=peak_memory_bytes(),
-        )
-
-    def progress(self, text: str) -> None:
-        """What is being done now, for people."""
-        self._send(event="progress", text=text)
-
-    def error(self, error: RungError) -> None:
-        """The request failed with a Rung error."""
-        self._send(event="error", type=type(error).__name__, exit_code=error.exit_code, **error.to_json())
-
-    def finish(self) -> None:
-        """All was done."""
-        self._send(event="finish")
-
-    def _send(self, **event: object) -> None:
-        self._stream.write(json.dumps(event) + "\n")
-
-
-def peak_memory_bytes() -> int:
-    """Largest resident memory so far of this process or one of its children."""
-    peak_kib = max(
-        resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    return peak_kib * 1024
 
 
 def main() -> int:

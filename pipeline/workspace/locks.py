@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from registry.errors import ConfigurationError
 from registry.workspace import Workspace
@@ -22,7 +23,7 @@ def build_lock(place: Workspace) -> Iterator[None]:
     Raises:
         ConfigurationError: Another one is running.
     """
-    with _locked(place, "build.lock", fcntl.LOCK_EX | fcntl.LOCK_NB) as taken:
+    with _locked(place.build_lock, fcntl.LOCK_EX | fcntl.LOCK_NB) as taken:
         if not taken:
             raise ConfigurationError(
                 f"another build is running in workspace `{place.root}`",
@@ -34,20 +35,20 @@ def build_lock(place: Workspace) -> Iterator[None]:
 @contextlib.contextmanager
 def writing(place: Workspace) -> Iterator[None]:
     """Blobs may be added; waits while unused ones are removed."""
-    with _locked(place, "writers.lock", fcntl.LOCK_SH):
+    with _locked(place.writers_lock, fcntl.LOCK_SH):
         yield
 
 
 @contextlib.contextmanager
 def alone(place: Workspace) -> Iterator[bool]:
     """Whether nobody is adding blobs; then nobody can until the end."""
-    with _locked(place, "writers.lock", fcntl.LOCK_EX | fcntl.LOCK_NB) as taken:
+    with _locked(place.writers_lock, fcntl.LOCK_EX | fcntl.LOCK_NB) as taken:
         yield taken
 
 
 @contextlib.contextmanager
-def _locked(place: Workspace, name: str, how: int) -> Iterator[bool]:
-    handle = os.open(place.state / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+def _locked(path: Path, how: int) -> Iterator[bool]:
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
             fcntl.flock(handle, how)

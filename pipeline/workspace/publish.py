@@ -16,8 +16,6 @@ from registry.ladder import EvidenceLevel, read_ladder
 from registry.mlflow import Checkpoints
 from registry.workspace import Workspace, find_workspace
 
-DIRECTORY = "releases"
-
 
 def publish(
     place: Workspace,
@@ -75,7 +73,7 @@ def publish(
 
 def directory_of(place: Workspace, name: str) -> Path:
     """Where a workspace keeps a release."""
-    return place.state / DIRECTORY / name
+    return place.releases / name
 
 
 def find_release(name: str, *, key: Path | None = None) -> tuple[Release, Workspace | None]:
@@ -93,7 +91,7 @@ def find_release(name: str, *, key: Path | None = None) -> tuple[Release, Worksp
     place = find_workspace()
     directory = directory_of(place, name)
     if not directory.is_dir():
-        parent = place.state / DIRECTORY
+        parent = place.releases
         known = [path.name for path in parent.iterdir()] if parent.is_dir() else []
         unknown = UnknownNameError.of("release", name, known=known)
         raise NotFoundError(unknown.message, hint=unknown.hint)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from matrices.ledger import query
 from matrices.ledger.db import Database
 from pipeline.build.records import blobs_of
 from pipeline.evidence.kit import blobs_of_kits
-from pipeline.executors.local import remove_stale_scratch, stale_scratch
+from pipeline.executors.scratch import remove_stale_scratch, stale_scratch
 from registry.mlflow import Checkpoints
 from registry.upkeep import collect, repair, unused, verify
 from registry.workspace import Workspace
@@ -32,7 +31,7 @@ def inspect_workspace(place: Workspace, *, database: Database, checkpoints: Chec
     found += [Finding("database", place.database_url, text) for text in database.problems()]
     found += [
         Finding("scratch", str(path), "left behind by a build that is gone")
-        for path in stale_scratch(_scratch(place))
+        for path in stale_scratch(place.scratch)
     ]
     wanted = references(database, checkpoints=checkpoints) | blobs_of_kits(place.state)
     found += [
@@ -53,7 +52,7 @@ def repair_workspace(place: Workspace, *, database: Database, checkpoints: Check
     """Mend what can be mended, and return what was wrong; what was lost is built again by the next build."""
     found = inspect_workspace(place, database=database, checkpoints=checkpoints)
     repair(place.store)
-    remove_stale_scratch(_scratch(place))
+    remove_stale_scratch(place.scratch)
     wanted = references(database, checkpoints=checkpoints) | blobs_of_kits(place.state)
     collect(place.store, keep=wanted, grace_s=0)
     return found
@@ -81,7 +80,3 @@ def drop_unused(place: Workspace, *, database: Database, checkpoints: Checkpoint
     """
     wanted = references(database, checkpoints=checkpoints) | blobs_of_kits(place.state)
     return collect(place.store, keep=wanted, grace_s=0)
-
-
-def _scratch(place: Workspace) -> Path:
-    return place.state / "scratch"

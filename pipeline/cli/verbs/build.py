@@ -54,7 +54,7 @@ def build(
     from pipeline.build.verb import Options, build_ladder
 
     options = Options(
-        jobs=jobs, memory_gib=memory, timeout_s=timeout, executor=executor.value, until=until.value
+        jobs=jobs, memory_gib=memory, timeout_s=timeout, executor=executor.value, stop_after=until.value
     )
     filters = Filters(tuple(target), tuple(recipe), tuple(toolchain), tuple(checkpoint))
     with show_progress() as display:

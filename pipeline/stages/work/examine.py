@@ -16,9 +16,9 @@ from evals.judge import SequentialJudge, judge
 from evals.scorecard import Scorecard
 from evals.verdict import earned_tier
 from matrices.cells.cell import TaskResult
-from pipeline.executors.worker import Reporter
 from pipeline.stages.evaluate import EvaluateOutput, TaskRequest
 from pipeline.stages.examine import ExamineRequest
+from pipeline.stages.reporter import Reporter
 from pipeline.stages.speed import SpeedOutput
 from pipeline.stages.verify import VerifyOutput
 from pipeline.stages.work.files import materialise_bundle

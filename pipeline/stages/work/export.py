@@ -8,8 +8,8 @@ from pathlib import Path
 
 from compilers.export.graph import export_graph
 from compilers.model.architecture import model_facts, read_architecture
-from pipeline.executors.worker import Reporter
 from pipeline.stages.export import ExportOutput, ExportRequest
+from pipeline.stages.reporter import Reporter
 from pipeline.stages.work.files import add_entry, materialise_small
 from registry.store import Store
 

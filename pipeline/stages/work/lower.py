@@ -8,11 +8,11 @@ from pathlib import Path
 
 from compilers.proof.prove import prove
 from compilers.toolchain import LoweringInput, find_toolchain
-from pipeline.executors.local import LOG_NAME
-from pipeline.executors.worker import Reporter
 from pipeline.stages.keys import prove_key
 from pipeline.stages.lower import LowerOutput, LowerRequest
+from pipeline.stages.order import LOG_NAME
 from pipeline.stages.prove import ProveOutput
+from pipeline.stages.reporter import Reporter
 from pipeline.stages.work.files import add_entry
 from registry.store import Store
 from registry.target import find_target

@@ -12,8 +12,8 @@ from compilers.model.tokenizer import Tokenizer
 from compilers.model.torch_reference import TorchSession
 from compilers.quantize.canonical import dequantized_state
 from compilers.quantize.variant import quantize as quantize_weights
-from pipeline.executors.worker import Reporter
 from pipeline.stages.quantize import QuantizeOutput, QuantizeRequest
+from pipeline.stages.reporter import Reporter
 from pipeline.stages.work.files import add_entry, materialise_checkpoint
 from pipeline.stages.work.probe import read_texts, store_probe, tokenize
 from registry.store import Store

@@ -9,10 +9,10 @@ from compilers.check.probe import make_probe, reference_logits
 from compilers.model.tokenizer import Tokenizer
 from compilers.model.torch_reference import TorchSession
 from evals.harness import evaluate, load_tasks, scorecard
-from pipeline.executors.worker import Reporter
 from pipeline.stages.evaluate import TaskRequest
 from pipeline.stages.keys import version
 from pipeline.stages.reference import ReferenceOutput, ReferenceRequest
+from pipeline.stages.reporter import Reporter
 from pipeline.stages.work.files import materialise_checkpoint
 from pipeline.stages.work.probe import read_texts, store_probe, tokenize
 from registry.digest import canonical_json

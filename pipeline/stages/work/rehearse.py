@@ -9,8 +9,8 @@ from compilers.check.probe import measure_parity
 from compilers.rehearsal import rehearse as open_rehearsal
 from compilers.runtime import Bundle
 from compilers.toolchain import Unsupported
-from pipeline.executors.worker import Reporter
 from pipeline.stages.rehearse import RehearseOutput, RehearseRequest
+from pipeline.stages.reporter import Reporter
 from pipeline.stages.work.files import materialise_bundle
 from pipeline.stages.work.probe import load_probe
 from registry.store import Store

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.build.graph import BuildNode, run_graph
-from pipeline.executors.local import Event, Failure, Finished, Work
+from pipeline.executors.interface import Failure, Finished, Work
+from pipeline.stages.events import Event, ProgressEvent
 
 FAILED = Failure("build", "it broke", "mend it", 4)
 
@@ -34,7 +35,7 @@ class Threads:
             self.running[work.label] = work.memory_bytes
             self.peak_bytes = max(self.peak_bytes, sum(self.running.values()))
             self.peak_count = max(self.peak_count, len(self.running))
-        on_event({"event": "progress", "text": work.label})
+        on_event(ProgressEvent(text=work.label))
         time.sleep(0.002)
         try:
             return self.act(work.label)
@@ -58,7 +59,8 @@ class Log:
         self.started_names.append(node.name)
 
     def event(self, node: BuildNode, event: Event) -> None:
-        self.events.append(event["text"])
+        assert isinstance(event, ProgressEvent)
+        self.events.append(event.text)
 
     def ended(self, node: BuildNode, failure: Failure | None, *, ran: bool) -> None:
         self.ended_names.append(node.name)

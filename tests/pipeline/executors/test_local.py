@@ -11,14 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.executors.local import (
-    Failure,
-    Finished,
-    LocalExecutor,
-    Work,
-    remove_stale_scratch,
-    stale_scratch,
-)
+from pipeline.executors.interface import Failure, Finished, Work
+from pipeline.executors.local import LocalExecutor
+from pipeline.executors.scratch import remove_stale_scratch, stale_scratch
 from pipeline.stages.export import ExportRequest
 from registry.checkpoint import Checkpoint, FileEntry
 from registry.digest import digest_bytes
@@ -64,7 +59,7 @@ def run(store: Store, tmp_path: Path, code: str, timeout_s: float = 30.0) -> Fin
 def test_events_arrive_in_order_and_nothing_is_left(store: Store, tmp_path: Path) -> None:
     events: list[str] = []
     code = 'out(\'{"event": "progress", "text": "one"}\'); out(\'{"event": "finish"}\')'
-    result = executor(store, tmp_path, code).run(work(), on_event=lambda event: events.append(event["event"]))
+    result = executor(store, tmp_path, code).run(work(), on_event=lambda event: events.append(event.event))
     assert isinstance(result, Finished)
     assert events == ["progress", "finish"]
     assert list((tmp_path / "scratch").iterdir()) == []
@@ -121,7 +116,8 @@ def test_the_worker_dies_with_a_build_that_is_killed(store: Store, tmp_path: Pat
     )
     build.write_text(
         "import sys\nfrom pathlib import Path\n"
-        "from pipeline.executors.local import LocalExecutor, Work\n"
+        "from pipeline.executors.interface import Work\n"
+        "from pipeline.executors.local import LocalExecutor\n"
         "from pipeline.stages.order import REQUEST\nfrom registry.store import Store\n"
         f"request = REQUEST.validate_json({request.model_dump_json()!r})\n"
         f"executor = LocalExecutor(Store(Path({str(store.root)!r})), "

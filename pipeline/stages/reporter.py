@@ -1,0 +1,58 @@
+"""The worker's end of the event pipe: sends typed events to the parent as JSON lines."""
+
+from __future__ import annotations
+
+import os
+import resource
+
+from pipeline.stages.events import ErrorEvent, Event, FinishEvent, OutputEvent, ProgressEvent
+from registry.errors import RungError
+from registry.value import Value
+
+
+class Reporter:
+    """Sends events to the parent: outputs of stages, progress, and errors.
+
+    Args:
+        fd: Number of the pipe's writing end.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._stream = os.fdopen(fd, "w", buffering=1, encoding="utf-8")
+
+    def output(self, key: str, value: Value, *, stage: str, seconds: float) -> None:
+        """A stage is finished; its output may be recorded."""
+        self._send(
+            OutputEvent(
+                key=key,
+                stage=stage,
+                seconds=seconds,
+                output=value.model_dump(mode="json"),
+                peak_memory_bytes=peak_memory_bytes(),
+            )
+        )
+
+    def progress(self, text: str) -> None:
+        """What is being done now, for people."""
+        self._send(ProgressEvent(text=text))
+
+    def error(self, error: RungError) -> None:
+        """The request failed with an error of Rung."""
+        self._send(
+            ErrorEvent(code=error.code, message=error.message, hint=error.hint, exit_code=error.exit_code)
+        )
+
+    def finish(self) -> None:
+        """All was done."""
+        self._send(FinishEvent())
+
+    def _send(self, event: Event) -> None:
+        self._stream.write(event.model_dump_json() + "\n")
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident memory so far of this process or one of its children."""
+    peak_kib = max(
+        resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    return peak_kib * 1024
