@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, cast
 import compilers
 import registry
 from compilers.aarch64_emulation.wire import WireMessage, read_message, write_message
-from compilers.check.segments import check_cache_size, check_segments
+from compilers.ragged_cache import check_cache_size, check_segments
 from compilers.rehearsal import Rehearsal
 from compilers.runtime import Bundle, Cache, FloatArray, Segment
 from compilers.toolchain import Unsupported
@@ -137,7 +137,9 @@ class EmulatedSession:
             LoadError: A row would exceed the cache's capacity, a segment is wrong, or the process died.
         """
         if not isinstance(cache, EmulatedCache) or cache.session is not self:
-            raise LoadError("the cache is not one of this session", hint="take it from `new_cache`")
+            raise LoadError(
+                "the cache was not made by this session", hint="use the session's own `new_cache`"
+            )
         check_segments(cache, segments, vocab_size=self.vocab_size)
         said = [[s.row, [int(token) for token in s.tokens], s.logits] for s in segments]
         return list(self.ask({"do": "forward", "segments": said}, cache).arrays)

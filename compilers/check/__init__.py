@@ -1,1 +1,1 @@
-"""How any session is checked: the probe, parity bounds, speed, and the segments of a call."""
+"""How any session is checked: the probe, parity bounds and speed."""

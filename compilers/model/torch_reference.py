@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from compilers.check.segments import check_cache_size, check_segments
 from compilers.model.activations import CODES, INPUT, OUTPUT, steps_of
 from compilers.model.architecture import Architecture, read_architecture
+from compilers.ragged_cache import RaggedCache, check_cache_size, check_segments, own_cache
 from compilers.runtime import Cache, FloatArray, Segment
-from registry.errors import CheckpointError, LoadError
+from registry.errors import CheckpointError
 
 Untyped: TypeAlias = Any
 """What transformers returns: its models have no types that hold."""
@@ -55,41 +55,18 @@ def load_model(checkpoint_dir: Path) -> Untyped:
     return model.eval()
 
 
-class TorchCache:
-    """Keys and values of a number of rows, per layer a tensor [rows, kv_heads, capacity, head_size]."""
+class TorchKvMemory:
+    """Keys and values, per layer two tensors [rows, kv_heads, capacity, head_size]."""
 
     def __init__(self, architecture: Architecture, *, rows: int, capacity: int) -> None:
-        self.rows = rows
-        self.capacity = capacity
         shape = (rows, architecture.kv_heads, capacity, architecture.head_size)
         self.layers = [(torch.zeros(shape), torch.zeros(shape)) for _ in range(architecture.layers)]
-        self.lengths = [0] * rows
 
-    def length(self, row: int) -> int:
-        """Tokens that a row holds."""
-        return self.lengths[row]
-
-    def truncate(self, row: int, *, length: int) -> None:
-        """Forget a row's tokens from `length` on."""
-        if not 0 <= length <= self.lengths[row]:
-            raise LoadError(
-                f"row {row} holds {self.lengths[row]} tokens and cannot be cut to {length}",
-                hint="give a length that the row has",
-            )
-        self.lengths[row] = length
-
-    def copy(self, *, source: int, row: int, length: int) -> None:
-        """Make `row` hold the first `length` tokens of row `source`."""
-        if not 0 <= length <= self.lengths[source]:
-            raise LoadError(
-                f"row {source} holds {self.lengths[source]} tokens, {length} were to be copied",
-                hint="give a length that the row has",
-            )
-        if source != row:
-            for keys, values in self.layers:
-                keys[row, :, :length] = keys[source, :, :length]
-                values[row, :, :length] = values[source, :, :length]
-        self.lengths[row] = length
+    def copy_row(self, *, source: int, row: int, length: int) -> None:
+        """Copy the first `length` tokens of a row to another one."""
+        for keys, values in self.layers:
+            keys[row, :, :length] = keys[source, :, :length]
+            values[row, :, :length] = values[source, :, :length]
 
 
 class TorchSession:
@@ -121,14 +98,15 @@ class TorchSession:
         self.vocab_size = self.architecture.vocab_size
         self.max_context = self.architecture.max_context
 
-    def new_cache(self, *, rows: int, capacity: int) -> TorchCache:
+    def new_cache(self, *, rows: int, capacity: int) -> RaggedCache[TorchKvMemory]:
         """An empty cache.
 
         Raises:
             LoadError: More capacity than the checkpoint has positions.
         """
         check_cache_size(rows=rows, capacity=capacity, max_context=self.max_context)
-        return TorchCache(self.architecture, rows=rows, capacity=capacity)
+        memory = TorchKvMemory(self.architecture, rows=rows, capacity=capacity)
+        return RaggedCache(memory, owner=self, rows=rows, capacity=capacity)
 
     def forward(self, cache: Cache, segments: Sequence[Segment]) -> list[FloatArray]:
         """Append each segment to its row and return its logits, float32 [1 or tokens, vocab].
@@ -136,15 +114,12 @@ class TorchSession:
         Raises:
             LoadError: A segment that cannot be appended; nothing was appended.
         """
-        if not isinstance(cache, TorchCache):
-            raise LoadError(
-                f"a cache of type `{type(cache).__name__}`", hint="use the session's own `new_cache`"
-            )
-        check_segments(cache, segments, vocab_size=self.vocab_size)
+        own = own_cache(cache, owner=self, memory=TorchKvMemory)
+        check_segments(own, segments, vocab_size=self.vocab_size)
         found: dict[int, FloatArray] = {}
         with torch.inference_mode():
             for group in _groups(segments):
-                hidden = self._append(cache, [segments[index] for index in group])
+                hidden = self._append(own, [segments[index] for index in group])
                 for place, index in enumerate(group):
                     count = len(segments[index].tokens)
                     begin = 0 if segments[index].logits == "all" else count - 1
@@ -152,7 +127,7 @@ class TorchSession:
                     found[index] = np.asarray(logits.float().numpy())
         return [found[index] for index in range(len(segments))]
 
-    def _append(self, cache: TorchCache, segments: Sequence[Segment]) -> torch.Tensor:
+    def _append(self, cache: RaggedCache[TorchKvMemory], segments: Sequence[Segment]) -> torch.Tensor:
         """Hidden states [segments, width, hidden], right-padded; keys and values go to the cache."""
         from transformers import DynamicCache
 
@@ -166,7 +141,7 @@ class TorchSession:
         positions = held[:, None] + torch.arange(width)[None, :]
         # Without a configuration no layer crops its past to a window: the masks say what is seen.
         state = DynamicCache()
-        for layer, (keys, values) in enumerate(cache.layers):
+        for layer, (keys, values) in enumerate(cache.memory.layers):
             state.update(keys[rows, :, :past], values[rows, :, :past], layer)
         masks = _masks(self.architecture, held=held, positions=positions, past=past)
         hidden = self._model.model(
@@ -178,11 +153,10 @@ class TorchSession:
         ).last_hidden_state
         real = torch.arange(width)[None, :] < counts[:, None]
         row_index = rows[:, None].expand(-1, width)[real]
-        for (keys, values), layer in zip(cache.layers, state.layers, strict=True):
+        for (keys, values), layer in zip(cache.memory.layers, state.layers, strict=True):
             keys[row_index, :, positions[real]] = layer.keys[:, :, past:].transpose(1, 2)[real]
             values[row_index, :, positions[real]] = layer.values[:, :, past:].transpose(1, 2)[real]
-        for segment in segments:
-            cache.lengths[segment.row] += len(segment.tokens)
+        cache.append(segments)
         return torch.as_tensor(hidden)
 
 

@@ -12,10 +12,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from compilers.check.segments import check_cache_size, check_segments
 from compilers.installed import required_version
-from compilers.onnxruntime.cache import OrtCache
+from compilers.onnxruntime.cache import OrtKvMemory
 from compilers.onnxruntime.plan import OrtStep, plan_steps
+from compilers.ragged_cache import RaggedCache, check_cache_size, check_segments, own_cache
 from compilers.runtime import Bundle, Cache, FloatArray, Segment
 from compilers.toolchain import Support, Supported, Unsupported
 from registry.artifact import ArtifactFormat, Manifest, ModelFacts
@@ -97,14 +97,15 @@ class OrtSession:
         self._facts = facts
         self._session = session
 
-    def new_cache(self, *, rows: int, capacity: int) -> OrtCache:
+    def new_cache(self, *, rows: int, capacity: int) -> RaggedCache[OrtKvMemory]:
         """An empty cache.
 
         Raises:
             LoadError: More capacity than the checkpoint has positions, or no memory.
         """
         check_cache_size(rows=rows, capacity=capacity, max_context=self.max_context)
-        return OrtCache(self._facts, owner=self, rows=rows, capacity=capacity)
+        memory = OrtKvMemory(self._facts, rows=rows, capacity=capacity)
+        return RaggedCache(memory, owner=self, rows=rows, capacity=capacity)
 
     def forward(self, cache: Cache, segments: Sequence[Segment]) -> list[FloatArray]:
         """Append each segment to its row and return its logits, float32 [1 or tokens, vocab].
@@ -112,27 +113,27 @@ class OrtSession:
         Raises:
             LoadError: A segment that cannot be appended; nothing was appended.
         """
-        if not isinstance(cache, OrtCache) or cache.owner is not self:
-            raise LoadError(
-                f"a cache of type `{type(cache).__name__}` that this session did not make",
-                hint="use the session's own `new_cache`",
-            )
-        check_segments(cache, segments, vocab_size=self.vocab_size)
+        own = own_cache(cache, owner=self, memory=OrtKvMemory)
+        check_segments(own, segments, vocab_size=self.vocab_size)
         found: list[list[FloatArray]] = [[] for _ in segments]
-        before = list(cache.lengths)
+        before = list(own.lengths)
         try:
-            for step in plan_steps(segments, cache.lengths, positions=cache.positions):
-                self._run(cache, step, segments, found)
+            for step in plan_steps(segments, own.lengths, positions=own.memory.positions):
+                self._run(own, step, segments, found)
         except LoadError:
-            cache.lengths[:] = before
+            own.lengths[:] = before
             raise
         return [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in found]
 
     def _run(
-        self, cache: OrtCache, step: OrtStep, segments: Sequence[Segment], found: list[list[FloatArray]]
+        self,
+        cache: RaggedCache[OrtKvMemory],
+        step: OrtStep,
+        segments: Sequence[Segment],
+        found: list[list[FloatArray]],
     ) -> None:
         feeds, counts = _feeds(cache, step, segments)
-        binding = self._binding(cache, step)
+        binding = self._binding(cache.memory, step)
         for name, value in feeds.items():
             binding.bind_cpu_input(name, value)
         logits = np.empty((sum(counts), self.vocab_size), np.float32)
@@ -152,27 +153,27 @@ class OrtSession:
                 found[piece.index].append(logits[begin : begin + count])
             begin += count
 
-    def _binding(self, cache: OrtCache, step: OrtStep) -> Untyped:
-        """A binding with the cache's rows of this step bound; kept for steps on the same rows."""
+    def _binding(self, memory: OrtKvMemory, step: OrtStep) -> Untyped:
+        """A binding with the memory's rows of this step bound; kept for steps on the same rows."""
         key = (step.first, step.last)
-        if key in cache.bindings:
-            cache.bindings.move_to_end(key)
-            return cache.bindings[key]
+        if key in memory.bindings:
+            memory.bindings.move_to_end(key)
+            return memory.bindings[key]
         binding = self._session.io_binding()
         names = [f"{layer}.{part}" for layer in range(self._facts.layers) for part in ("key", "value")]
-        for name, buffer in zip(names, cache.buffers, strict=True):
+        for name, buffer in zip(names, memory.buffers, strict=True):
             rows = buffer[step.first : step.last + 1]
             place = ("cpu", 0, np.float32, list(rows.shape), rows.ctypes.data)
             binding.bind_input(f"past.{name}", *place)
             binding.bind_output(f"present.{name}", *place)
-        cache.bindings[key] = binding
-        if len(cache.bindings) > KEPT_BINDINGS:
-            cache.bindings.popitem(last=False)
+        memory.bindings[key] = binding
+        if len(memory.bindings) > KEPT_BINDINGS:
+            memory.bindings.popitem(last=False)
         return binding
 
 
 def _feeds(
-    cache: OrtCache, step: OrtStep, segments: Sequence[Segment]
+    cache: RaggedCache[OrtKvMemory], step: OrtStep, segments: Sequence[Segment]
 ) -> tuple[dict[str, NDArray[np.generic]], list[int]]:
     """The graph's inputs for a step but for the cache, and how many logits each piece gets."""
     rows, width = step.last - step.first + 1, step.width

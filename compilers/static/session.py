@@ -13,9 +13,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from compilers.check.segments import check_cache_size, check_segments
+from compilers.ragged_cache import RaggedCache, check_cache_size, check_segments, own_cache
 from compilers.runtime import Cache, FloatArray, Segment
-from compilers.static.cache import State, StaticCache
+from compilers.static.cache import State, StaticKvMemory
 from compilers.static.plan import StaticPlan
 from registry.errors import LoadError
 
@@ -75,14 +75,15 @@ class StaticSession:
         self._prefill = prefill
         self._inv_freq = np.asarray(plan.inv_freq, np.float32)
 
-    def new_cache(self, *, rows: int, capacity: int) -> StaticCache:
+    def new_cache(self, *, rows: int, capacity: int) -> RaggedCache[StaticKvMemory]:
         """An empty cache.
 
         Raises:
             LoadError: The sizes are not positive, or more than the artifact was compiled for.
         """
         check_cache_size(rows=rows, capacity=capacity, max_context=self.max_context)
-        return StaticCache(self._plan, owner=self, rows=rows, capacity=capacity)
+        memory = StaticKvMemory(self._plan, rows=rows)
+        return RaggedCache(memory, owner=self, rows=rows, capacity=capacity)
 
     def forward(self, cache: Cache, segments: Sequence[Segment]) -> list[FloatArray]:
         """Append each segment to its row and return its logits, float32 [1 or tokens, vocab].
@@ -90,17 +91,16 @@ class StaticSession:
         Raises:
             LoadError: A segment cannot be appended, or the runtime failed; nothing was appended.
         """
-        if not isinstance(cache, StaticCache) or cache.owner is not self:
-            raise LoadError("the cache is not one of this session", hint="take it from `new_cache`")
-        check_segments(cache, segments, vocab_size=self.vocab_size)
-        before = list(cache.lengths)
+        own = own_cache(cache, owner=self, memory=StaticKvMemory)
+        check_segments(own, segments, vocab_size=self.vocab_size)
+        before = list(own.lengths)
         try:
-            return [self._append(cache, segment) for segment in segments]
+            return [self._append(own, segment) for segment in segments]
         except LoadError:
-            cache.lengths[:] = before
+            own.lengths[:] = before
             raise
 
-    def _append(self, cache: StaticCache, segment: Segment) -> FloatArray:
+    def _append(self, cache: RaggedCache[StaticKvMemory], segment: Segment) -> FloatArray:
         tokens, kept = list(segment.tokens), []
         while tokens:
             single = len(tokens) <= max(1, self._plan.tokens // TOKENS_PER_PREFILL)
@@ -109,7 +109,8 @@ class StaticSession:
                 cache, segment.row, tokens[:count], width=1 if single else self._plan.tokens
             )
             made = (self._decode if single else self._prefill).run(inputs)
-            cache.append(segment.row, made.new, count=count)
+            cache.memory.write(segment.row, made.new, begin=cache.lengths[segment.row], count=count)
+            cache.lengths[segment.row] += count
             tokens = tokens[count:]
             if segment.logits == "all":
                 kept.append(made.logits[:count])
@@ -117,7 +118,9 @@ class StaticSession:
                 kept.append(made.logits[count - 1 : count])
         return kept[0] if len(kept) == 1 else np.concatenate(kept)
 
-    def _inputs(self, cache: StaticCache, row: int, tokens: list[int], *, width: int) -> StepInputs:
+    def _inputs(
+        self, cache: RaggedCache[StaticKvMemory], row: int, tokens: list[int], *, width: int
+    ) -> StepInputs:
         plan, held = self._plan, cache.lengths[row]
         ids = np.zeros((1, width), np.dtype(plan.ids))
         ids[0, : len(tokens)] = tokens
@@ -128,7 +131,7 @@ class StaticSession:
             cos=(np.cos(angles) * scale).astype(plan.compute),
             sin=(np.sin(angles) * scale).astype(plan.compute),
             masks=tuple(self._mask(held, width, mask.window) for mask in plan.masks),
-            past=tuple(cache.past(row)),
+            past=tuple(cache.memory.past(row)),
         )
 
     def _mask(self, held: int, width: int, window: int | None) -> State:

@@ -1,14 +1,15 @@
-"""The tokens of a call, one behind the other, as compiled code takes them."""
+"""Batches of a session: the tokens of a call one after the other, as compiled code takes them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compilers.runtime import Cache, Segment
+from compilers.ragged_cache import M, RaggedCache, check_segments
+from compilers.runtime import Cache, FloatArray, Segment
 
 Integers = NDArray[np.int32]
 
@@ -20,6 +21,34 @@ class Batch:
     tokens: Integers
     rows: Integers
     positions: Integers
+
+
+def run_batch(
+    cache: RaggedCache[M],
+    segments: Sequence[Segment],
+    *,
+    vocab_size: int,
+    run: Callable[[M, Batch, Integers], FloatArray],
+) -> list[FloatArray]:
+    """`Session.forward` over all segments as one batch.
+
+    Args:
+        cache: The session's own.
+        segments: Are checked first.
+        vocab_size: The model's.
+        run: Computes the batch and returns the logits of the positions asked for.
+
+    Raises:
+        LoadError: A segment that cannot be appended; nothing was appended.
+    """
+    if not segments:
+        return []
+    check_segments(cache, segments, vocab_size=vocab_size)
+    asked, counts = wanted(segments)
+    logits = run(cache.memory, flatten(cache, segments), asked)
+    cache.append(segments)
+    ends = np.cumsum(counts)
+    return [logits[end - count : end] for end, count in zip(ends, counts, strict=True)]
 
 
 def flatten(cache: Cache, segments: Sequence[Segment]) -> Batch:

@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from compilers.check.segments import check_cache_size, check_segments
+from compilers.ragged_cache import RaggedCache, check_cache_size, own_cache
 from compilers.runtime import Cache, FloatArray, Segment
-from compilers.tvm.common.batch import Batch, Integers, flatten, wanted
+from compilers.tvm.common.batch import Batch, Integers, run_batch
 from compilers.tvm.common.library import Library, load_runtime, use_threads
-from compilers.tvm.cpu.cache import TvmCache
+from compilers.tvm.cpu.cache import CpuKvMemory
 from compilers.tvm.cpu.plan import LibraryPlan
-from registry.errors import LoadError
 
 TOKENS_AT_ONCE = 512
 """Longer batches are cut, so that intermediate results stay in the processor's caches."""
@@ -37,17 +36,17 @@ class TvmSession:
         self._one = library.function("one")
         self._many = library.function("many")
 
-    def new_cache(self, *, rows: int, capacity: int) -> TvmCache:
+    def new_cache(self, *, rows: int, capacity: int) -> RaggedCache[CpuKvMemory]:
         """An empty cache of `rows` rows of at most `capacity` tokens each.
 
         Raises:
             LoadError: The sizes are not positive, the model has fewer positions, or memory does not suffice.
         """
         check_cache_size(rows=rows, capacity=capacity, max_context=self.max_context)
-        cache = TvmCache(self._plan, owner=self, rows=rows, capacity=capacity)
-        pairs = zip(cache.keys, cache.values, strict=True)
-        cache.tensors = self._ffi.convert([self._ffi.from_dlpack(part) for pair in pairs for part in pair])
-        return cache
+        memory = CpuKvMemory(self._plan, rows=rows, capacity=capacity)
+        pairs = zip(memory.keys, memory.values, strict=True)
+        memory.tensors = self._ffi.convert([self._ffi.from_dlpack(part) for pair in pairs for part in pair])
+        return RaggedCache(memory, owner=self, rows=rows, capacity=capacity)
 
     def forward(self, cache: Cache, segments: Sequence[Segment]) -> list[FloatArray]:
         """Append each segment to its row and return its logits.
@@ -56,21 +55,11 @@ class TvmSession:
             LoadError: A row would exceed the cache's capacity, is named twice or not there, or a token is
                 outside the vocabulary; nothing was appended.
         """
-        if not isinstance(cache, TvmCache) or cache.owner is not self:
-            raise LoadError("the cache is not one of this session", hint="take it from `new_cache`")
-        if not segments:
-            return []
-        check_segments(cache, segments, vocab_size=self.vocab_size)
-        batch = flatten(cache, segments)
-        asked, counts = wanted(segments)
-        use_threads(self._threads)
-        logits = self._run(cache, batch, asked)
-        for segment in segments:
-            cache.lengths[segment.row] += len(segment.tokens)
-        ends = np.cumsum(counts)
-        return [logits[end - count : end] for end, count in zip(ends, counts, strict=True)]
+        own = own_cache(cache, owner=self, memory=CpuKvMemory)
+        return run_batch(own, segments, vocab_size=self.vocab_size, run=self._run)
 
-    def _run(self, cache: TvmCache, batch: Batch, wanted: Integers) -> FloatArray:
+    def _run(self, memory: CpuKvMemory, batch: Batch, wanted: Integers) -> FloatArray:
+        use_threads(self._threads)
         count = len(batch.tokens)
         logits = np.empty((len(wanted), self.vocab_size), np.float32)
         for start in range(0, count, TOKENS_AT_ONCE):
@@ -80,7 +69,7 @@ class TvmSession:
             asked = wanted[first:last] - start if last > first else np.zeros(1, np.int32)
             function = self._one if piece.stop - start == 1 else self._many
             given = (batch.tokens[piece], batch.positions[piece], batch.rows[piece], asked)
-            made = function(*map(self._tensor, given), cache.tensors, self._parameters)
+            made = function(*map(self._tensor, given), memory.tensors, self._parameters)
             if last > first:
                 logits[first:last] = np.from_dlpack(made)[:, : self.vocab_size]
         return logits

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from compilers.check.segments import check_cache_size, check_segments
+from compilers.ragged_cache import RaggedCache, check_cache_size, own_cache
 from compilers.runtime import Cache, FloatArray, Segment
-from compilers.tvm.common.batch import Batch, Integers, flatten, wanted
+from compilers.tvm.common.batch import Batch, Integers, run_batch
 from compilers.tvm.common.weights import AnyArray
-from compilers.tvm.gpu.cache import GpuCache
+from compilers.tvm.gpu.cache import GpuKvMemory
 from compilers.tvm.gpu.driver import DeviceMemory, Driver, Start
 from compilers.tvm.gpu.parameters import upload_parameter
 from compilers.tvm.gpu.plan import Argument, GpuPlan, LaunchStep
@@ -49,14 +49,15 @@ class GpuSession:
         self._generation = 0
         """Raised when rooms move in memory: launches that were prepared before are void."""
 
-    def new_cache(self, *, rows: int, capacity: int) -> GpuCache:
+    def new_cache(self, *, rows: int, capacity: int) -> RaggedCache[GpuKvMemory]:
         """An empty cache of `rows` rows of at most `capacity` tokens each.
 
         Raises:
             LoadError: The sizes are not positive, the model has fewer positions, or memory does not suffice.
         """
         check_cache_size(rows=rows, capacity=capacity, max_context=self.max_context)
-        return GpuCache(self._plan, self.driver, owner=self, rows=rows, capacity=capacity)
+        memory = GpuKvMemory(self._plan, self.driver, rows=rows, capacity=capacity)
+        return RaggedCache(memory, owner=self, rows=rows, capacity=capacity)
 
     def forward(self, cache: Cache, segments: Sequence[Segment]) -> list[FloatArray]:
         """Append each segment to its row and return its logits.
@@ -65,21 +66,11 @@ class GpuSession:
             LoadError: A row would exceed the cache's capacity, is named twice or not there, or a token is
                 outside the vocabulary: nothing was appended. Or the GPU failed.
         """
-        if not isinstance(cache, GpuCache) or cache.owner is not self:
-            raise LoadError("the cache is not one of this session", hint="take it from `new_cache`")
-        if not segments:
-            return []
-        check_segments(cache, segments, vocab_size=self.vocab_size)
-        batch = flatten(cache, segments)
-        asked, counts = wanted(segments)
-        self.driver.use()
-        logits = self._run(cache, batch, asked)
-        for segment in segments:
-            cache.lengths[segment.row] += len(segment.tokens)
-        ends = np.cumsum(counts)
-        return [logits[end - count : end] for end, count in zip(ends, counts, strict=True)]
+        own = own_cache(cache, owner=self, memory=GpuKvMemory)
+        return run_batch(own, segments, vocab_size=self.vocab_size, run=self._run)
 
-    def _run(self, cache: GpuCache, batch: Batch, asked: Integers) -> FloatArray:
+    def _run(self, memory: GpuKvMemory, batch: Batch, asked: Integers) -> FloatArray:
+        self.driver.use()
         count = len(batch.tokens)
         logits = np.empty((len(asked), self.vocab_size), np.float32)
         for start in range(0, count, TOKENS_AT_ONCE):
@@ -88,54 +79,56 @@ class GpuSession:
             self._upload_batch(batch, piece, asked[first:last] - start)
             counts = {"tokens": piece.stop - piece.start, "wanted": last - first}
             self._grow_rooms(counts)
-            for start_kernel in self._launches(cache, counts):
+            for start_kernel in self._launches(memory, counts):
                 start_kernel()
             if last > first:
                 self.driver.download(self._rooms["logits"], logits[first:last])
         return logits
 
-    def _launches(self, cache: GpuCache, counts: Mapping[str, int]) -> list[Start]:
+    def _launches(self, memory: GpuKvMemory, counts: Mapping[str, int]) -> list[Start]:
         """What starts each kernel of a call; kept for small counts, which come again and again."""
         key = (self._generation, counts["tokens"], counts["wanted"])
-        if (found := cache.launches.get(key)) is not None:
+        if (found := memory.launches.get(key)) is not None:
             return found
         # A piece of which no logits are wanted only fills the cache.
-        made = [self._prepare(step, cache, counts) for step in self._plan.steps if counts[step.count]]
+        made = [self._prepare(step, memory, counts) for step in self._plan.steps if counts[step.count]]
         if counts["tokens"] <= KEPT_TOKENS:
-            if len(cache.launches) >= KEPT_TOKENS:
-                cache.launches.clear()
-            cache.launches[key] = made
+            if len(memory.launches) >= KEPT_TOKENS:
+                memory.launches.clear()
+            memory.launches[key] = made
         return made
 
-    def _prepare(self, step: LaunchStep, cache: GpuCache, counts: Mapping[str, int]) -> Start:
+    def _prepare(self, step: LaunchStep, memory: GpuKvMemory, counts: Mapping[str, int]) -> Start:
         count = counts[step.count]
         launch = next(way for way in step.launches if way.at_most is None or count <= way.at_most)
         grid = (launch.blocks, -(-count // launch.at_once))
         form = self._plan.kernels[launch.kernel]
         arguments = [
             grid[0] if name == "grid_x" else grid[1] if name == "grid_y"
-            else self._argument(step.arguments[name], cache, counts)
+            else self._argument(step.arguments[name], memory, counts)
             for name in form.arguments
         ]  # fmt: skip
         kernel = self._kernels[launch.kernel]
         return self.driver.prepare(kernel, grid=grid, threads=form.threads, arguments=arguments)
 
-    def _argument(self, argument: Argument, cache: GpuCache, counts: Mapping[str, int]) -> DeviceMemory | int:
+    def _argument(
+        self, argument: Argument, memory: GpuKvMemory, counts: Mapping[str, int]
+    ) -> DeviceMemory | int:
         match argument.kind:
             case "room":
                 return self._rooms[argument.name]
             case "parameter":
                 return self._parameters[argument.name]
             case "keys":
-                return cache.keys[argument.number]
+                return memory.keys[argument.number]
             case "values":
-                return cache.values[argument.number]
+                return memory.values[argument.number]
             case "number":
                 return argument.number
             case "count":
                 return counts[argument.name]
             case "capacity":
-                return cache.positions
+                return memory.positions
             case "batch":
                 if self._batch is None:
                     raise LoadError("a kernel was started without a batch", hint="report this as a defect")

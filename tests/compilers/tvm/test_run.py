@@ -189,7 +189,7 @@ def test_a_cache_of_another_session_is_refused(checkpoint_of: Maker, build: Buil
 
     built = build(checkpoint_of(architecture="LlamaForCausalLM"), toolchain="tvm")
     first, second = built.load(), built.load()
-    with pytest.raises(LoadError, match="not one of this session"):
+    with pytest.raises(LoadError, match="not made by this session"):
         first.forward(second.new_cache(rows=1, capacity=8), [Segment(0, [1])])
 
 
