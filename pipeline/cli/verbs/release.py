@@ -87,7 +87,7 @@ def verify(
     key: Path | None = typer.Option(None, help="The public key to trust; default: the workspace's"),
 ) -> None:
     """Verify a release's signature (exit 8) and every blob that it names (exit 3); offline."""
-    from pipeline.workspace.publish import find_release, verify_blobs
+    from pipeline.workspace.releases import find_release, verify_blobs
 
     found, workspace = find_release(name, key=key)
     if workspace is not None:

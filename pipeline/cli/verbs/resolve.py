@@ -30,7 +30,7 @@ def resolve(
     as_json: bool = typer.Option(False, "--json", help="Print the decision as JSON"),
 ) -> None:
     """Decide from a release alone. Exit 8: refused; the answer names every candidate's first failed gate."""
-    from pipeline.workspace.publish import find_release, newest_release
+    from pipeline.workspace.releases import find_release, newest_release
     from serving.node.host import installed_runtimes, read_host, this_host
 
     name = release or newest_release(context.this_workspace(), family=family)

@@ -54,7 +54,7 @@ def serve(
     host = this_host()
     wanted = Wanted(tasks=tuple(task), min_tier=min_tier, artifacts=(artifact,) if artifact else ())
     if node is None:
-        from pipeline.workspace.publish import newest_release
+        from pipeline.workspace.releases import newest_release
 
         workspace = context.this_workspace()
         release = release or newest_release(workspace, family=family)

@@ -1,0 +1,73 @@
+"""Find a release by name or directory, and verify its signature and blobs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matrices.releases.files import read_release
+from matrices.releases.release import Release
+from registry.errors import ConfigurationError, NotFoundError, UnknownNameError
+from registry.workspace import Workspace, find_workspace
+
+
+def find_release(name: str, *, key: Path | None = None) -> tuple[Release, Workspace | None]:
+    """A verified release, and the workspace that has its blobs; None for a release given as a directory.
+
+    A directory with its public key needs neither a workspace nor a database.
+
+    Raises:
+        NotFoundError: No such release.
+        SignatureError: Its signature does not verify.
+    """
+    directory = Path(name)
+    if (directory / "release.json").is_file():
+        if key is None:
+            key = find_workspace().public_key
+        return read_release(directory, public_key=key), None
+    workspace = find_workspace()
+    directory = workspace.releases / name
+    if not directory.is_dir():
+        parent = workspace.releases
+        known = [path.name for path in parent.iterdir()] if parent.is_dir() else []
+        unknown = UnknownNameError.of("release", name, known=known)
+        raise NotFoundError(unknown.message, hint=unknown.hint)
+    return read_release(directory, public_key=key or workspace.public_key), workspace
+
+
+def newest_release(workspace: Workspace, *, family: str | None) -> str:
+    """The name of the release of a family that was created last.
+
+    Raises:
+        NotFoundError: There is none.
+        ConfigurationError: Several families have releases and none is named.
+    """
+    from matrices.ledger import query
+    from matrices.ledger.db import open_database
+
+    found = query.releases(open_database(workspace.database_url), family=family)
+    if not found:
+        raise NotFoundError(
+            "no release yet" + (f" of `{family}`" if family else ""),
+            hint="`rung release create NAME LADDER --by WHO`",
+        )
+    families = sorted({each.family for each in found})
+    if len(families) > 1:
+        raise ConfigurationError(
+            f"releases of several families: {', '.join(families)}", hint="name one with `--family`"
+        )
+    return found[-1].name
+
+
+def verify_blobs(workspace: Workspace, release: Release) -> None:
+    """Check every blob that a release names against its digest.
+
+    Raises:
+        NotFoundError: A blob is missing.
+        CorruptError: A blob has other bytes.
+    """
+    seen: set[str] = set()
+    for released in release.cells:
+        for entry in released.manifest.files:
+            if entry.digest not in seen:
+                seen.add(entry.digest)
+                workspace.store.read_bytes(entry.digest)
