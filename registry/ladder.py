@@ -36,6 +36,7 @@ class TierEntry(Value):
     checkpoint: str = Field(min_length=1)
     """MLflow registered model: `name`, `name@alias` or `name/version`."""
     recipes: tuple[str, ...] = Field(min_length=1)
+    """Recipes to build, such as `fp32` or `w4g32-gptq`; see `registry/recipe.py`."""
 
 
 class TaskEntry(Value):
@@ -72,12 +73,17 @@ class Ladder(Grown):
     LATER: ClassVar[tuple[str, ...]] = ("evidence",)
 
     family: str = Field(min_length=1)
+    """The family of checkpoints; releases are made and asked for by it."""
     targets: tuple[str, ...] = Field(min_length=1)
+    """Hardware to build for; `registry/targets.toml` has the names."""
     toolchains: tuple[str, ...] | dict[str, tuple[str, ...]] = ("onnxruntime", "tvm")
     """For all targets, or by patterns of target names (`cpu-*`); the first that fits a target counts."""
     tier: tuple[TierEntry, ...] = Field(min_length=1)
+    """Checkpoints from the best tier to the last."""
     task: dict[str, TaskEntry] = Field(min_length=1)
+    """Task type → its bars. Five task types ship with Rung (`evals/tasks/`); others name lm-eval tasks."""
     evaluation: EvaluationEntry = EvaluationEntry()
+    """How evaluation runs."""
     calibration: str | None = None
     """JSONL file with a field `text`, relative to the ladder file; for GPTQ recipes and parity probes."""
     evidence: dict[str, EvidenceLevel] = Field(default={})

@@ -26,13 +26,23 @@ from serving.contract.promise import Holding
 OnUnavailable = Literal["error", "wait", "downgrade"]
 
 MIN_TIER = "X-Rung-Min-Tier"
+"""Request: the lowest tier that will do; 1 is the best. Without it any tier will do."""
 TASK = "X-Rung-Task"
+"""Request: the task type that the tier must be earned for. Answer: the task type that the tier is for."""
 ON_UNAVAILABLE = "X-Rung-On-Unavailable"
+"""Request: `error` (default) refuses below the asked tier or without room; `wait` waits for room in the
+queue; `downgrade` accepts a lower tier, which the answer then discloses."""
 SESSION = "X-Rung-Session"
+"""Answer: artifact and tier of this conversation. Request: what the first answer had, so that no later answer
+comes from another artifact or a lower tier without disclosure, whichever node gives it."""
 TIER = "X-Rung-Tier"
+"""Answer: the tier that was served, or `none`."""
 ARTIFACT = "X-Rung-Artifact"
+"""Answer: digest of the artifact that answered."""
 REGION = "X-Rung-Region"
+"""Answer: where the node is, as `rung serve --region` says."""
 DISCLOSURE = "X-Rung-Disclosure"
+"""Answer: what differs from what was asked for, where anything does."""
 
 MAX_TIER = 1000
 TIER_RETRY_AFTER_S = 300

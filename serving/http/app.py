@@ -59,6 +59,7 @@ def create_app(service: Service, *, max_body_bytes: int = MAX_BODY_BYTES) -> Fas
 
     @app.post("/v1/completions", openapi_extra=_body_schema(CompletionBody))
     async def complete(request: Request) -> Response:
+        """Complete a prompt, as OpenAI's completions do."""
         body = await _read(request, CompletionBody, limit_bytes=max_body_bytes)
         return await _answer(
             request,
@@ -71,6 +72,7 @@ def create_app(service: Service, *, max_body_bytes: int = MAX_BODY_BYTES) -> Fas
 
     @app.post("/v1/chat/completions", openapi_extra=_body_schema(ChatBody))
     async def chat(request: Request) -> Response:
+        """Continue a conversation, as OpenAI's chat completions do."""
         body = await _read(request, ChatBody, limit_bytes=max_body_bytes)
         return await _answer(
             request, service, body, generations=chat_generations, whole=chat_answer, stream=ChatStream
@@ -82,19 +84,23 @@ def create_app(service: Service, *, max_body_bytes: int = MAX_BODY_BYTES) -> Fas
 def _add_information(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models")
     async def models() -> Json:
+        """List the one model that this node serves, with its artifact and tiers."""
         return {"object": "list", "data": [_model(service, service.holding.models[0])]}
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> Json:
+        """The same for one of its names."""
         service.check_model(name)
         return _model(service, name)
 
     @app.get("/healthz")
     async def health() -> Json:
+        """The process answers."""
         return {"status": "alive"}
 
     @app.get("/readyz")
     async def ready() -> Response:
+        """Status 200 if generations are answered, else 503."""
         healthy = service.engine.healthy
         return JSONResponse(
             {"status": "ready" if healthy else "stopped"}, status_code=200 if healthy else 503
@@ -102,6 +108,7 @@ def _add_information(app: FastAPI, service: Service) -> None:
 
     @app.get("/metrics")
     async def metrics() -> Response:
+        """Metrics in Prometheus' text form."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
