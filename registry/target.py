@@ -71,6 +71,11 @@ def accelerators_for(target: Target, host: Host) -> tuple[Accelerator, ...]:
     return tuple(each for each in host.accelerators if runs_on(target, each.architecture))
 
 
+def accelerator_for(target: Target, host: Host) -> Accelerator | None:
+    """The accelerator that code of a target would use: the one with most memory, of equals the first."""
+    return max(accelerators_for(target, host), key=lambda one: one.memory_bytes or 0, default=None)
+
+
 def runs_on(target: Target, architecture: str) -> bool:
     """Whether an accelerator of an architecture runs code of a target."""
     return any(_runs(code, architecture) for code in target.architectures)

@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from registry.target import targets
 from registry.value import Value
 
 NumberFormat = Literal["fp32", "fp16", "int8"]
@@ -26,7 +27,12 @@ class Chip(Value):
     targets: tuple[str, ...] = Field(min_length=1)
     names: tuple[str, ...] = Field(min_length=1)
     """Shell patterns of the name by which the chip calls itself."""
-    memory_gb: float | None = None
+    memory_bytes: int | None = None
+    """Of one device, as a driver lists devices."""
+    memory_source: str = ""
+    """Where that figure is from, in words."""
+    shares_host_memory: bool = False
+    """It works in the host's memory."""
     bandwidth_gb_per_s: float | None = None
     peak_tflops: dict[NumberFormat, float] = Field(default={})
     """Dense; integer formats in tera-operations per second."""
@@ -40,9 +46,17 @@ def chips() -> tuple[Chip, ...]:
     return tuple(Chip(id=name, **facts) for name, facts in tomllib.loads(text).items())
 
 
+def find_accelerator(name: str) -> Chip | None:
+    """The GPU or NPU whose driver reports this name; None where the table has none."""
+    fitting = (chip for chip in chips() if targets()[chip.targets[0]].kind != "cpu")
+    return next((chip for chip in fitting if _is_named(chip, name)), None)
+
+
 def find_chip(name: str | None, *, target: str) -> Chip | None:
     """The chip that calls itself so and runs a target; None where the table has none."""
     fitting = (chip for chip in chips() if target in chip.targets)
-    return next(
-        (chip for chip in fitting if any(fnmatchcase(name or "", pattern) for pattern in chip.names)), None
-    )
+    return next((chip for chip in fitting if _is_named(chip, name or "")), None)
+
+
+def _is_named(chip: Chip, name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in chip.names)

@@ -45,7 +45,7 @@ class Candidate:
         return max(known) if len(known) == len(tiers) else None
 
     def preference(self, request: Request) -> Preference:
-        """Least is taken first; only for offers that pass the gates."""
+        """Least is taken first; only for candidates that pass the gates."""
         tiers = [tier for tier in self.tiers(request).values() if tier is not None]
         memory, size, digest = self.memory_bytes(request) or 0, 0, ""
         if self.released:

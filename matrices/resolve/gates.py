@@ -1,26 +1,28 @@
-"""The gates of resolution: pure rules that an offer passes, fails, or leaves open for want of a fact.
+"""The gates of resolution: pure rules that a candidate passes, fails, or leaves open for want of a fact.
 
-Each says why in one sentence with the values. `matrices/resolve/resolve.py` gives their order.
+Each says why in one sentence with the values. `GATES`, at the end, gives their names and order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from matrices.cells.cell import LADDER, State
 from matrices.cells.levels import demand_unmet, evaluated_on
+from matrices.chips.memory import memories_for
 from matrices.releases.release import ReleasedCell
 from matrices.resolve.candidate import Candidate
-from matrices.resolve.request import Request
+from matrices.resolve.facts import Facts
 from registry.digest import short
 from registry.host import Host
 from registry.target import Target, missing_features, targets
 
-USABLE_SHARE: Final = 0.9
-"""Share of a host's memory that an artifact may take; the rest is the operating system's."""
 _ARCHITECTURES: Final = ("unknown", "")
+
+
+GateName = Literal["pin", "hardware", "evidence", "quality", "approval", "capacity"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,58 +34,49 @@ class GateResult:
 
 
 PASS: Final = GateResult("pass")
+Gate = Callable[[Candidate, Facts], GateResult]
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What is asked for, and of what machine."""
-
-    request: Request
-    host: Host
-    runtimes: Mapping[str, str] | None
-    """Installed runtime → version; None: not known."""
-
-
-def pin_gate(offer: Candidate, question: Facts) -> GateResult:
+def pin_gate(candidate: Candidate, facts: Facts) -> GateResult:
     """Where the request names an artifact, it is that one."""
-    pinned = question.request.artifact
-    if pinned is None or (offer.released and offer.released.manifest.digest == pinned):
+    pinned = facts.request.artifact
+    if pinned is None or (candidate.released and candidate.released.manifest.digest == pinned):
         return PASS
     return _deny(f"is not the artifact {short(pinned)} that was asked for")
 
 
-def hardware_gate(offer: Candidate, question: Facts) -> GateResult:
+def hardware_gate(candidate: Candidate, facts: Facts) -> GateResult:
     """The host has what the target's code uses, and the artifact's runtime is installed."""
-    host = question.host
-    target = targets().get(offer.target)
+    host = facts.host
+    target = targets().get(candidate.target)
     if target is None:
-        return _unknown(f"this version of Rung does not know the target `{offer.target}`")
+        return _unknown(f"this version of Rung does not know the target `{candidate.target}`")
     if target.kind == "cpu" and host.architecture in _ARCHITECTURES:
         return _unknown("the host's architecture is not known")
     if lacking := missing_features(host, target=target):
         return _lacks(lacking, target=target, host=host)
-    return PASS if offer.released is None else _runtime_installed(offer.released, question)
+    return PASS if candidate.released is None else _runtime_installed(candidate.released, facts)
 
 
-def evidence_gate(offer: Candidate, question: Facts) -> GateResult:
+def evidence_gate(candidate: Candidate, facts: Facts) -> GateResult:
     """It has the evidence that the release demands, of this very artifact and version of its runtime."""
-    if offer.released is None:
-        return _evidence_of_other(offer)
-    cell, manifest = offer.released.cell, offer.released.manifest
+    if candidate.released is None:
+        return _evidence_of_other(candidate)
+    cell, manifest = candidate.released.cell, candidate.released.manifest
     if cell.artifact != manifest.digest:
         return _deny(
             f"its evidence is of the artifact {short(cell.artifact or 'none')}, not {short(manifest.digest)}"
         )
-    if unmet := demand_unmet(cell, demanded=offer.demanded):
+    if unmet := demand_unmet(cell, demanded=candidate.demanded):
         return _deny(unmet)
     entry = evaluated_on(cell)
-    if entry is None and offer.demanded not in (None, "evaluated", "benchmarked"):
+    if entry is None and candidate.demanded not in (None, "evaluated", "benchmarked"):
         return PASS  # the release asks for no more; that no tier was earned is the quality gate's
     if entry is None:
         return _deny("no evaluation of this artifact names the version of its runtime")
-    if question.runtimes is None:
+    if facts.runtimes is None:
         return _unknown(f"the installed version of `{manifest.format}` is not known")
-    installed = question.runtimes.get(manifest.format)
+    installed = facts.runtimes.get(manifest.format)
     if installed is None:
         return (
             PASS  # no version differs from the evaluated one; the hardware gate refuses what is not installed
@@ -94,53 +87,60 @@ def evidence_gate(offer: Candidate, question: Facts) -> GateResult:
     return PASS
 
 
-def quality_gate(offer: Candidate, question: Facts) -> GateResult:
+def quality_gate(candidate: Candidate, facts: Facts) -> GateResult:
     """It earned the least tier asked for, or a better one, for every task type asked for."""
-    request = question.request
+    request = facts.request
     for task in request.tasks:
-        if task not in offer.earned:
+        if task not in candidate.earned:
             return _deny(f"was never evaluated for `{task}`")
-        tier = offer.earned[task]
+        tier = candidate.earned[task]
         if tier is None:
-            return _deny(f"earned no tier for `{task}`{_best_verdict(offer, task)}")
+            return _deny(f"earned no tier for `{task}`{_best_verdict(candidate, task)}")
         if tier > request.min_tier:
             return _deny(f"earned tier {tier} for `{task}`, asked for is {request.min_tier} or better")
     return PASS
 
 
-def approval_gate(offer: Candidate, _: Facts) -> GateResult:
+def approval_gate(candidate: Candidate, _: Facts) -> GateResult:
     """A person approved this very artifact, and it is in the release."""
-    if offer.released is None:
-        state = offer.other.state if offer.other else "unknown"
-        why = f": {offer.other.reason}" if offer.other and offer.other.reason else ""
+    if candidate.released is None:
+        state = candidate.other.state if candidate.other else "unknown"
+        why = f": {candidate.other.reason}" if candidate.other and candidate.other.reason else ""
         return _deny(f"is not in the release ({state}{why})")
-    cell, approval = offer.released.cell, offer.released.approval
+    cell, approval = candidate.released.cell, candidate.released.approval
     if cell.state != "approved":
         return _deny(f"is {cell.state}, not approved")
-    if approval.artifact != offer.released.manifest.digest:
+    if approval.artifact != candidate.released.manifest.digest:
         return _deny(f"was approved as the artifact {short(approval.artifact)}, which this is not")
     return PASS
 
 
-def capacity_gate(offer: Candidate, question: Facts) -> GateResult:
-    """Weights and KV cache fit in the host's memory, and the conversation in the checkpoint's context."""
-    if offer.released is None:
+def capacity_gate(candidate: Candidate, facts: Facts) -> GateResult:
+    """Weights and KV cache fit in memory, and the conversation in the checkpoint's context.
+
+    Memory is the host's, or that of one accelerator: the driver's figure, or else the chip table's.
+    """
+    if candidate.released is None:
         return PASS  # its size is not in the release; the approval gate refuses it
-    facts, host = offer.released.manifest.facts, question.host
-    context = offer.context_tokens(question.request) or facts.max_context
-    if context > facts.max_context:
-        return _deny(f"holds {facts.max_context} tokens of context, asked for are {context}")
-    target = targets().get(offer.target)
-    if target is None or target.kind != "cpu":
-        return _unknown(f"the memory that `{offer.target}` has on the host is not known")
-    if host.memory_bytes <= 0:
-        return _unknown("the host's memory is not known")
-    needed, usable = offer.memory_bytes(question.request) or 0, int(host.memory_bytes * USABLE_SHARE)
-    if needed > usable:
-        batch = question.request.batch
-        load = f"{needed / 1e6:,.1f} MB for {batch} × {context} tokens of context"
-        return _deny(f"needs {load}, the host can give {usable / 1e6:,.1f} MB")
-    return PASS
+    longest = candidate.released.manifest.facts.max_context
+    context = candidate.context_tokens(facts.request) or longest
+    if context > longest:
+        return _deny(f"holds {longest} tokens of context, asked for are {context}")
+    target = targets().get(candidate.target)
+    if target is None:
+        return _unknown(f"the memory that `{candidate.target}` has on the host is not known")
+    memories = memories_for(target, facts.host)
+    if not memories:
+        return PASS  # no accelerator of the host runs the target; the hardware gate refuses it
+    needed = candidate.memory_bytes(facts.request) or 0
+    if any(each.usable_bytes is not None and needed <= each.usable_bytes for each in memories):
+        return PASS
+    unknown = next((each for each in memories if each.usable_bytes is None), None)
+    if unknown is not None:
+        return _unknown(f"the memory of {unknown.owner} is not known")
+    largest = max(memories, key=lambda each: each.usable_bytes or 0)
+    load = f"{needed / 1e6:,.1f} MB for {facts.request.batch} × {context} tokens of context"
+    return _deny(f"needs {load}, {largest.owner} can give {(largest.usable_bytes or 0) / 1e6:,.1f} MB")
 
 
 def _deny(reason: str) -> GateResult:
@@ -162,16 +162,16 @@ def _lacks(lacking: tuple[str, ...], *, target: Target, host: Host) -> GateResul
     return _deny(f"`{target.name}` needs {', '.join(lacking)}, which the host lacks")
 
 
-def _runtime_installed(released: ReleasedCell, question: Facts) -> GateResult:
+def _runtime_installed(released: ReleasedCell, facts: Facts) -> GateResult:
     needed = released.manifest.format
-    if question.runtimes is not None and needed not in question.runtimes:
+    if facts.runtimes is not None and needed not in facts.runtimes:
         return _deny(f"the runtime `{needed}` is not installed on the host")
     return PASS
 
 
-def _evidence_of_other(offer: Candidate) -> GateResult:
-    state = offer.other.state if offer.other else "unknown"
-    reason = offer.other.reason if offer.other else ""
+def _evidence_of_other(candidate: Candidate) -> GateResult:
+    state = candidate.other.state if candidate.other else "unknown"
+    reason = candidate.other.reason if candidate.other else ""
     if state not in get_args(State):
         return _unknown(f"this version of Rung does not know the state `{state}`")
     came_far = state in ("rejected", "withdrawn") or (
@@ -186,13 +186,24 @@ def _as_state(state: str) -> State:
     return next(known for known in LADDER if known == state)
 
 
-def _best_verdict(offer: Candidate, task: str) -> str:
-    if offer.released is None:
+def _best_verdict(candidate: Candidate, task: str) -> str:
+    if candidate.released is None:
         return ""
     verdicts = [
         verdict
-        for result in offer.released.cell.tasks
+        for result in candidate.released.cell.tasks
         if result.task_type == task
         for verdict in result.verdicts
     ]
     return f": {verdicts[-1].status} for tier {verdicts[-1].tier}, {verdicts[-1].reason}" if verdicts else ""
+
+
+GATES: Final[tuple[tuple[GateName, Gate], ...]] = (
+    ("pin", pin_gate),
+    ("hardware", hardware_gate),
+    ("evidence", evidence_gate),
+    ("quality", quality_gate),
+    ("approval", approval_gate),
+    ("capacity", capacity_gate),
+)
+"""Name and rule of each gate, in the order in which they are asked."""

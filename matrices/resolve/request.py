@@ -25,7 +25,7 @@ class Request(Value):
     batch: int = Field(default=1, ge=1)
     """Conversations at once."""
     region: str | None = None
-    """Where the node stands; read by the law's gate, once there is one."""
+    """Where the node is; reserved for a policy gate (not implemented)."""
 
     @model_validator(mode="after")
     def _names_a_task(self) -> Self:

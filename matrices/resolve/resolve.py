@@ -9,44 +9,23 @@ sum); then a cell approved without a waiver; then the one that needs least memor
 by reading the weights; then the smallest; then the first id. The order of cells in the release does not
 matter.
 
-Law becomes one more function in `GATES`.
+A new rule is one more function in `GATES` (docs/how-to/add-a-gate.md).
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
-from typing import Final, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from matrices.releases.release import Release, ReleasedCell
 from matrices.resolve.candidate import Candidate, candidates
-from matrices.resolve.gates import (
-    Facts,
-    GateResult,
-    approval_gate,
-    capacity_gate,
-    evidence_gate,
-    hardware_gate,
-    pin_gate,
-    quality_gate,
-)
+from matrices.resolve.facts import Facts
+from matrices.resolve.gates import GATES, Gate, GateName, GateResult
 from matrices.resolve.request import Request
 from registry.digest import Digest
-from registry.host import Host
 from registry.value import Value
-
-Gate = Callable[[Candidate, Facts], GateResult]
-GATES: Final[tuple[tuple[str, Gate], ...]] = (
-    ("pin", pin_gate),
-    ("hardware", hardware_gate),
-    ("evidence", evidence_gate),
-    ("quality", quality_gate),
-    ("approval", approval_gate),
-    ("capacity", capacity_gate),
-)
-"""Name and rule of each gate, in the order in which they are asked."""
 
 
 class Considered(Value):
@@ -56,7 +35,7 @@ class Considered(Value):
     target: str
     outcome: Literal["chosen", "allow", "deny", "indeterminate"]
     """`allow`: it could be taken too, but another one is preferred."""
-    gate: str | None = None
+    gate: GateName | None = None
     """First gate that it failed."""
     reason: str
     """Why it was refused, or what it offers."""
@@ -72,7 +51,7 @@ class NearMiss(Value):
     id: str
     tier: int
     """Tier that it would give."""
-    gate: str
+    gate: GateName
     """The only gate that it fails."""
     reason: str
 
@@ -99,30 +78,26 @@ class Decision(Value):
     near_misses: tuple[NearMiss, ...] = ()
     """Candidates that fail one gate alone, by the tier they would give."""
 
+    def is_only(self, gate: GateName) -> bool:
+        """Whether every candidate failed this gate first."""
+        return bool(self.candidates) and all(one.gate == gate for one in self.candidates)
 
-def resolve(
-    release: Release,
-    request: Request,
-    host: Host,
-    *,
-    runtimes: Mapping[str, str] | None = None,
-    gates: tuple[tuple[str, Gate], ...] = GATES,
-) -> Decision:
-    """What the host may serve for the request.
+
+def resolve(release: Release, facts: Facts, *, gates: tuple[tuple[GateName, Gate], ...] = GATES) -> Decision:
+    """What may be served of a release, by these facts.
 
     Args:
         release: The verified release.
-        request: What is asked for.
-        host: What the machine is.
-        runtimes: Installed runtime → version, as `Runtime.version()` says; None: not known.
+        facts: What is asked for, and of what machine.
         gates: Rules in order.
     """
+    request = facts.request
     if refusal := _unanswerable(release, request):
         return _empty(release, request, refusal)
-    question = Facts(request=request, host=host, runtimes=runtimes)
-    judged = [(offer, _judge(offer, question, gates=gates)) for offer in candidates(release)]
+    judged = [(candidate, _judge(candidate, facts, gates=gates)) for candidate in candidates(release)]
     allowed = sorted(
-        (offer for offer, failed in judged if not failed), key=lambda offer: offer.preference(request)
+        (candidate for candidate, failed in judged if not failed),
+        key=lambda candidate: candidate.preference(request),
     )
     chosen = allowed[0] if allowed else None
     return Decision(
@@ -142,12 +117,12 @@ def resolve(
     )
 
 
-Failed = list[tuple[str, GateResult]]
-"""Gates that an offer fails, in order, with what each found."""
+Failed = list[tuple[GateName, GateResult]]
+"""Gates that a candidate fails, in order, with what each found."""
 
 
-def _judge(offer: Candidate, question: Facts, *, gates: tuple[tuple[str, Gate], ...]) -> Failed:
-    found = [(name, gate(offer, question)) for name, gate in gates]
+def _judge(candidate: Candidate, facts: Facts, *, gates: tuple[tuple[GateName, Gate], ...]) -> Failed:
+    found = [(name, gate(candidate, facts)) for name, gate in gates]
     return [(name, finding) for name, finding in found if finding.outcome != "pass"]
 
 
@@ -201,43 +176,43 @@ def _considered(
 ) -> tuple[Considered, ...]:
     passed = tuple(
         Considered(
-            id=offer.id,
-            target=offer.target,
-            outcome="chosen" if offer is allowed[0] else "allow",
-            reason=offer.terms(request),
-            tier=offer.tier(request),
-            waiver=offer.waiver,
+            id=candidate.id,
+            target=candidate.target,
+            outcome="chosen" if candidate is allowed[0] else "allow",
+            reason=candidate.terms(request),
+            tier=candidate.tier(request),
+            waiver=candidate.waiver,
         )
-        for offer in allowed
+        for candidate in allowed
     )
-    refused = sorted(((offer, failed) for offer, failed in judged if failed), key=lambda pair: pair[0].id)
+    refused = sorted((pair for pair in judged if pair[1]), key=lambda pair: pair[0].id)
     return passed + tuple(
         Considered(
-            id=offer.id,
-            target=offer.target,
+            id=candidate.id,
+            target=candidate.target,
             outcome="indeterminate" if failed[0][1].outcome == "indeterminate" else "deny",
             gate=failed[0][0],
             reason=failed[0][1].reason,
-            tier=offer.tier(request),
-            waiver=offer.waiver,
+            tier=candidate.tier(request),
+            waiver=candidate.waiver,
         )
-        for offer, failed in refused
+        for candidate, failed in refused
     )
 
 
 def _feasible_tier(judged: list[tuple[Candidate, Failed]], *, request: Request) -> int | None:
     tiers = [
         tier
-        for offer, failed in judged
-        if all(name == "quality" for name, _ in failed) and (tier := offer.tier(request)) is not None
+        for candidate, failed in judged
+        if all(name == "quality" for name, _ in failed) and (tier := candidate.tier(request)) is not None
     ]
     return min(tiers, default=None)
 
 
 def _near_misses(judged: list[tuple[Candidate, Failed]], *, request: Request) -> tuple[NearMiss, ...]:
     found = [
-        NearMiss(id=offer.id, tier=tier, gate=failed[0][0], reason=failed[0][1].reason)
-        for offer, failed in judged
-        if len(failed) == 1 and (tier := offer.tier(request)) is not None
+        NearMiss(id=candidate.id, tier=tier, gate=failed[0][0], reason=failed[0][1].reason)
+        for candidate, failed in judged
+        if len(failed) == 1 and (tier := candidate.tier(request)) is not None
     ]
     return tuple(sorted(found, key=lambda miss: (miss.tier, miss.id)))

@@ -196,7 +196,7 @@ def _subclasses(root: type[RungError]) -> set[type[RungError]]:
 
 
 def _gates() -> Iterator[str]:
-    from matrices.resolve.resolve import GATES
+    from matrices.resolve.gates import GATES
 
     yield ABOUT_GATES
     yield from ("", "| Gate | Passes if |", "|---|---|")

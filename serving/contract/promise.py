@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from matrices.cells.levels import earned_tiers
 from matrices.releases.release import Release, ReleasedCell
+from matrices.resolve.facts import Facts
 from matrices.resolve.request import Request
 from matrices.resolve.resolve import resolve
 from registry.artifact import Manifest
@@ -61,14 +62,10 @@ class Holding:
         """What else the release has: first what this host could serve."""
         if self.release is None or not self.tasks:
             return []
-        decision = resolve(
-            self.release,
-            Request(
-                family=self.release.family, task=task or self.tasks, min_tier=min_tier, region=self.region
-            ),
-            self.host,
-            runtimes=self.runtimes,
+        request = Request(
+            family=self.release.family, task=task or self.tasks, min_tier=min_tier, region=self.region
         )
+        decision = resolve(self.release, Facts(request=request, host=self.host, runtimes=self.runtimes))
         own = None if self.cell is None else self.cell.cell.id
         found: list[Json] = [
             {"cell": one.id, "tier": one.tier, "here": True, "gate": None, "reason": one.reason}

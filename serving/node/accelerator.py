@@ -12,7 +12,7 @@ from pathlib import Path
 from compilers.tvm.gpu.driver import amd_architectures, open_gpus
 from registry.errors import LoadError
 from registry.host import Accelerator, Host
-from registry.target import Target, accelerators_for
+from registry.target import Target, accelerator_for
 
 PROBE_TIMEOUT_S = 10.0
 """Time that a vendor's own tool may take to answer."""
@@ -31,9 +31,8 @@ class ChipHere:
 
 def chip_here(target: Target, host: Host) -> ChipHere:
     """The chip of a host that runs a target's code; the processor where no accelerator does."""
-    for one in () if target.kind == "cpu" else accelerators_for(target, host):
-        return ChipHere(one.chip, one.driver)
-    return ChipHere(host.chip)
+    one = accelerator_for(target, host) if target.kind != "cpu" else None
+    return ChipHere(host.chip) if one is None else ChipHere(one.chip, one.driver)
 
 
 def accelerators_here() -> tuple[Accelerator, ...]:

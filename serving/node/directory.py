@@ -12,6 +12,7 @@ from pathlib import Path
 from matrices.cells.cell import cell_id
 from matrices.releases.files import read_release
 from matrices.releases.release import Release
+from matrices.resolve.facts import Facts
 from matrices.resolve.request import Request
 from matrices.resolve.resolve import Decision, resolve
 from registry.artifact import Manifest
@@ -84,7 +85,7 @@ def decide(release: Release, wanted: Wanted, host: Host, *, region: str | None =
         artifact=pinned,
         region=region,
     )
-    return resolve(release, request, host, runtimes=installed_runtimes())
+    return resolve(release, Facts(request=request, host=host, runtimes=installed_runtimes()))
 
 
 def accept(decision: Decision) -> str:

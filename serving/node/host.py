@@ -7,6 +7,7 @@ group's limits (both versions) taken into account, the chip's own name, and the 
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import platform
@@ -59,18 +60,30 @@ def installed_runtimes() -> dict[str, str]:
 
 
 def read_host(path: Path) -> Host:
-    """The host that a JSON file describes, as `rung doctor --json` writes it.
+    """The host that a JSON file describes: what `rung doctor --json` prints, or the fields of `Host` alone.
 
     Raises:
         ConfigurationError: The file is missing, is not JSON, or does not describe a host.
     """
-    hint = "write it on the machine in question with `rung doctor --json`, or see the fields of `Host`"
+    where = f"host file `{path}`"
+    hint = "write it on the machine in question: `rung doctor --json > host.json`"
     try:
-        return Host.model_validate_json(path.read_bytes())
+        document = json.loads(path.read_bytes())
     except OSError as error:
-        raise ConfigurationError(f"cannot read host file `{path}`: {error.strerror}", hint=hint) from error
+        raise ConfigurationError(f"cannot read {where}: {error.strerror}", hint=hint) from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(f"{where} is not JSON: {error}", hint=hint) from error
+    match document:
+        case {"machine": {"host": facts}}:
+            pass
+        case {"machine": _}:
+            raise ConfigurationError(f"{where} has no `host` in its `machine`", hint=hint)
+        case facts:
+            pass
+    try:
+        return Host.model_validate_json(json.dumps(facts))
     except ValidationError as error:
-        raise configuration_error(error, where=f"host file `{path}`", hint=hint) from error
+        raise configuration_error(error, where=where, hint=hint) from error
 
 
 def processor_flags(cpuinfo: str) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from compilers.model.tokenizer import Tokenizer
 from compilers.runtime import Bundle, Runtime, Session, find_runtime
 from compilers.toolchain import Unsupported
 from matrices.cells.levels import evaluated_on
+from matrices.chips.memory import usable_memory_bytes
 from matrices.releases.release import Release, ReleasedCell
 from registry.artifact import MANIFEST_NAME, Manifest
 from registry.digest import digest_file
@@ -23,8 +24,6 @@ from registry.host import Host
 from registry.target import find_target, missing_features
 from serving.engine.engine import Limits
 
-MEMORY_SHARE = 0.9
-"""Share of the host's memory that an artifact with its cache may take; the rest is for the process itself."""
 DEFAULT_SLOTS = 8
 
 VersionPolicy = Literal["evaluated", "any"]
@@ -141,7 +140,7 @@ def compiled_limits(limits: Limits, *, longest: int, context: int | None = None)
 def plan_limits(
     manifest: Manifest, *, host: Host, slots: int | None = None, context: int | None = None
 ) -> Limits:
-    """How many sequences of what length fit into this host's memory beside the artifact.
+    """How many sequences of what length fit beside the artifact, in the memory of its target on this host.
 
     Raises:
         LoadError: What was asked for does not fit, or not even one sequence does.
@@ -152,7 +151,13 @@ def plan_limits(
             f"a context of {context} tokens was asked for, the model was made for {longest}",
             hint=f"ask for 1 to {longest}",
         )
-    budget = int(host.memory_bytes * MEMORY_SHARE) - manifest.memory_bytes
+    usable = usable_memory_bytes(find_target(manifest.target, where="the manifest"), host)
+    if usable is None:
+        raise LoadError(
+            f"the memory that `{manifest.target}` has on this host is not known",
+            hint="see what `rung doctor` says of the accelerator; update its driver",
+        )
+    budget = usable - manifest.memory_bytes
     per_token = max(1, manifest.kv_bytes_per_token)
     capacity = context or min(longest, max(1, budget // per_token // (slots or 1)))
     fits = budget // (per_token * capacity)
@@ -160,7 +165,7 @@ def plan_limits(
         needed = manifest.memory_bytes + per_token * capacity * (slots or 1)
         raise LoadError(
             f"{manifest.checkpoint} ({manifest.recipe}) needs {_gib(needed)} for {slots or 1} sequences "
-            f"of {capacity} tokens; this host has {_gib(int(host.memory_bytes * MEMORY_SHARE))} for it",
+            f"of {capacity} tokens; this host has {_gib(usable)} for it",
             hint="ask for a shorter context or fewer slots, or resolve for this host again",
         )
     running = slots or min(DEFAULT_SLOTS, fits)

@@ -15,7 +15,7 @@ def test_a_node_resolves_without_database_and_frameworks():
         "from matrices.cells import cell, levels, proxy\n"
         "from matrices.releases import files, release, ruling\n"
         "from matrices.resolve import candidate, explain, gates, request\n"
-        "from matrices.resolve.resolve import GATES\n"
+        "from matrices.resolve.gates import GATES\n"
         "print(','.join(name for name, _ in GATES))\n"
     )
     done = subprocess.run(

@@ -42,14 +42,14 @@ def start(bundle: Bundle, plan: GpuPlan, driver: Driver, code: bytes) -> GpuSess
 
 
 def choose_gpu(gpus: list[Driver], target: Target) -> Driver:
-    """The first GPU that runs code of the target.
+    """The GPU that runs code of the target: the one with most memory, of equals the first.
 
     Raises:
         LoadError: None does.
     """
-    for gpu in gpus:
-        if runs_on(target, gpu.architecture):
-            return gpu
+    fitting = [gpu for gpu in gpus if runs_on(target, gpu.architecture)]
+    if fitting:
+        return max(fitting, key=lambda gpu: gpu.memory_bytes)
     found = ", ".join(f"{gpu.chip} ({gpu.architecture})" for gpu in gpus)
     raise LoadError(
         f"no GPU here runs code of `{target.name}`: {found}",

@@ -38,7 +38,9 @@ def pull(
         [], help="These artifacts (digest or cell id) instead of what this host takes"
     ),
     everything: bool = typer.Option(False, "--all", help="All artifacts of the release"),
-    host: Path | None = typer.Option(None, help="Host facts as JSON instead of this machine's"),
+    host: Path | None = typer.Option(
+        None, help="Facts of another host: a file with what `rung doctor --json` prints there"
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print what was pulled as JSON"),
 ) -> None:
     """Pull a release and its artifacts. Resumable, verified by signature and digest; whole or not at all."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 
 from matrices.resolve.explain import explain_decision
+from matrices.resolve.facts import Facts
 from matrices.resolve.request import Request
 from matrices.resolve.resolve import resolve as decide
 from pipeline.cli import context, output
@@ -24,7 +25,7 @@ def resolve(
     release: str | None = typer.Option(None, help="Name or directory of the release; default: the newest"),
     region: str | None = typer.Option(None, help="Where the node stands"),
     host: Path | None = typer.Option(
-        None, help="Host facts as JSON, as `rung doctor --json` prints them; default: this machine"
+        None, help="Facts of another host: a file with what `rung doctor --json` prints there"
     ),
     key: Path | None = typer.Option(None, help="The public key to trust; default: the workspace's"),
     as_json: bool = typer.Option(False, "--json", help="Print the decision as JSON"),
@@ -37,12 +38,11 @@ def resolve(
     found, _ = find_release(name, key=key)
     machine = this_host() if host is None else read_host(host)
     request = Request(family=family or found.family, task=tuple(task), min_tier=min_tier, region=region)
-    decision = decide(found, request, machine, runtimes=installed_runtimes())
+    decision = decide(found, Facts(request=request, host=machine, runtimes=installed_runtimes()))
     if as_json:
         output.data(decision)
     else:
         for line in explain_decision(decision):
             output.line(line)
     if decision.outcome != "allow":
-        only_hardware = {c.gate for c in decision.candidates} == {"hardware"}
-        raise typer.Exit(LoadError.exit_code if only_hardware else RefusedError.exit_code)
+        raise typer.Exit(LoadError.exit_code if decision.is_only("hardware") else RefusedError.exit_code)

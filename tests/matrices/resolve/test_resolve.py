@@ -6,11 +6,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from matrices.releases.release import UnreleasedCell
+from matrices.resolve import resolve as resolution
 from matrices.resolve.explain import explain_decision, explain_markdown
-from matrices.resolve.gates import GateResult
+from matrices.resolve.facts import Facts
+from matrices.resolve.gates import GATES, GateResult
 from matrices.resolve.request import Request
-from matrices.resolve.resolve import GATES, Decision, resolve
-from registry.target import find_target
+from matrices.resolve.resolve import Decision
+from registry.host import Accelerator
+from registry.target import accelerators_for, find_target, missing_features
 
 V3, V4 = "cpu-x86-64-v3", "cpu-x86-64-v4"
 CUDA, ARM = "cuda-sm90", "cpu-aarch64-neoverse-n1"
@@ -18,6 +21,10 @@ CUDA, ARM = "cuda-sm90", "cpu-aarch64-neoverse-n1"
 
 def _ask(task="reasoning", min_tier=3, **options) -> Request:
     return Request(family="demo", task=task, min_tier=min_tier, **options)
+
+
+def resolve(release, request, host, *, runtimes=None, **options) -> Decision:
+    return resolution.resolve(release, Facts(request=request, host=host, runtimes=runtimes), **options)
 
 
 def _by_id(decision: Decision, part: str):
@@ -80,12 +87,11 @@ def test_a_waiver_never_grants_a_tier(new_release, new_released, host, runtimes)
 def test_other_hardware_is_refused_and_is_a_near_miss(
     new_release, new_released, host, runtimes, target, reason
 ):
-    release = new_release(new_released(target and "demo-flagship/1", "fp32", target, tier=1))
+    release = new_release(new_released("demo-flagship/1", "fp32", target, tier=1))
     decision = resolve(release, _ask(), host, runtimes=runtimes)
     assert (decision.candidates[0].gate, decision.candidates[0].reason) == ("hardware", reason)
-    if target != CUDA:  # what an accelerator's memory would be is not known either
-        assert [(miss.gate, miss.tier) for miss in decision.near_misses] == [("hardware", 1)]
-        assert "but for hardware" in " ".join(explain_decision(decision))
+    assert [(miss.gate, miss.tier) for miss in decision.near_misses] == [("hardware", 1)]
+    assert "but for hardware" in " ".join(explain_decision(decision))
 
 
 def test_what_is_not_known_is_indeterminate_and_never_allowed(new_release, new_released, host, runtimes):
@@ -253,15 +259,13 @@ def test_a_request_that_asks_for_nothing_is_refused(bad):
         Request.model_validate({"family": "demo", "task": "reasoning", "min_tier": 1} | bad)
 
 
-def test_law_is_one_more_gate(new_release, new_released, host, runtimes):
-    def law(offer, question):
-        if question.request.region is None:
+def test_other_gates_can_be_asked_in_their_place(new_release, new_released, host, runtimes):
+    def lawful(_, facts):
+        if facts.region is None:
             return GateResult("indeterminate", "the region is not known")
-        return (
-            GateResult("deny", "not lawful there") if question.request.region == "xx" else GateResult("pass")
-        )
+        return GateResult("deny", "not lawful there") if facts.region == "xx" else GateResult("pass")
 
-    gates = (*GATES, ("law", law))
+    gates = tuple((name, lawful if name == "pin" else gate) for name, gate in GATES)
     release = new_release(new_released())
     outcomes = [
         resolve(release, _ask(region=region), host, runtimes=runtimes, gates=gates).outcome
@@ -302,6 +306,14 @@ _HOSTS = st.tuples(
     st.sampled_from(["x86_64", "aarch64", "unknown"]),
     st.sets(st.sampled_from(_FLAGS)).map(set) | st.just(set(find_target(V3).features)),
     st.sampled_from([0, 10_000_000, 100_000_000, 2_000_000_000]),
+    st.lists(
+        st.builds(
+            Accelerator,
+            architecture=st.sampled_from(["sm_90", "sm_80"]),
+            memory_bytes=st.sampled_from([None, 10_000_000, 2_000_000_000]),
+        ),
+        max_size=2,
+    ),
 )
 law = settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.too_slow])
 
@@ -320,12 +332,13 @@ def build(new_released, new_release):
 
 
 def _host(host, drawn):
-    architecture, features, memory = drawn
+    architecture, features, memory, accelerators = drawn
     return host.model_copy(
         update={
             "architecture": architecture,
             "features": tuple(sorted(features)),
             "memory_bytes": memory,
+            "accelerators": tuple(accelerators),
         }
     )
 
@@ -337,12 +350,13 @@ def _host(host, drawn):
     drawn=_HOSTS,
     more=st.sets(st.sampled_from(_FLAGS)),
     factor=st.integers(1, 50),
+    added=_HOSTS.map(lambda drawn: drawn[3]),
 )
 def test_law_a_host_with_more_never_gets_a_worse_tier(
-    build, host, runtimes, cells, request, drawn, more, factor
+    build, host, runtimes, cells, request, drawn, more, factor, added
 ):
     release, small = build(cells), _host(host, drawn)
-    large = _host(host, (drawn[0], drawn[1] | more, drawn[2] * factor))
+    large = _host(host, (drawn[0], drawn[1] | more, drawn[2] * factor, [*drawn[3], *added]))
     before = resolve(release, request, small, runtimes=runtimes)
     after = resolve(release, request, large, runtimes=runtimes)
     if before.outcome == "allow":
@@ -399,8 +413,12 @@ def test_law_what_is_allowed_really_meets_the_request(build, host, runtimes, cel
     cell = decision.chosen.cell
     earned = {result.task_type: result.tier for result in cell.tasks}
     assert all(earned[task] <= request.min_tier for task in request.tasks)
-    assert set(find_target(cell.target).features) <= set(machine.features)
-    assert decision.chosen.manifest.memory_bytes <= machine.memory_bytes
+    target = find_target(cell.target)
+    assert missing_features(machine, target=target) == ()
+    memories = [machine.memory_bytes]
+    if target.kind != "cpu":
+        memories = [one.memory_bytes or 0 for one in accelerators_for(target, machine)]
+    assert decision.chosen.manifest.memory_bytes <= max(memories)
     assert decision.tiers == {task: earned[task] for task in request.tasks}
 
 

@@ -1,10 +1,12 @@
 import json
 import os
 import platform
+from pathlib import Path
 
 import pytest
 
 from registry.errors import ConfigurationError
+from registry.host import Accelerator, Host
 from registry.target import find_target, missing_features
 from serving.node.host import (
     chip_name,
@@ -81,17 +83,56 @@ def test_a_limit_of_a_container_that_sees_its_own_group_as_the_root_holds(tmp_pa
     assert memory_limit(control_groups("0::/not/visible/here\n", root=tmp_path)) == 1 << 30
 
 
-def test_a_host_file_gives_the_same_host(tmp_path):
+HOST = Host(
+    architecture="x86_64",
+    features=("avx2", "fma"),
+    memory_bytes=64 << 30,
+    cores=8,
+    chip="a processor",
+    accelerators=(Accelerator(architecture="sm_90", chip="NVIDIA H100", memory_bytes=80 << 30),),
+)
+DOCTOR = Path(__file__).parent / "golden" / "doctor-1.json"
+
+
+def test_what_doctor_prints_and_the_facts_alone_give_the_same_host(tmp_path):
     path = tmp_path / "host.json"
-    path.write_text(this_host().model_dump_json())
-    assert read_host(path) == this_host()
+    path.write_text(HOST.model_dump_json())
+    assert read_host(path) == HOST
+    doctor = {"machine": {"host": HOST.model_dump(mode="json"), "targets": {}}, "workspace": None}
+    path.write_text(json.dumps(doctor))
+    assert read_host(path) == HOST
 
 
-@pytest.mark.parametrize("content", ["", "[]", json.dumps({"architecture": "x86_64"}), '{"cores": "many"}'])
-def test_a_wrong_host_file_is_refused(tmp_path, content):
+def test_what_the_doctor_of_rung_0_1_printed_is_still_read():
+    host = read_host(DOCTOR)
+    assert (host.chip, host.cores, host.accelerators) == ("AMD EPYC", 2, ())
+    assert missing_features(host, target=find_target("cpu-x86-64-v4-vnni")) == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("[]", "document"),
+        ('{"architecture": "x86_64"}', "features: Field required"),
+        ('{"cores": "many"}', "architecture: Field required"),
+        ('{"machine": {}}', "has no `host`"),
+        ('{"machine": {"host": {"cores": 2}}}', "architecture: Field required"),
+        ('{"machine": {"host": 3}}', "document"),
+    ],
+)
+def test_a_wrong_host_file_is_refused_with_the_remedy(tmp_path, content, said):
     path = tmp_path / "host.json"
     path.write_text(content)
-    with pytest.raises(ConfigurationError, match=r"host\.json"):
+    with pytest.raises(ConfigurationError, match=r"host\.json") as refused:
         read_host(path)
-    with pytest.raises(ConfigurationError, match=r"none\.json"):
+    assert said in refused.value.message
+    assert "rung doctor --json" in refused.value.hint
+    assert refused.value.exit_code == 2
+
+
+def test_a_host_file_that_is_not_there_is_refused_with_the_remedy(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"none\.json") as refused:
         read_host(tmp_path / "none.json")
+    assert "rung doctor --json" in refused.value.hint
