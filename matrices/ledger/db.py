@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 
 from matrices.ledger.db_errors import translated
-from registry.errors import ConfigurationError, SchemaError
+from registry.errors import ConfigurationError, CorruptError, SchemaError
 
 VERSION_TABLE: Final = "rung_schema"
 BUSY_SECONDS: Final = 30
@@ -60,11 +60,14 @@ class Database:
 
     def problems(self) -> list[str]:
         """What is wrong inside the database, one sentence each; empty if nothing is."""
-        with self.reading() as connection:
-            if connection.dialect.name != "sqlite":
-                return []
-            lines = [str(row[0]) for row in connection.execute(sa.text("PRAGMA integrity_check"))]
-            orphans = connection.execute(sa.text("PRAGMA foreign_key_check")).all()
+        try:
+            with self.reading() as connection:
+                if connection.dialect.name != "sqlite":
+                    return []
+                lines = [str(row[0]) for row in connection.execute(sa.text("PRAGMA integrity_check"))]
+                orphans = connection.execute(sa.text("PRAGMA foreign_key_check")).all()
+        except CorruptError as error:  # too damaged for SQLite to check
+            return [error.message]
         found = [f"{self.name}: {line}" for line in lines if line != "ok"]
         return found + [f"{self.name}: row {row[1]} of {row[0]} has no row of {row[2]}" for row in orphans]
 

@@ -154,6 +154,8 @@ def test_the_table_has_ratios_to_its_first_row_and_keeps_failures():
 def test_a_run_beside_other_work_is_called_noisy():
     assert Quiet(load_at_start=0.1, other_share=0.01, steal_share=0.01).is_quiet
     assert not Quiet(load_at_start=0.1, other_share=0.01, steal_share=0.2).is_quiet
+    assert not Quiet(load_at_start=0.1, other_share=0.2, steal_share=0.01).is_quiet
+    assert not Quiet(load_at_start=0.1, other_share=0.03, steal_share=0.03).is_quiet
 
 
 def test_the_watch_sees_what_others_use_and_not_what_we_use():

@@ -28,6 +28,16 @@ def test_a_node_resolves_without_database_and_frameworks():
 def test_drawing_a_matrix_needs_no_database():
     program = (
         "import sys\nsys.modules.update(dict.fromkeys(('sqlmodel', 'sqlalchemy', 'alembic')))\n"
-        "from matrices.views import cell_page, diff, render, table"
+        "from pathlib import Path\n"
+        "from matrices.releases.release import Release\n"
+        "from matrices.views import cell_page, diff, render, table\n"
+        "release = Release.model_validate_json(Path(sys.argv[1]).read_bytes())\n"
+        "cells = [one.cell for one in release.cells]\n"
+        "render.matrix_table(cells), table.matrix_json(cells)\n"
+        "cell_page.explain_cell(cell_page.CellPage(cells[0], history=cells[0].evidence))\n"
+        "diff.diff_lines(diff.diff_releases(release, release))\n"
+        "print(render.matrix_markdown(cells))\n"
     )
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+    release = ROOT / "tests/matrices/releases/golden/release-1.json"
+    drawn = subprocess.check_output([sys.executable, "-c", program, str(release)], cwd=ROOT, text=True)
+    assert "approved" in drawn

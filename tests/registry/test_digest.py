@@ -26,10 +26,10 @@ def test_the_digest_of_a_tree_changes_with_every_file(files, name, data):
     assert (digest_tree(changed) == digest_tree(files)) == (changed == files)
 
 
-@given(FILES)
+@given(FILES.filter(bool))
 def test_renaming_a_file_changes_the_digest(files):
     renamed = {f"{name}x": digest for name, digest in files.items()}
-    assert not files or digest_tree(renamed) != digest_tree(files)
+    assert digest_tree(renamed) != digest_tree(files)
 
 
 def test_a_digest_is_sha256_in_oci_form():

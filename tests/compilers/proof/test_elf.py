@@ -71,5 +71,4 @@ def test_garbage_is_a_problem_and_never_a_crash(
         toolchain="x",
         target=find_target(target),
     )
-    wanted = (format, find_target(target).kind, magic[:8])
-    assert not proof.sound or wanted == ("iree", "cuda", b".version")
+    assert not proof.sound

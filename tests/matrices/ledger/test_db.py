@@ -35,7 +35,7 @@ def test_the_migrations_make_exactly_the_tables_of_the_models(database: Database
 
 
 def test_file_names_of_migrations_are_the_revisions_that_alembic_sees():
-    script = ScriptDirectory(str(ROOT / "matrices" / "migrations"))
+    script = ScriptDirectory(str(ROOT / "matrices" / "ledger" / "migrations"))
     revisions = [one.revision for one in script.walk_revisions()]
     assert tuple(reversed(revisions)) == known_versions()
     assert script.get_current_head() == newest_version()
@@ -197,8 +197,10 @@ def test_a_damaged_database_is_told_and_found_by_problems(tmp_path: Path, new_ce
     for start in range(4096 * 4, len(data), 4096):
         data[start : start + 64] = os.urandom(64)
     path.write_bytes(bytes(data))
+    damaged = open_database(f"sqlite:///{path}")
     with pytest.raises(CorruptError, match="is damaged"):
-        query.cells(open_database(f"sqlite:///{path}"))
+        query.cells(damaged)
+    assert "is damaged" in " ".join(damaged.problems())
 
 
 def test_a_full_disk_is_told_and_nothing_is_half_written(tmp_path: Path, new_cell):

@@ -160,6 +160,10 @@ def test_a_summary_of_nothing_counts_nothing():
     assert lay_out([]).rows == ()
 
 
+def test_a_summary_counts_one_cell_in_the_singular(new_cell):
+    assert summary([new_cell()]) == "1 cell: 1 evaluated"
+
+
 def test_a_cell_is_told_in_full(new_cell, rulings):
     cell = new_cell(within=False, earned={"extraction": 2, "reasoning": None})
     text = "\n".join(

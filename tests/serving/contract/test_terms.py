@@ -40,9 +40,9 @@ def test_a_tier_above_what_was_earned_is_a_typed_503_with_alternatives(server):
     assert (abroad["here"], abroad["gate"]) == (False, "hardware")
 
 
-@pytest.mark.parametrize("choice", ["error", "wait", None])
+@pytest.mark.parametrize("choice", [{}, {"on_unavailable": "error"}, {"on_unavailable": "wait"}])
 def test_nobody_is_downgraded_without_consent(choice):
-    terms = Terms(min_tier=1, task="tool-calling", on_unavailable=choice or "error")
+    terms = Terms(min_tier=1, task="tool-calling", **choice)
     with pytest.raises(UnavailableError):
         agree(make_holding(), terms)
 

@@ -51,8 +51,8 @@ def test_log_probabilities_are_a_distribution_and_the_best_is_the_same_float(row
     assert score.logprob == pytest.approx(values[token] - np.logaddexp.reduce(values), abs=1e-4)
     assert len(score.top) == min(top, len(row))
     assert [p for _, p in score.top] == sorted((p for _, p in score.top), reverse=True)
-    if top and values[token] == values.max():
-        assert score.logprob == score.top[0][1]
+    [best] = logprobs(logits, tokens=[int(values.argmax())], top=1)
+    assert best.logprob == best.top[0][1]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -53,7 +53,8 @@ def test_a_stream_gives_the_same_text_and_its_usage(client):
     whole = complete(client)
     chunks = list(complete(client, stream=True, stream_options={"include_usage": True}))
     assert "".join(c.choices[0].text for c in chunks if c.choices) == whole.choices[0].text
-    assert chunks[-1].usage == whole.usage or chunks[-1].usage.total_tokens == whole.usage.total_tokens
+    counted = {"prompt_tokens", "completion_tokens", "total_tokens"}
+    assert chunks[-1].usage.model_dump(include=counted) == whole.usage.model_dump(include=counted)
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "length"
     assert len(chunks) > 3
 
@@ -73,6 +74,7 @@ def test_a_stream_of_several_choices_tells_them_apart(client):
 def test_text_ends_before_a_stop_string_wherever_token_borders_fall(client, length):
     whole = complete(client, max_tokens=40).choices[0].text
     clean = [at for at in range(4, len(whole) - length) if "�" not in whole[at : at + length]]
+    assert clean
     for at in clean[:6]:
         stop = whole[at : at + length]
         answer = complete(client, max_tokens=40, stop=[stop, "not there"])
@@ -198,7 +200,9 @@ def test_chat_logprobs_name_tokens_and_bytes(client):
     content = answer.choices[0].logprobs.content
     assert len(content) == 6
     assert all(entry.logprob == entry.top_logprobs[0].logprob for entry in content)
-    assert all(bytes(entry.bytes).decode() == entry.token for entry in content if entry.bytes)
+    whole = [entry for entry in content if entry.bytes and "�" not in entry.token]
+    assert whole
+    assert all(bytes(entry.bytes).decode() == entry.token for entry in whole)
 
 
 def test_the_next_turn_of_a_chat_reuses_what_was_read(client):
@@ -269,9 +273,10 @@ def test_what_is_not_supported_is_refused_by_name(server, changes, param):
 
 
 def test_values_that_ask_for_nothing_are_accepted(client):
-    complete(
+    asked = complete(
         client, best_of=1, suffix=None, logit_bias={}, presence_penalty=0, frequency_penalty=0.0, user="ada"
     )
+    assert asked.choices[0].text == complete(client).choices[0].text
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import socket
@@ -79,7 +80,9 @@ def test_sigterm_lets_running_requests_end(process):
     assert begun.wait(30)
     process.send_signal(signal.SIGTERM)
     asking.join(60)
-    assert got[-2:] == ["data: [DONE]", ""] or "data: [DONE]" in got
+    events = [line.removeprefix("data: ") for line in got if line.startswith("data: ")]
+    assert events[-1] == "[DONE]"
+    assert json.loads(events[-2])["choices"][0]["finish_reason"] == "length", "all 250 tokens came"
     assert process.wait(30) == 0
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{url}/models")
