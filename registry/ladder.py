@@ -166,7 +166,9 @@ def read_ladder(path: Path) -> Ladder:
         ladder = Ladder.model_validate(document)
     except ValidationError as error:
         raise configuration_error(
-            error, where=f"ladder `{path}`", hint="see `A first ladder of your own` in README.md for the form"
+            error,
+            where=f"ladder `{path}`",
+            hint="see docs/reference/ladder.md for every key",
         ) from error
     for entry in ladder.tier:
         ladder.recipes(entry)
@@ -211,7 +213,7 @@ def _merged(path: Path, *, seen: tuple[Path, ...]) -> dict[str, Any]:  # Any: TO
     if not all(isinstance(one, dict) for one in tasks):
         raise ConfigurationError(
             f"ladder `{path}`: task must be tables `[task.NAME]`, got {document.get('task')!r}",
-            hint="see `A first ladder of your own` in README.md for the form",
+            hint="see docs/reference/ladder.md for every key",
         )
     return base | document | {"task": tasks[0] | tasks[1]}
 

@@ -34,6 +34,8 @@ ARM_PARTS: Mapping[tuple[int, int], str] = {
 }
 """(implementer, part) → name, for kernels that give numbers only; Arm's Main ID Register documentation."""
 
+_WRITE_HOST_FILE = "write it on the machine in question: `rung doctor --json > host.json`"
+
 
 def this_host() -> Host:
     """The machine that this process runs on."""
@@ -66,24 +68,45 @@ def read_host(path: Path) -> Host:
         ConfigurationError: The file is missing, is not JSON, or does not describe a host.
     """
     where = f"host file `{path}`"
-    hint = "write it on the machine in question: `rung doctor --json > host.json`"
-    try:
-        document = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ConfigurationError(f"cannot read {where}: {error.strerror}", hint=hint) from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigurationError(f"{where} is not JSON: {error}", hint=hint) from error
-    match document:
+    match _read_host_file(path):
         case {"machine": {"host": facts}}:
             pass
         case {"machine": _}:
-            raise ConfigurationError(f"{where} has no `host` in its `machine`", hint=hint)
+            raise ConfigurationError(f"{where} has no `host` in its `machine`", hint=_WRITE_HOST_FILE)
         case facts:
             pass
     try:
         return Host.model_validate_json(json.dumps(facts))
     except ValidationError as error:
-        raise configuration_error(error, where=where, hint=hint) from error
+        raise configuration_error(error, where=where, hint=_WRITE_HOST_FILE) from error
+
+
+def read_runtimes(path: Path) -> dict[str, str] | None:
+    """Runtime → version, as a host file lists them; None: it does not, as files of earlier versions do not.
+
+    Raises:
+        ConfigurationError: The file is missing, is not JSON, or lists something else than versions.
+    """
+    match _read_host_file(path):
+        case {"machine": {"runtimes": {**listed}}} if all(isinstance(each, str) for each in listed.values()):
+            return {str(name): str(version) for name, version in listed.items()}
+        case {"machine": {"runtimes": _}}:
+            raise ConfigurationError(
+                f"host file `{path}`: `runtimes` does not list versions", hint=_WRITE_HOST_FILE
+            )
+        case _:
+            return None
+
+
+def _read_host_file(path: Path) -> object:
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        message = f"cannot read host file `{path}`: {error.strerror}"
+        raise ConfigurationError(message, hint=_WRITE_HOST_FILE) from error
+    except (ValueError, RecursionError) as error:
+        message = f"host file `{path}` is not JSON: {error}"
+        raise ConfigurationError(message, hint=_WRITE_HOST_FILE) from error
 
 
 def processor_flags(cpuinfo: str) -> tuple[str, ...]:

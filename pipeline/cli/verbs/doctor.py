@@ -42,7 +42,7 @@ def doctor(
 
 def _machine() -> dict[str, Any]:  # Any: JSON
     from pipeline.workspace.installed import installed_toolchains
-    from serving.node.host import this_host
+    from serving.node.host import installed_runtimes, this_host
 
     host = this_host()
     toolchains = {
@@ -54,6 +54,7 @@ def _machine() -> dict[str, Any]:  # Any: JSON
     lacking = {name: missing_features(host, target=target) for name, target in targets().items()}
     return {
         "host": host.model_dump(mode="json"),
+        "runtimes": installed_runtimes(),
         "toolchains": toolchains,
         "targets": {
             name: "runs here" if not lack else f"lacks {', '.join(lack[:4])}"

@@ -1,0 +1,61 @@
+"""The examples: ladders can be read; the demo release resolves with neither workspace nor heavy libraries."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from registry.ladder import read_ladder
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+HEAVY = (
+    "sqlmodel", "sqlalchemy", "alembic", "mlflow", "torch", "transformers", "lm_eval", "onnx", "onnxruntime",
+    "tvm", "tvm_ffi", "iree", "fastapi", "uvicorn", "tokenizers", "jinja2", "prometheus_client", "ray",
+)  # fmt: skip
+"""What a bare `pip install rung` does not bring."""
+
+
+@pytest.mark.parametrize("path", sorted((EXAMPLES / "ladders").glob("*.toml")), ids=lambda path: path.stem)
+def test_a_ladder_can_be_read(path: Path) -> None:
+    assert read_ladder(path).family == "my-agent"
+
+
+@pytest.mark.parametrize(
+    ("host", "code", "says"),
+    [
+        ("frankfurt", 0, "allow: `demo-agent-flagship/1:w4g32-gptq:cpu-x86-64-v3:onnxruntime` gives tier 1"),
+        ("ashburn", 0, "allow: `demo-agent-flagship/1:w4g32-gptq:cpu-x86-64-v3:onnxruntime` gives tier 1"),
+        ("mumbai", 0, "allow: `demo-agent-flagship/1:w4g32-gptq:cpu-x86-64-v3:tvm` gives tier 1"),
+        ("singapore", 7, "`cpu-x86-64-v3` is for x86_64, the host is aarch64"),
+        ("sao-paulo", 7, "`cpu-x86-64-v3` needs abm, avx2"),
+    ],
+)
+def test_the_demo_release_is_resolved_for_a_host(host: str, code: int, says: str, tmp_path: Path) -> None:
+    """With a bare installation, outside of any workspace."""
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({HEAVY}))\n"
+        "from pipeline.cli.main import main; main(sys.argv[1:])"
+    )
+    arguments = [
+        "resolve", "--release", str(EXAMPLES / "demo/release"), "--key", str(EXAMPLES / "demo/rung.pub"),
+        "--task", "tool-calling", "--min-tier", "1", "--host", str(EXAMPLES / f"hosts/{host}.json"),
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert says in done.stdout
+
+
+def test_every_host_of_the_examples_is_tried_above() -> None:
+    tried = {"frankfurt", "ashburn", "mumbai", "singapore", "sao-paulo"}
+    assert {path.stem for path in (EXAMPLES / "hosts").glob("*.json")} == tried
