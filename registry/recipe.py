@@ -17,6 +17,7 @@ from typing import Literal
 from registry.digest import digest_value
 from registry.errors import UnknownNameError
 from registry.value import Value
+from registry.weight_form import Activations, CodedWeights, FloatWeights, WeightForm
 
 KNOWN = (
     "fp32", "fp16", "w8a8-dynamic", "w8a16", "w4a16",
@@ -36,7 +37,7 @@ class Recipe(Value):
     """Input elements that share a scale; None: one scale per output channel (or none at all)."""
     method: Literal["none", "rtn", "gptq"] = "none"
     """How codes are chosen: round to nearest, or GPTQ (https://arxiv.org/abs/2210.17323)."""
-    activations: Literal["float", "int8-dynamic", "int16-static"] = "float"
+    activations: Activations = "float"
     """Type of the activations in matrix products."""
 
     @property
@@ -57,16 +58,26 @@ class Recipe(Value):
     @property
     def layout(self) -> str:
         """What compiled code depends on: the form of the weights, not how their values were chosen."""
-        if self.weights in ("float32", "float16"):
-            return {"float32": "fp32", "float16": "fp16"}[self.weights]
-        bits = {"int8": 8, "int4": 4}[self.weights]
-        match self.activations:
-            case "int8-dynamic":
-                return "w8a8"
-            case "int16-static":
-                return f"w{bits}a16"
-            case "float":
-                return f"w{bits}g{self.group_size}"
+        return "+".join(form.name for form in self.forms)
+
+    @property
+    def forms(self) -> tuple[WeightForm, ...]:
+        """The forms that matrices are in, beside those that stay float32 because they cannot be quantized."""
+        match self.weights:
+            case "float32" | "float16":
+                return (FloatWeights(self.weights),)
+            case "int8":
+                return (CodedWeights(8, self.group_size, self.activations),)
+            case "int4":
+                return (CodedWeights(4, self.group_size, self.activations),)
+
+    def form(self, matrix: str) -> WeightForm:
+        """The form of a matrix, if it can be quantized.
+
+        Args:
+            matrix: Its name in the state dict; a tied output matrix is `lm_head.weight` too.
+        """
+        return self.forms[0]
 
 
 def parse_recipe(name: str, *, where: str = "") -> Recipe:

@@ -9,6 +9,7 @@ under its name, float32 (or float16), shape [out, in]. A quantized matrix `w` is
 
 and stands for (code − zero) · scale with zero = 8 (int4), 128 (int8 groups), 0 (w8a8, w8a16, w4a16). The
 grouped layouts are those of ONNX Runtime's MatMulNBits, so that its graph refers to this very file.
+`registry/weight_form.py` has these forms as values; `Recipe.form` says which one a matrix has.
 
 Where activations are static (w8a16, w4a16) there are, beside each quantized matrix,
 

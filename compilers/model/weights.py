@@ -18,9 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from compilers.model.activations import INPUT, OUTPUT
 from compilers.model.architecture import Architecture, Shape, expected_tensors, linear_weights
 from registry.errors import CorruptError
 from registry.recipe import Recipe
+from registry.weight_form import CodedWeights, FloatWeights
 
 FILE_NAME = "weights.safetensors"
 ALIGNMENT_BYTES = 64
@@ -62,28 +64,30 @@ class Layout:
         return len(self.header) + sum(tensor.size_bytes for tensor in self.tensors.values())
 
 
-def quantized_weights(architecture: Architecture, recipe: Recipe) -> dict[str, Shape]:
-    """The matrices that a recipe quantizes, [out, in]; a tied output matrix under the name `lm_head.weight`.
+def coded_weights(architecture: Architecture, recipe: Recipe) -> dict[str, CodedWeights]:
+    """The matrices that a recipe quantizes and their forms; a tied output matrix is `lm_head.weight`.
 
-    A matrix whose inputs are no multiple of the group size stays float32 under its own name.
+    A matrix whose inputs are not a multiple of the group size stays float32 under its own name.
     """
-    if not recipe.is_quantized:
-        return {}
-    group = recipe.group_size or 1
-    return {name: shape for name, shape in linear_weights(architecture).items() if shape[1] % group == 0}
+    found: dict[str, CodedWeights] = {}
+    for name, (_, columns) in linear_weights(architecture).items():
+        form = recipe.form(name)
+        if isinstance(form, CodedWeights) and columns % (form.group_size or 1) == 0:
+            found[name] = form
+    return found
 
 
 def weights_layout(architecture: Architecture, recipe: Recipe) -> Layout:
     """The layout of the weights file of a checkpoint of this architecture under this recipe."""
-    quantized = quantized_weights(architecture, recipe)
-    plain: Dtype = "F16" if recipe.weights == "float16" else "F32"
+    coded, shapes = coded_weights(architecture, recipe), linear_weights(architecture)
+    plain: Dtype = "F16" if FloatWeights("float16") in recipe.forms else "F32"
     wanted: dict[str, tuple[Dtype, Shape]] = {}
-    for name, shape in {**expected_tensors(architecture), **quantized}.items():
-        if name not in quantized:
-            wanted[name] = (plain, shape)
-            continue
-        for part, dtype, part_shape in _quantized_parts(recipe, shape):
-            wanted[f"{name}.{part}"] = (dtype, part_shape)
+    for name in {**expected_tensors(architecture), **coded}:
+        if name in coded:
+            for part, entry in _coded_parts(coded[name], shapes[name]).items():
+                wanted[f"{name}.{part}"] = entry
+        else:
+            wanted[name] = (plain, expected_tensors(architecture)[name])
     return arrange(wanted)
 
 
@@ -150,16 +154,16 @@ def read_layout(path: Path) -> Layout:
     return layout
 
 
-def _quantized_parts(recipe: Recipe, shape: Shape) -> list[tuple[str, Dtype, Shape]]:
+def _coded_parts(form: CodedWeights, shape: Shape) -> dict[str, tuple[Dtype, Shape]]:
     rows, columns = shape
-    group = recipe.group_size
+    group = form.group_size
     if group is None:
-        whole: list[tuple[str, Dtype, Shape]] = [("codes", "I8", (rows, columns)), ("scales", "F32", (rows,))]
-        if recipe.activations == "int16-static":
-            whole += [("input_range", "F32", (2,)), ("output_range", "F32", (2,))]
-        return whole
-    stored = group // 2 if recipe.weights == "int4" else group
-    return [
-        ("codes", "U8", (rows, columns // group, stored)),
-        ("scales", "F32", (rows, columns // group)),
-    ]
+        parts: dict[str, tuple[Dtype, Shape]] = {"codes": ("I8", (rows, columns)), "scales": ("F32", (rows,))}
+    else:
+        parts = {
+            "codes": ("U8", (rows, columns // group, group // form.codes_per_byte)),
+            "scales": ("F32", (rows, columns // group)),
+        }
+    if form.activations == "int16-static":
+        parts |= {INPUT: ("F32", (2,)), OUTPUT: ("F32", (2,))}
+    return parts

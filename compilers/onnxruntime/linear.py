@@ -13,6 +13,7 @@ from onnx import TensorProto
 from compilers.model.weights import FILE_NAME, Dtype, Layout, StoredTensor
 from registry.errors import BuildError
 from registry.recipe import Recipe
+from registry.weight_form import CodedWeights
 
 CONTRIB = "com.microsoft"
 ACCURACY_LEVEL = 4
@@ -77,12 +78,11 @@ class OrtLinears:
         """Whether the weights of these products lie one after the other, in one form, biases too."""
         names = [self._name(node) for node in nodes]
         biases = [node.input[2] for node in nodes if len(node.input) == 3]
-        coded = [f"{name}.codes" in self._tensors for name in names]
-        if any(coded) and not all(coded):
+        forms = {self._coded(name) for name in names}
+        if len(forms) != 1:
             return False
-        parts = (
-            [[f"{name}.{part}" for name in names] for part in ("codes", "scales")] if all(coded) else [names]
-        )
+        coded = forms != {None}
+        parts = [[f"{name}.{part}" for name in names] for part in ("codes", "scales")] if coded else [names]
         if biases:
             parts.append(biases)
         return all(self._follow_each_other(part) for part in parts)
@@ -93,12 +93,18 @@ class OrtLinears:
         biases = [node.input[2] for node in nodes if len(node.input) == 3]
         name = name or nodes[0].name
         bias = self._float(biases) if biases else ""
-        if f"{names[0]}.codes" not in self._tensors:
+        form = self._coded(names[0])
+        if form is None:
             operands = [hidden, self._float(names), *([bias] if bias else [])]
             return self._graph.node("Gemm", operands, name, transB=1)
-        if self._recipe.group_size is None:
+        if form.group_size is None:
             return self._per_token(hidden, names, bias, name)
-        return self._grouped(hidden, names, bias, name)
+        return self._grouped(hidden, names, bias, name, bits=form.bits, group=form.group_size)
+
+    def _coded(self, name: str) -> CodedWeights | None:
+        """The form of a matrix, if the file holds codes of it."""
+        form = self._recipe.form(name)
+        return form if isinstance(form, CodedWeights) and f"{name}.codes" in self._tensors else None
 
     def _name(self, node: onnx.NodeProto) -> str:
         """Name of a product's matrix; the output matrix has its own codes even where it is tied."""
@@ -141,9 +147,10 @@ class OrtLinears:
             self._graph.node("Cast", [reference], wide, to=TensorProto.FLOAT)
         return wide
 
-    def _grouped(self, hidden: str, names: Sequence[str], bias: str, name: str) -> str:
+    def _grouped(
+        self, hidden: str, names: Sequence[str], bias: str, name: str, *, bits: int, group: int
+    ) -> str:
         codes = [self._tensor(f"{matrix}.codes") for matrix in names]
-        group = self._recipe.group_size or 0
         operands = [
             hidden,
             self._reference([f"{matrix}.codes" for matrix in names]),
@@ -157,7 +164,7 @@ class OrtLinears:
             domain=CONTRIB,
             K=codes[0].shape[1] * group,
             N=sum(tensor.shape[0] for tensor in codes),
-            bits=4 if self._recipe.weights == "int4" else 8,
+            bits=bits,
             block_size=group,
             accuracy_level=ACCURACY_LEVEL,
         )

@@ -25,7 +25,6 @@ from registry.target import Target
 
 ENTRY = "decode.onnx"
 STEPS = ("decode", "prefill")
-RECIPES = ("fp32", "fp16")
 CONTEXT = 1024
 """Tokens that a row can hold, unless the checkpoint was made for fewer. Every place is computed on."""
 TOKENS = 64
@@ -118,11 +117,11 @@ def _compile_tool(step: str) -> list[str]:
 def _supports(recipe: Recipe, target: Target, *, vendor: str) -> Support:
     if target.kind != "npu" or target.vendor != vendor:
         return Unsupported("never", f"`{target.name}` is no NPU of {vendor}")
-    if recipe.name not in RECIPES:
+    if recipe.is_quantized:
         return Unsupported(
             "not_implemented",
             f"integer weights of `{recipe.name}` would need the vendor's own quantizer on the node; "
-            f"take {' or '.join(f'`{name}`' for name in RECIPES)}",
+            "take `fp32` or `fp16`",
         )
     return Supported()
 

@@ -21,19 +21,20 @@ from compilers.static.emit import Emitter
 from compilers.static.linear import DequantizedLinears
 from registry.errors import BuildError
 from registry.recipe import Recipe
+from registry.weight_form import CodedWeights
 
 
 class StaticLinears:
     """Products of one variant; its scales and ranges become constants of the graph.
 
     Args:
-        recipe: `w8a16` or `w4a16`.
+        recipe: Of matrices with static 16-bit activations, or floats.
         weights: The variant's weights file.
     """
 
     def __init__(self, recipe: Recipe, weights: Path) -> None:
         self._float = DequantizedLinears(recipe)
-        self._four = recipe.weights == "int4"
+        self._recipe = recipe
         self._weights = weights
 
     def emit(self, graph: Emitter, rows: str, linear: Linear, *, name: str) -> str:
@@ -43,10 +44,13 @@ class StaticLinears:
             BuildError: The weights file lacks what the recipe promises.
         """
         weight = "lm_head.weight" if name == "lm_head" else linear.weight
-        if f"{weight}.codes" not in graph.layout.tensors:
+        form = self._recipe.form(weight)
+        if not isinstance(form, CodedWeights) or f"{weight}.codes" not in graph.layout.tensors:
             return self._float.emit(graph, rows, linear, name=name)
         taken = self._rounded(graph, rows, f"{name}.input", self._range(graph, f"{weight}.{INPUT}"))
-        product = graph.node("Gemm", [taken, self._matrix(graph, weight)], f"{name}.product", transB=1)
+        product = graph.node(
+            "Gemm", [taken, self._matrix(graph, weight, bits=form.bits)], f"{name}.product", transB=1
+        )
         made = self._range(graph, f"{weight}.{OUTPUT}")
         if linear.bias is None:
             return self._rounded(graph, product, name, made)
@@ -64,10 +68,10 @@ class StaticLinears:
         codes = graph.node("QuantizeLinear", [source, *parameters], f"{name}.codes")
         return graph.node("DequantizeLinear", [codes, *parameters], name)
 
-    def _matrix(self, graph: Emitter, weight: str) -> str:
+    def _matrix(self, graph: Emitter, weight: str, *, bits: int) -> str:
         name = f"{weight}.codes"
         rows = graph.tensor(name).shape[0]
-        if self._four:
+        if bits == 4:
             codes = _nibbles(self._read(graph, name))
             graph.initializers.append(
                 helper.make_tensor(name, TensorProto.INT4, graph.tensor(name).shape, codes, raw=True)

@@ -23,9 +23,9 @@ from registry.artifact import ArtifactFormat, ModelFacts
 from registry.errors import BuildError, CorruptError
 from registry.recipe import Recipe
 from registry.target import Target
+from registry.weight_form import CodedWeights, FloatWeights
 
 ENTRY = "decode.onnx"
-RECIPES = ("fp16", "w8a16", "w4a16")
 CONTEXT = 1024
 """Tokens that a row can hold, unless the checkpoint was made for fewer. Every place is computed on."""
 TOKENS = 64
@@ -54,19 +54,21 @@ class QnnToolchain:
         """What HTP multiplies: floats of 16 bits, and integers with 16-bit activations."""
         if chip_of(target) is None:
             return Unsupported("never", f"`{target.name}` is none of Qualcomm's HTPs ({', '.join(CHIPS)})")
-        match recipe.name:
-            case name if name in RECIPES:
-                return Supported()
-            case "fp32":
-                return Unsupported("never", "HTP has no products in float32; take `fp16`")
-            case "w8a8-dynamic":
-                return Unsupported("not_upstream", "HTP's scales are fixed when compiling; take `w8a16`")
-            case name:
-                return Unsupported(
-                    "not_upstream",
-                    f"QNN rejects weights with a scale per group, as in `{name}`; take "
-                    + ("`w4a16`" if recipe.weights == "int4" else "`w8a16`"),
-                )
+        for form in recipe.forms:
+            match form:
+                case FloatWeights("float16") | CodedWeights(group_size=None, activations="int16-static"):
+                    continue
+                case FloatWeights():
+                    return Unsupported("never", "HTP has no products in float32; take `fp16`")
+                case CodedWeights(activations="int8-dynamic"):
+                    return Unsupported("not_upstream", "HTP's scales are fixed when compiling; take `w8a16`")
+                case CodedWeights():
+                    return Unsupported(
+                        "not_upstream",
+                        f"QNN rejects weights with a scale per group, as in `{recipe.name}`; take "
+                        f"`w{form.bits}a16`",
+                    )
+        return Supported()
 
     def lower(self, source: LoweringInput, target: Target, *, out: Path) -> Lowered:
         """Compile into the empty directory `out`.
@@ -113,7 +115,7 @@ def write_graphs(source: LoweringInput, *, out: Path) -> dict[str, bytes]:
         context=context,
         tokens=min(TOKENS, context),
         # Integer products take scales in the type of the activations, and need all of float32's digits.
-        compute="float16" if source.recipe.name == "fp16" else "float32",
+        compute="float16" if source.recipe.weights == "float16" else "float32",
         ids="int32",
         opset=OPSET,
     )

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from compilers.model.weights import Layout, StoredTensor
-from compilers.quantize.coded import Coded, CodeGrid, grid_of
+from compilers.quantize.coded import Coded
 from registry.atomic import flush, storage_errors, sweep, sync_directory, temporary_file
 from registry.errors import BuildError, CorruptError
 from registry.recipe import Recipe
+from registry.weight_form import CodedWeights
 
 NUMPY_TYPES: Mapping[str, type[np.generic]] = {
     "F32": np.float32,
@@ -50,9 +51,9 @@ class WeightsWriter:
         self._stream.write(np.ascontiguousarray(value).data)
         self._missing.remove(name)
 
-    def put_coded(self, name: str, coded: Coded, recipe: Recipe) -> None:
+    def put_coded(self, name: str, coded: Coded, form: CodedWeights) -> None:
         """Write a quantized matrix as codes and scales."""
-        codes, scales = pack(coded, grid_of(recipe))
+        codes, scales = pack(coded, form)
         self.put(f"{name}.codes", codes)
         self.put(f"{name}.scales", scales)
 
@@ -84,27 +85,29 @@ def write_weights(path: Path, layout: Layout) -> Iterator[WeightsWriter]:
             sync_directory(path.parent)
 
 
-def pack(coded: Coded, grid: CodeGrid) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+def pack(coded: Coded, form: CodedWeights) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
     """Codes and scales in their stored form."""
     scales = coded.scales.numpy().astype(np.float32)
-    if grid.group_size is None:
+    if form.group_size is None:
         return coded.codes.numpy().astype(np.int8), scales[:, 0]
     rows, columns = coded.codes.shape
-    codes = (coded.codes.numpy() + grid.zero).astype(np.uint8).reshape(rows, columns // grid.group_size, -1)
-    if grid.high > 7:
+    codes = (coded.codes.numpy() + form.zero).astype(np.uint8).reshape(rows, columns // form.group_size, -1)
+    if form.codes_per_byte == 1:
         return codes, scales
     return codes[:, :, 0::2] | (codes[:, :, 1::2] << 4), scales
 
 
-def unpack(codes: NDArray[np.generic], scales: NDArray[np.float32], grid: CodeGrid) -> NDArray[np.float32]:
+def unpack(
+    codes: NDArray[np.generic], scales: NDArray[np.float32], form: CodedWeights
+) -> NDArray[np.float32]:
     """The float32 matrix [out, in] that stored codes and scales stand for."""
-    if grid.group_size is None:
+    if form.group_size is None:
         return codes.astype(np.float32) * scales[:, None]
     rows = codes.shape[0]
-    if grid.high <= 7:
+    if form.codes_per_byte == 2:
         packed = codes.astype(np.uint8)
         codes = np.stack([packed & 15, packed >> 4], axis=-1).reshape(rows, codes.shape[1], -1)
-    return ((codes.astype(np.float32) - np.float32(grid.zero)) * scales[:, :, None]).reshape(rows, -1)
+    return ((codes.astype(np.float32) - np.float32(form.zero)) * scales[:, :, None]).reshape(rows, -1)
 
 
 def dequantized_state(weights: Path, recipe: Recipe) -> dict[str, NDArray[np.float32]]:
@@ -122,9 +125,10 @@ def dequantized_state(weights: Path, recipe: Recipe) -> dict[str, NDArray[np.flo
             names = set(file.keys())
             for name in sorted(names):
                 stem, _, part = name.rpartition(".")
-                if part == "codes" and recipe.is_quantized:
+                form = recipe.form(stem)
+                if part == "codes" and isinstance(form, CodedWeights):
                     scales = file.get_tensor(f"{stem}.scales")
-                    state[stem] = unpack(file.get_tensor(name), scales, grid_of(recipe))
+                    state[stem] = unpack(file.get_tensor(name), scales, form)
                 elif part != "scales":
                     state[name] = file.get_tensor(name).astype(np.float32)
     except (SafetensorError, OSError) as error:

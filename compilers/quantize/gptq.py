@@ -15,10 +15,11 @@ from typing import Any, TypeAlias
 
 import torch
 
-from compilers.model.architecture import Architecture, Shape
+from compilers.model.architecture import Architecture
 from compilers.model.torch_reference import CACHE_NAMES, load_model
-from compilers.quantize.coded import Coded, CodedMatrix, CodeGrid
+from compilers.quantize.coded import Coded, CodedMatrix
 from compilers.quantize.rtn import choose_scales
+from registry.weight_form import CodedWeights
 
 Untyped: TypeAlias = Any
 """What transformers passes around: its models have no types that hold."""
@@ -47,9 +48,8 @@ class _Batch:
 def gptq_codes(
     checkpoint_dir: Path,
     architecture: Architecture,
-    matrices: Mapping[str, Shape],
+    matrices: Mapping[str, CodedWeights],
     *,
-    grid: CodeGrid,
     texts: Sequence[Sequence[int]],
 ) -> Iterator[CodedMatrix]:
     """Quantize the matrices of a checkpoint in the order of execution.
@@ -57,8 +57,7 @@ def gptq_codes(
     Args:
         checkpoint_dir: The checkpoint.
         architecture: Its architecture.
-        matrices: Names of those to quantize.
-        grid: What codes may be.
+        matrices: Those to quantize, and their forms.
         texts: Token ids of the calibration texts; each is cut at the checkpoint's context.
     """
     model = load_model(checkpoint_dir)
@@ -77,25 +76,25 @@ def gptq_codes(
                     _run(layer, index, batch, hessians)
             for name, module in linears.items():
                 weight = module.weight.detach().clone()
-                coded = gptq_matrix(weight, hessians.sums[name], grid)
+                coded = gptq_matrix(weight, hessians.sums[name], matrices[f"{name}.weight"])
                 module.weight.copy_(coded.dequantized())
                 yield CodedMatrix.of(f"{name}.weight", weight, coded)
             for batch in batches:
                 batch.hidden = _run(layer, index, batch, None)
         if "lm_head.weight" in matrices:
-            yield _head(model, batches, grid)
+            yield _head(model, batches, matrices["lm_head.weight"])
 
 
-def gptq_matrix(weight: torch.Tensor, hessian: torch.Tensor, grid: CodeGrid) -> Coded:
+def gptq_matrix(weight: torch.Tensor, hessian: torch.Tensor, form: CodedWeights) -> Coded:
     """Quantize one matrix.
 
     Args:
         weight: float32 [out, in].
         hessian: float64 [in, in], the sum of x xᵀ over the inputs x.
-        grid: What codes may be; its group size divides `in` and is None or a divisor or multiple of 128.
+        form: Says what codes may be; its group size divides `in` and is None or a divisor or multiple of 128.
     """
     rows, columns = weight.shape
-    group = grid.group_size or columns
+    group = form.group_size or columns
     inverse = _inverse_factor(hessian)
     rest = weight.clone()
     codes = torch.empty(rows, columns, dtype=torch.int16)
@@ -105,10 +104,10 @@ def gptq_matrix(weight: torch.Tensor, hessian: torch.Tensor, grid: CodeGrid) -> 
         errors = torch.zeros(rows, end - start)
         for column in range(start, end):
             if column % group == 0:
-                scales[:, column // group] = choose_scales(rest[:, column : column + group], grid)
+                scales[:, column // group] = choose_scales(rest[:, column : column + group], form)
             scale = scales[:, column // group]
             value = rest[:, column]
-            code = torch.round(value / scale).clamp_(grid.low, grid.high)
+            code = torch.round(value / scale).clamp_(form.low, form.high)
             codes[:, column] = code.to(torch.int16)
             error = (value - code * scale) / inverse[column, column]
             rest[:, column + 1 : end] -= torch.outer(error, inverse[column, column + 1 : end])
@@ -203,10 +202,10 @@ def _run(layer: torch.nn.Module, index: int, batch: _Batch, hessians: _Hessians 
     return hidden
 
 
-def _head(model: Untyped, batches: Sequence[_Batch], grid: CodeGrid) -> CodedMatrix:
+def _head(model: Untyped, batches: Sequence[_Batch], form: CodedWeights) -> CodedMatrix:
     hessians = _Hessians()
     for batch in batches:
         hessians.real = batch.real
         hessians.add("lm_head", model.model.norm(batch.hidden))
     weight = model.lm_head.weight.detach().clone()
-    return CodedMatrix.of("lm_head.weight", weight, gptq_matrix(weight, hessians.sums["lm_head"], grid))
+    return CodedMatrix.of("lm_head.weight", weight, gptq_matrix(weight, hessians.sums["lm_head"], form))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from compilers.model.activations import INPUT, OUTPUT
 from compilers.model.architecture import Architecture, expected_tensors, linear_weights
-from compilers.model.weights import FILE_NAME, quantized_weights, weights_layout
+from compilers.model.weights import FILE_NAME, coded_weights, weights_layout
 from compilers.quantize.canonical import to_stored, write_weights
-from compilers.quantize.coded import CodedMatrix, grid_of
+from compilers.quantize.coded import CodedMatrix
 from compilers.quantize.gptq import gptq_codes
 from compilers.quantize.ranges import RangeMeter
 from compilers.quantize.rtn import round_to_nearest
@@ -18,6 +18,7 @@ from registry.digest import Digest, digest_value
 from registry.errors import BuildError
 from registry.recipe import Recipe
 from registry.value import Value
+from registry.weight_form import CodedWeights
 
 
 class QuantizeReport(Value):
@@ -64,22 +65,22 @@ def quantize(
     """
     tensors = CheckpointTensors(checkpoint_dir, architecture)
     texts = _calibration_texts(calibration, recipe)
-    matrices = quantized_weights(architecture, recipe)
+    matrices = coded_weights(architecture, recipe)
     if recipe.method == "gptq":
-        quantized = gptq_codes(checkpoint_dir, architecture, matrices, grid=grid_of(recipe), texts=texts)
+        quantized = gptq_codes(checkpoint_dir, architecture, matrices, texts=texts)
     else:
-        quantized = _rounded(tensors, architecture, matrices, recipe)
+        quantized = _rounded(tensors, architecture, matrices)
     errors: dict[str, float] = {}
     layout = weights_layout(architecture, recipe)
-    static = recipe.activations == "int16-static"
+    static = {name for name, form in matrices.items() if form.activations == "int16-static"}
     meter = RangeMeter(checkpoint_dir, architecture) if static else None
     with write_weights(out / FILE_NAME, layout) as writer:
         for name in layout.tensors.keys() & expected_tensors(architecture).keys():
             writer.put(name, to_stored(tensors.read(name), layout.tensors[name], name=name))
         for matrix in quantized:
-            writer.put_coded(matrix.name, matrix.coded, recipe)
+            writer.put_coded(matrix.name, matrix.coded, matrices[matrix.name])
             errors[matrix.name] = matrix.relative_error
-            if meter is not None:
+            if meter is not None and matrix.name in static:
                 meter.replace(matrix)
         for name, ranges in (meter.measure(texts) if meter is not None else {}).items():
             writer.put(f"{name}.{INPUT}", ranges.input)
@@ -94,11 +95,11 @@ def quantize(
 
 
 def _rounded(
-    tensors: CheckpointTensors, architecture: Architecture, matrices: Iterable[str], recipe: Recipe
+    tensors: CheckpointTensors, architecture: Architecture, matrices: Mapping[str, CodedWeights]
 ) -> Iterator[CodedMatrix]:
-    for name in matrices:
+    for name, form in matrices.items():
         weight = tensors.read(architecture.lm_head if name == "lm_head.weight" else name)
-        yield CodedMatrix.of(name, weight, round_to_nearest(weight, grid_of(recipe)))
+        yield CodedMatrix.of(name, weight, round_to_nearest(weight, form))
 
 
 def _calibration_texts(calibration: Sequence[Sequence[int]] | None, recipe: Recipe) -> list[list[int]]:

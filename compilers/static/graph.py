@@ -125,7 +125,7 @@ def static_model(
     """
     if form.opset < OLDEST_OPSET:
         raise BuildError(f"static graphs in opset {form.opset}", hint=f"use opset {OLDEST_OPSET} or newer")
-    if recipe.layout == "w8a8" and form.compute != "float32":
+    if recipe.activations == "int8-dynamic" and form.compute != "float32":
         raise BuildError(
             f"`{recipe.name}` in {form.compute}: sums of integer products exceed it",
             hint="compute in float32",

@@ -11,9 +11,8 @@ from compilers.model.network import Linear
 from compilers.static.emit import FLOATS, Emitter
 from registry.errors import BuildError
 from registry.recipe import Recipe
+from registry.weight_form import CodedWeights
 
-NIBBLE_ZERO, BYTE_ZERO = 8, 128
-"""Codes that stand for 0 in 4-bit and in 8-bit groups (`registry/variant.py`)."""
 ACTIVATION_LIMIT = 127.0
 SMALLEST_SCALE = 1e-12
 """Keeps a row of zeros from being divided by zero."""
@@ -42,19 +41,19 @@ class DequantizedLinears:
         weight = "lm_head.weight" if name == "lm_head" else linear.weight
         if f"{weight}.codes" not in graph.layout.tensors:
             return _gemm(graph, rows, graph.weight(linear.weight), linear, name)
-        match self._recipe.layout:
-            case "w8a8":
+        match self._recipe.form(weight):
+            case CodedWeights(group_size=None, activations="int8-dynamic"):
                 return _whole_rows(graph, rows, weight, linear, name)
-            case layout if layout.startswith("w8g"):
+            case CodedWeights(bits=8, activations="float") as form:
                 scales, numbers = _scales(graph, weight), _numbers(graph, weight)
-                matrix = _dequantized(graph, numbers, scales, f"{weight}.float", zero=BYTE_ZERO)
+                matrix = _dequantized(graph, numbers, scales, f"{weight}.float", zero=form.zero)
                 matrix = graph.reshape(matrix, (linear.rows, linear.columns), f"{weight}.matrix")
                 return _gemm(graph, rows, matrix, linear, name)
-            case layout if layout.startswith("w4g"):
-                return _nibbles(graph, rows, weight, linear, name)
-            case layout:
+            case CodedWeights(bits=4, activations="float") as form:
+                return _nibbles(graph, rows, weight, linear, name, zero=form.zero)
+            case form:
                 raise BuildError(
-                    f"the weights file holds codes of `{weight}`, the recipe's layout is {layout}",
+                    f"the weights file holds codes of `{weight}`, its form in the recipe is {form.name}",
                     hint="build the variant again",
                 )
 
@@ -84,7 +83,7 @@ def _numbers(graph: Emitter, weight: str) -> str:
     return graph.node("Cast", [codes], f"{weight}.numbers", to=FLOATS[graph.compute])
 
 
-def _nibbles(graph: Emitter, rows: str, weight: str, linear: Linear, name: str) -> str:
+def _nibbles(graph: Emitter, rows: str, weight: str, linear: Linear, name: str, *, zero: int) -> str:
     half = linear.columns // 2
     scales, numbers = _scales(graph, weight), _numbers(graph, weight)
     # Bytes are taken apart in floats, exactly: NPUs have no shifts, and Vulkan's 8-bit ones are emulated.
@@ -95,7 +94,7 @@ def _nibbles(graph: Emitter, rows: str, weight: str, linear: Linear, name: str) 
     pairs = graph.reshape(rows, (-1, half, 2), f"{name}.pairs")
     products = []
     for place, part, nibble in ((0, "even", low), (1, "odd", high)):
-        matrix = _dequantized(graph, nibble, scales, f"{weight}.{part}", zero=NIBBLE_ZERO)
+        matrix = _dequantized(graph, nibble, scales, f"{weight}.{part}", zero=zero)
         matrix = graph.reshape(matrix, (linear.rows, half), f"{weight}.{part}.matrix")
         inputs = graph.slice(pairs, place, place + 1, axis=2, name=f"{name}.{part}.column")
         inputs = graph.reshape(inputs, (-1, half), f"{name}.{part}.inputs")

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compilers.toolchain import Lowered, LoweringInput, Support, Supported, Unsupported
+from compilers.tvm.common.forms import TensorForm
 from compilers.tvm.common.library import installed_version
 from compilers.tvm.common.weights import read_forms
 from compilers.tvm.cpu.link import OPTIONS, find_linker
-from compilers.tvm.cpu.plan import LIBRARY_NAME, PLAN_NAME, TensorForm
+from compilers.tvm.cpu.plan import LIBRARY_NAME, PLAN_NAME
 from compilers.tvm.gpu.lower import lower_gpu, supports_gpu
 from registry.artifact import ArtifactFormat, ModelFacts
 from registry.errors import BuildError, CorruptError

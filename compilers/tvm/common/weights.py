@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compilers.tvm.common.forms import TensorForm
 from compilers.tvm.common.library import Library, load_runtime
 from compilers.tvm.cpu.cache import aligned_zeros
-from compilers.tvm.cpu.plan import Fill, LibraryPlan, Parameter, TensorForm
+from compilers.tvm.cpu.plan import Fill, LibraryPlan, Parameter
 from registry.errors import CorruptError, LoadError
 
 if TYPE_CHECKING:

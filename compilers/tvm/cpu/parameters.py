@@ -6,20 +6,21 @@ Matrices that read the same input (q, k and v; gate and up) become one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import cast
 
 from compilers.model.network import Linear
+from compilers.tvm.common.forms import StoredForms, no_kernels
 from compilers.tvm.cpu import pack
 from compilers.tvm.cpu.code import PrimFunc, VectorUnit, ceil_to
 from compilers.tvm.cpu.elementwise import padded
 from compilers.tvm.cpu.integer import IntegerForm
 from compilers.tvm.cpu.linear import FloatForm, Mode, Product
-from compilers.tvm.cpu.plan import Dtype, Fill, Parameter, TensorForm
-from registry.errors import BuildError
+from compilers.tvm.cpu.plan import Dtype, Fill, Parameter
+from registry.weight_form import CodedWeights, FloatWeights, WeightForm
 
-FLOATS: Mapping[str, Literal["float32", "float16"]] = {"F32": "float32", "F16": "float16"}
+LARGEST_GROUP = 128
+"""Codes of a group whose products with activations are summed in 32 bits."""
 Place = tuple[int, int, int]
 """Offset, chunk and stride: see `pack.py`."""
 
@@ -39,7 +40,7 @@ class Matrix:
 class ParameterTable:
     """Collects parameters, and the pack kernels that they need."""
 
-    tensors: Mapping[str, TensorForm]
+    stored: StoredForms
     machine: VectorUnit
     kernels: dict[str, PrimFunc] = field(default_factory=dict)
     parameters: dict[str, Parameter] = field(default_factory=dict)
@@ -50,8 +51,7 @@ class ParameterTable:
 
     def alias(self, name: str, source: str) -> str:
         """A tensor of the file as it is."""
-        tensor = self._tensor(source)
-        return self._add(name, tensor.shape, self._float(source), alias=source)
+        return self._add(name, self.stored.tensor(source).shape, self.stored.float_type(source), alias=source)
 
     def vector(self, name: str, source: str, *, size: int) -> str:
         """A vector as float32, zeros behind it up to `size`."""
@@ -70,15 +70,9 @@ class ParameterTable:
             outputs: Elements of a row of its output, if that is given from elsewhere.
 
         Raises:
-            BuildError: The weights file holds a matrix in no known form, or the parts in different forms.
+            BuildError: The weights file holds a matrix in a form without kernels, or the parts differ.
         """
-        forms = {self._form(part) for part in parts}
-        if len(forms) != 1:
-            raise BuildError(
-                f"`{name}` joins matrices of different forms: {sorted(form.name for form in forms)}",
-                hint="quantize the checkpoint again",
-            )
-        form = forms.pop()
+        form = kernel_form(name, self.stored.joint(name, parts))
         tile = form.tile(self.machine)
         if mode == "gated":
             half = tile // 2
@@ -99,10 +93,6 @@ class ParameterTable:
             fills = [self._vector_fill(part.bias, place) for part, place in placed if part.bias]
             bias = self._add(f"{name}.bias", (ceil_to(rows, tile),), "float32", tuple(fills))
         return Matrix(product, form, weights, bias)
-
-    def is_stored(self, source: str) -> bool:
-        """Whether the file holds this matrix, as floats or as codes."""
-        return source in self.tensors or f"{source}.codes" in self.tensors
 
     def _float_weights(
         self, name: str, placed: list[tuple[Linear, Place]], product: Product, form: FloatForm
@@ -138,63 +128,18 @@ class ParameterTable:
         )
 
     def _scale_fill(self, source: str, place: Place, tile: int) -> Fill:
-        per_row = len(self._tensor(source).shape) == 1
+        per_row = len(self.stored.tensor(source).shape) == 1
         function = f"pack_scales{'_row' if per_row else ''}"
         if function not in self.kernels:
             pack.pack_float(self.kernels, function, dtype="float32", tile=tile, per_row=per_row)
         return Fill(function=function, sources=(source,), integers=place)
 
     def _vector_fill(self, source: str, place: Place) -> Fill:
-        dtype = self._float(source)
+        dtype = self.stored.float_type(source)
         function = f"pack_vector_{dtype}"
         if function not in self.kernels:
             pack.pack_vector(self.kernels, function, dtype=dtype)
         return Fill(function=function, sources=(source,), integers=place)
-
-    def _form(self, part: Linear) -> FloatForm | IntegerForm:
-        codes = self.tensors.get(f"{part.weight}.codes")
-        if codes is None:
-            self._expect(part.weight, (part.rows, part.columns))
-            return FloatForm(self._float(part.weight))
-        if codes.dtype == "I8" and codes.shape == (part.rows, part.columns):
-            self._expect(f"{part.weight}.scales", (part.rows,))
-            return IntegerForm(8, None)
-        groups = codes.shape[1] if len(codes.shape) == 3 else 0
-        group = part.columns // groups if groups and part.columns % groups == 0 else 0
-        self._expect(f"{part.weight}.scales", (part.rows, groups))
-        stored = codes.shape[-1]
-        if codes.dtype == "U8" and codes.shape[0] == part.rows and group % 32 == 0 < group <= 128:
-            if stored == group:
-                return IntegerForm(8, group)
-            if 2 * stored == group:
-                return IntegerForm(4, group)
-        raise BuildError(
-            f"`{part.weight}.codes` is {codes.dtype} {list(codes.shape)}, no known form of "
-            f"{[part.rows, part.columns]}",
-            hint="quantize the checkpoint again",
-        )
-
-    def _float(self, source: str) -> Literal["float32", "float16"]:
-        tensor = self._tensor(source)
-        if tensor.dtype not in FLOATS:
-            raise BuildError(
-                f"`{source}` is {tensor.dtype}, not F32 or F16", hint="quantize the checkpoint again"
-            )
-        return FLOATS[tensor.dtype]
-
-    def _expect(self, source: str, shape: tuple[int, ...]) -> None:
-        if self._tensor(source).shape != shape:
-            raise BuildError(
-                f"`{source}` is {list(self._tensor(source).shape)}, the graph says {list(shape)}",
-                hint="export and quantize the checkpoint again",
-            )
-
-    def _tensor(self, source: str) -> TensorForm:
-        if source not in self.tensors:
-            raise BuildError(
-                f"the weights file has no `{source}`", hint="export and quantize the checkpoint again"
-            )
-        return self.tensors[source]
 
     def _add(
         self, name: str, shape: tuple[int, ...], dtype: Dtype, fills: tuple[Fill, ...] = (), *,
@@ -204,3 +149,20 @@ class ParameterTable:
             name=name, shape=shape, dtype=dtype, fills=fills, alias=alias, values=values
         )
         return name
+
+
+def kernel_form(name: str, form: WeightForm) -> FloatForm | IntegerForm:
+    """How a stored form is multiplied on processors.
+
+    Raises:
+        BuildError: There are no kernels for it.
+    """
+    match form:
+        case FloatWeights():
+            return FloatForm(form.dtype)
+        case CodedWeights(8, None, "int8-dynamic"):
+            return IntegerForm(8, None)
+        case CodedWeights(bits, int(group), "float") if group % 32 == 0 and group <= LARGEST_GROUP:
+            return IntegerForm(bits, group)
+        case _:
+            raise no_kernels(name, form, units="CPU")

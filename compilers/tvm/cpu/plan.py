@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from compilers.tvm.common.forms import TensorForm
 from registry.value import Value
 
 PLAN_NAME = "plan.json"
@@ -43,14 +44,6 @@ class Parameter(Value):
     """Take this tensor of the weights file as it is."""
     values: tuple[float, ...] = ()
     """Or these constants."""
-
-
-class TensorForm(Value):
-    """Form of a tensor of the weights file."""
-
-    dtype: str
-    """As safetensors names it: `F32`, `F16`, `U8`, `I8`."""
-    shape: tuple[int, ...]
 
 
 class LibraryPlan(Value):

@@ -7,12 +7,13 @@ allocated once per call and shared by all layers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from tvm import relax, tirx
 
 from compilers.model.network import Layer, Network, Norm
+from compilers.tvm.common.forms import StoredForms, TensorForm
 from compilers.tvm.cpu import elementwise
 from compilers.tvm.cpu.attention import AttentionShape, attention
 from compilers.tvm.cpu.code import PrimFunc, VectorUnit
@@ -22,7 +23,7 @@ from compilers.tvm.cpu.int16_products import pair_product
 from compilers.tvm.cpu.integer import IntegerForm, quantize
 from compilers.tvm.cpu.linear import FloatForm, float_product
 from compilers.tvm.cpu.parameters import Matrix, ParameterTable
-from compilers.tvm.cpu.plan import BLOCK, LibraryPlan, TensorForm
+from compilers.tvm.cpu.plan import BLOCK, LibraryPlan
 
 Value = Any
 """A Relax expression; TVM ships no types."""
@@ -63,7 +64,7 @@ class _Builder:
     def __init__(self, network: Network, tensors: Mapping[str, TensorForm], machine: VectorUnit) -> None:
         self.network = network
         self.machine = machine
-        self.table = ParameterTable(tensors, machine)
+        self.table = ParameterTable(StoredForms(tensors), machine)
         self.kernels: dict[str, PrimFunc] = {}
 
     def build(self) -> Program:
@@ -83,7 +84,7 @@ class _Builder:
             kv_heads=net.kv_heads,
             head_size=net.head_size,
             vocab_size=net.vocab_size,
-            tensors=dict(table.tensors),
+            tensors=dict(table.stored.tensors),
             parameters=tuple(table.parameters.values()),
         )
         return Program(builder.finalize(), plan)
@@ -107,10 +108,9 @@ class _Builder:
 
     def _ends(self) -> tuple[Matrix, str]:
         """The output matrix and the embedding's parameter, which are one where they are tied."""
-        net, table, head = self.network, self.table, self.network.lm_head
+        net, table = self.network, self.table
+        head = table.stored.output_matrix(net)
         tied = head.weight == net.embedding
-        if tied and table.is_stored("lm_head.weight"):  # tied in the checkpoint, but quantized apart
-            head, tied = replace(head, weight="lm_head.weight"), False
         lm_head = table.matrix("lm_head", (head,), "plain", inputs=padded(net.hidden))
         if tied and isinstance(lm_head.form, FloatForm):
             packed = lm_head.form.packed(lm_head.product, self.machine)

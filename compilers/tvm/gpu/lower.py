@@ -7,7 +7,7 @@ from pathlib import Path
 
 from compilers.model.network import Network
 from compilers.toolchain import Lowered, Support, Supported, Unsupported
-from compilers.tvm.cpu.plan import TensorForm
+from compilers.tvm.common.forms import TensorForm
 from compilers.tvm.gpu.plan import CODE_NAMES, PLAN_NAME
 from registry.recipe import Recipe
 from registry.target import Target

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from compilers.tvm.cpu.plan import TensorForm
+from compilers.tvm.common.forms import TensorForm
 from registry.value import Value
 
 PLAN_NAME = "launches.json"

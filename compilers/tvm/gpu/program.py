@@ -6,11 +6,10 @@ Layers share kernels, sizes are arguments; so an artifact has about a dozen kern
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, field
 
 from compilers.model.network import Layer, Linear, Network, Norm
-from compilers.tvm.cpu.plan import TensorForm
+from compilers.tvm.common.forms import StoredForms, TensorForm, no_kernels
 from compilers.tvm.gpu import product
 from compilers.tvm.gpu.plan import (
     Argument,
@@ -25,8 +24,8 @@ from compilers.tvm.gpu.plan import (
 from compilers.tvm.gpu.product import Form, Mode
 from compilers.tvm.gpu.templates import THREADS
 from registry.errors import BuildError
+from registry.weight_form import CodedWeights, FloatWeights, WeightForm
 
-FLOATS: Mapping[str, Literal["float32", "float16"]] = {"F32": "float32", "F16": "float16"}
 EVERYTHING = 1 << 30
 """Window of a layer without one."""
 ROW_VARIANTS = ((1, 1), (16, 4))
@@ -55,7 +54,7 @@ def build_launches(network: Network, *, tensors: Mapping[str, TensorForm]) -> Gp
     Raises:
         BuildError: The weights file holds a matrix in a form that there are no kernels for.
     """
-    return _Builder(network, tensors).build()
+    return _Builder(network, StoredForms(tensors)).build()
 
 
 @dataclass
@@ -63,7 +62,7 @@ class _Builder:
     """Collects buffers, kernels and steps."""
 
     network: Network
-    tensors: Mapping[str, TensorForm]
+    stored: StoredForms
     parameters: dict[str, GpuParameter] = field(default_factory=dict)
     rooms: dict[str, Room] = field(default_factory=dict)
     kernels: dict[str, KernelForm] = field(default_factory=dict)
@@ -93,15 +92,12 @@ class _Builder:
         return GpuPlan(
             layers=len(net.layers), kv_heads=net.kv_heads, head_size=net.head_size,
             vocab_size=net.vocab_size, inv_freq=net.inv_freq, rope_scale=net.rope_scale,
-            tensors=dict(self.tensors), parameters=self.parameters, rooms=self.rooms,
+            tensors=dict(self.stored.tensors), parameters=self.parameters, rooms=self.rooms,
             kernels=self.kernels, steps=tuple(self.steps),
         )  # fmt: skip
 
     def _head(self) -> _Matrix:
-        head = self.network.lm_head
-        if head.weight == self.network.embedding and "lm_head.weight.codes" in self.tensors:
-            head = replace(head, weight="lm_head.weight")  # tied in the checkpoint, but quantized apart
-        return self._matrix("lm_head", (head,))
+        return self._matrix("lm_head", (self.stored.output_matrix(self.network),))
 
     def _embed(self, head: _Matrix) -> None:
         net = self.network
@@ -109,7 +105,7 @@ class _Builder:
         columns = padded(net.hidden)
         name = head.weights if tied else "embedding"
         if not tied:
-            rows, dtype = self._tensor(net.embedding).shape[0], self._float(net.embedding)
+            rows, dtype = self.stored.tensor(net.embedding).shape[0], self.stored.float_type(net.embedding)
             self.parameters[name] = GpuParameter(
                 sources=(net.embedding,), rows=rows, columns=columns, dtype=dtype
             )
@@ -198,13 +194,7 @@ class _Builder:
         self.steps.append(LaunchStep(launches=tuple(launches), count=count, arguments=arguments))
 
     def _matrix(self, name: str, parts: tuple[Linear, ...]) -> _Matrix:
-        forms = {self._form(part) for part in parts}
-        if len(forms) != 1:
-            raise BuildError(
-                f"`{name}` joins matrices of different forms: {sorted(form.weights for form in forms)}",
-                hint="quantize the checkpoint again",
-            )
-        form = forms.pop()
+        form = kernel_form(name, self.stored.joint(name, parts))
         rows, columns = sum(part.rows for part in parts), padded(parts[0].columns)
         scales = None
         if form.group:
@@ -227,51 +217,11 @@ class _Builder:
         return _Matrix(form, rows, columns, name, scales, bias)
 
     def _vector(self, name: str, sources: tuple[str, ...]) -> str:
-        size = sum(self._tensor(source).shape[0] for source in sources)
+        size = sum(self.stored.tensor(source).shape[0] for source in sources)
         self.parameters[name] = GpuParameter(sources=sources, rows=1, columns=size, dtype="float32")
         for source in sources:
-            self._float(source)
+            self.stored.float_type(source)
         return name
-
-    def _form(self, part: Linear) -> Form:
-        codes = self.tensors.get(f"{part.weight}.codes")
-        if codes is None:
-            self._expect(part.weight, (part.rows, part.columns))
-            return Form(self._float(part.weight))
-        groups = codes.shape[1] if len(codes.shape) == 3 else 0
-        group = part.columns // groups if groups and part.columns % groups == 0 else 0
-        if codes.dtype == "U8" and codes.shape[0] == part.rows and group % 32 == 0 < group:
-            self._expect(f"{part.weight}.scales", (part.rows, groups))
-            if codes.shape[-1] == group:
-                return Form("int8", group)
-            if codes.shape[-1] * 2 == group:
-                return Form("int4", group)
-        raise BuildError(
-            f"`{part.weight}.codes` is {codes.dtype} {list(codes.shape)}: there are no GPU kernels for it",
-            hint="choose a recipe that `rung matrix` shows as supported on this target",
-        )
-
-    def _float(self, source: str) -> Literal["float32", "float16"]:
-        tensor = self._tensor(source)
-        if tensor.dtype not in FLOATS:
-            raise BuildError(
-                f"`{source}` is {tensor.dtype}, not F32 or F16", hint="quantize the checkpoint again"
-            )
-        return FLOATS[tensor.dtype]
-
-    def _expect(self, source: str, shape: tuple[int, ...]) -> None:
-        if self._tensor(source).shape != shape:
-            raise BuildError(
-                f"`{source}` is {list(self._tensor(source).shape)}, the graph says {list(shape)}",
-                hint="export and quantize the checkpoint again",
-            )
-
-    def _tensor(self, source: str) -> TensorForm:
-        if source not in self.tensors:
-            raise BuildError(
-                f"the weights file has no `{source}`", hint="export and quantize the checkpoint again"
-            )
-        return self.tensors[source]
 
     def _kernel(self, name: str, template: str, options: Options) -> str:
         """The kernel's name; one of the same template with other options gets a name of its own."""
@@ -288,6 +238,21 @@ class _Builder:
 
     def _width(self, room: str) -> Argument:
         return _number(self.rooms[room].width)
+
+
+def kernel_form(name: str, form: WeightForm) -> Form:
+    """How a stored form is multiplied on GPUs.
+
+    Raises:
+        BuildError: There are no kernels for it.
+    """
+    match form:
+        case FloatWeights():
+            return Form(form.dtype)
+        case CodedWeights(bits, int(group), "float") if group % 32 == 0:
+            return Form("int8" if bits == 8 else "int4", group)
+        case _:
+            raise no_kernels(name, form, units="GPU")
 
 
 def padded(size: int) -> int:

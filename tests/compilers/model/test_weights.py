@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from compilers.model.architecture import read_architecture
-from compilers.model.weights import arrange, quantized_weights, read_layout, weights_layout
+from compilers.model.weights import arrange, coded_weights, read_layout, weights_layout
 from registry.errors import CorruptError
 from registry.recipe import KNOWN, parse_recipe
 from tests.checkpoints import TINY
@@ -71,7 +71,7 @@ def test_a_matrix_whose_inputs_are_no_multiple_of_the_group_stays_float() -> Non
     config = {**TINY, "architectures": ["LlamaForCausalLM"], "intermediate_size": 100}
     architecture = read_architecture(config, where="config.json")
     recipe = parse_recipe("w4g32-rtn")
-    quantized = quantized_weights(architecture, recipe)
+    quantized = coded_weights(architecture, recipe)
     assert "model.layers.0.mlp.down_proj.weight" not in quantized
     assert "model.layers.0.mlp.up_proj.weight" in quantized
     layout = weights_layout(architecture, recipe)

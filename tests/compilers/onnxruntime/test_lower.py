@@ -143,7 +143,7 @@ def test_another_format_or_kind_of_target_is_refused(own: Bundle) -> None:
 
 def test_a_cache_of_another_session_is_refused(built: Built) -> None:
     first, second = built.load(), built.load()
-    with pytest.raises(LoadError, match="did not make"):
+    with pytest.raises(LoadError, match="not made by this session"):
         first.forward(second.new_cache(rows=1, capacity=8), [])
 
 
