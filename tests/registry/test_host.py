@@ -6,7 +6,6 @@ import pytest
 from pydantic import ValidationError
 
 from registry.host import Accelerator, Host
-from registry.target import accelerators_for, find_target, missing_features
 
 OLD = {
     "architecture": "x86_64",
@@ -33,23 +32,3 @@ def test_a_host_with_accelerators_survives_the_way_through_json() -> None:
 def test_accelerators_of_another_form_are_refused(given: object) -> None:
     with pytest.raises(ValidationError, match="accelerators"):
         Host.model_validate({**OLD, "accelerators": given})
-
-
-@pytest.mark.parametrize(
-    ("target", "here", "runs"),
-    [
-        ("cuda-sm80", ("sm_80", "sm_86", "sm_90"), ("sm_80", "sm_86")),
-        ("cuda-sm89", ("sm_86", "sm_89"), ("sm_89",)),
-        ("cuda-sm80-sm89-sm90-sm100", ("sm_75", "sm_103"), ("sm_103",)),
-        ("rocm-gfx942", ("gfx90a", "gfx942"), ("gfx942",)),
-        ("npu-qnn-v73", ("htp-v73",), ("htp-v73",)),
-        ("cuda-sm90", ("sm_80",), ()),
-    ],
-)
-def test_code_runs_on_accelerators_of_its_architecture(
-    target: str, here: tuple[str, ...], runs: tuple[str, ...]
-) -> None:
-    host = Host.model_validate({**OLD, "accelerators": list(here)})
-    found = find_target(target)
-    assert tuple(one.architecture for one in accelerators_for(found, host)) == runs
-    assert missing_features(host, target=found) == (() if runs else (found.architecture,))

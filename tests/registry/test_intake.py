@@ -200,29 +200,3 @@ def test_a_prefix_that_is_not_bos_is_refused(make_checkpoint):
     (path / "tokenizer_config.json").write_text('{"bos_token": "[BOS]"}')
     with pytest.raises(CheckpointError, match=r"`<s>`, which is not the BOS token `\[BOS\]`"):
         read_checkpoint(path)
-
-
-@pytest.mark.parametrize(
-    ("files", "licence"),
-    [
-        ({"README.md": "---\nlicense: apache-2.0\n---\n# x"}, "Apache-2.0"),
-        ({"README.md": "---\nlicense: 'MIT'  # ours\n---\n"}, "MIT"),
-        ({"README.md": "---\nlanguage: en\nlicense:\n- mit\ntags: []\n---\n"}, "MIT"),
-        (
-            {"README.md": "---\nlicense: other\nlicense_name: my-licence v2\n---\n"},
-            "LicenseRef-my-licence-v2",
-        ),
-        ({"README.md": "---\nlicense: llama3.1\n---\n"}, "LicenseRef-llama3.1"),
-        ({"README.md": "---\nlicense: [mit, apache-2.0]\n---\n"}, "unknown"),
-        ({"README.md": "license: mit"}, "unknown"),
-        ({"LICENSE": "   Apache License\n   Version 2.0, January 2004"}, "Apache-2.0"),
-        ({"LICENCE.txt": "MIT License\n\nCopyright"}, "MIT"),
-        ({"LICENSE": "All rights reserved"}, "unknown"),
-        ({"README.md": "---\nlicense: mit\n---\n", "LICENSE": "Apache License\nVersion 2.0"}, "MIT"),
-    ],
-)
-def test_the_licence_is_what_the_checkpoint_states(make_checkpoint, files, licence):
-    path = make_checkpoint()
-    for name, text in files.items():
-        (path / name).write_text(text)
-    assert read_checkpoint(path).licence == licence

@@ -56,3 +56,11 @@ def test_grouped_codes_are_unsigned_and_codes_of_whole_rows_symmetric(
 def test_a_name_outside_the_grammar_is_refused_with_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="did you mean `w4g32-gptq`"):
         parse_recipe("w4g32-gptqq")
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_recipe_is_quantized_or_calibrated_as_its_name_says(name: str) -> None:
+    recipe = parse_recipe(name)
+    assert recipe.name == name
+    assert recipe.is_quantized == name.startswith("w")
+    assert recipe.needs_calibration == name.endswith(("-gptq", "a16"))

@@ -14,7 +14,7 @@ from registry.checkpoint import FileEntry
 from registry.digest import digest_bytes
 from registry.errors import CorruptError, NotFoundError, RegistryError, StorageFullError
 from registry.store import Store
-from registry.upkeep import collect, repair, verify
+from registry.upkeep import verify
 
 pytestmark = pytest.mark.smoke
 
@@ -72,22 +72,6 @@ def test_a_tampered_blob_is_refused_reported_and_healed_by_adding_it_again(store
     assert verify(store) == []
 
 
-def test_repair_removes_a_damaged_blob_and_the_artifacts_that_need_it_leave_the_index(store, make_manifest):
-    manifest = make_manifest(store)
-    other = store.put_artifact(make_manifest(store, data=b"other"))
-    digest = store.put_artifact(manifest)
-    path = store.path(manifest.files[0].digest)
-    path.chmod(0o644)
-    path.write_bytes(b"evil")
-    assert repair(store)
-    assert verify(store) == []
-    assert not store.has_artifact(digest)
-    assert store.artifacts() == [other]
-    store.add_bytes(b"weights")
-    assert store.put_artifact(manifest) == digest
-    assert store.has_artifact(digest)
-
-
 def test_a_directory_appears_whole_with_the_asked_sharing(store, tmp_path):
     blob = store.add_bytes(b"data")
     store.materialise([blob.at("a/b.txt"), blob.at("c")], out=tmp_path / "linked")
@@ -132,40 +116,6 @@ def test_a_blob_that_is_no_manifest_is_refused(store):
     blob = store.add_bytes(b"{}")
     with pytest.raises(CorruptError, match="not an artifact's manifest"):
         store.find_artifact(blob.digest)
-
-
-@pytest.mark.parametrize("garbage", [b"", b"{", b"[]", b'{"schemaVersion":2,"manifests":[{}]}'])
-def test_a_damaged_index_is_reported_and_rebuilt_from_the_blobs(store, garbage, make_manifest):
-    digest = store.put_artifact(make_manifest(store))
-    store.index.path.write_bytes(garbage)
-    with pytest.raises(CorruptError, match="index"):
-        store.artifacts()
-    with pytest.raises(CorruptError, match="index"):
-        collect(store, keep=[], grace_s=0)
-    assert [problem.kind for problem in verify(store)] == ["index"]
-    repair(store)
-    assert store.artifacts() == [digest]
-    assert verify(store) == []
-
-
-def test_collect_keeps_what_is_asked_for_with_all_its_files(store, make_manifest):
-    kept, gone = make_manifest(store, data=b"kept"), make_manifest(store, data=b"gone")
-    for manifest in (kept, gone):
-        store.put_artifact(manifest)
-    single = store.add_bytes(b"log")
-    removed = collect(store, keep=[kept.digest, single.digest], grace_s=0)
-    assert gone.digest in removed
-    assert not store.has_artifact(gone.digest)
-    assert store.has_artifact(kept.digest)
-    assert store.has(single.digest)
-    assert verify(store) == []
-
-
-def test_collect_spares_what_was_just_added(store, make_manifest):
-    store.put_artifact(make_manifest(store))
-    before = sorted(store.blobs.iterdir())
-    assert collect(store, keep=[]) == []
-    assert sorted(store.blobs.iterdir()) == before
 
 
 def test_another_layout_version_is_refused(store):
@@ -216,25 +166,6 @@ def test_what_a_killed_writer_leaves_is_named_by_verify_and_removed_by_the_next_
     assert verify(store) == []
     assert not leftovers(store)
     assert all(store.has_artifact(digest) for digest in store.artifacts())
-
-
-def test_repair_removes_what_a_killed_process_left(store):
-    (store.ingest / ".blob.0.partial").write_bytes(b"half")
-    (store.ingest / ".upload.0.partial/content").mkdir(parents=True)
-    (store.root / ".index.json.0.partial").write_bytes(b"{")
-    assert [problem.kind for problem in verify(store)] == ["leftover"] * 3
-    repair(store)
-    assert verify(store) == []
-
-
-def test_a_writer_that_is_at_work_is_no_leftover(store):
-    from registry.atomic import scratch_directory, temporary_file
-
-    with temporary_file(store.ingest, name="blob"), scratch_directory(store.ingest, name="upload"):
-        assert verify(store) == []
-        repair(store)
-        assert len(leftovers(store)) == 2
-    assert not leftovers(store)
 
 
 def test_a_full_disk_is_said_and_nothing_half_written_stays(tmp_path):
