@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 from compilers.check.parity import Parity
 from compilers.check.speed import Speed
 from evals.verdict import Verdict
+from registry.artifact import Manifest
 from registry.digest import Digest
 from registry.value import Grown, Value
 
@@ -119,6 +120,16 @@ class Cell(Grown):
 def cell_id(*, checkpoint: str, recipe: str, target: str, toolchain: str) -> str:
     """The id of a cell."""
     return f"{checkpoint}:{recipe}:{target}:{toolchain}"
+
+
+def manifest_cell_id(manifest: Manifest) -> str:
+    """The id of the cell that an artifact is of."""
+    return cell_id(
+        checkpoint=manifest.checkpoint,
+        recipe=manifest.recipe,
+        target=manifest.target,
+        toolchain=manifest.toolchain,
+    )
 
 
 def task_types(cells: Iterable[Cell]) -> tuple[str, ...]:

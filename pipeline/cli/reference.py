@@ -238,7 +238,7 @@ def _routes() -> Iterator[tuple[str, str, str]]:
     from serving.http.service import Service
 
     # Routes are functions of the service that are not called here.
-    service = cast("Service", SimpleNamespace(metrics=None, holding=None))
+    service = cast("Service", SimpleNamespace(metrics=None, promise=None))
     for route in create_app(service).routes:
         if isinstance(route, APIRoute):
             for method in sorted(route.methods or ()):

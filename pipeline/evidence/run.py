@@ -40,6 +40,7 @@ from registry.store import Store
 from registry.target import find_target, missing_features
 from registry.value import Value
 from serving.node.accelerator import chip_here
+from serving.node.directory import NodeDirectory
 from serving.node.fetch import fetch_blob
 from serving.node.host import installed_runtimes, this_host
 from serving.node.pull import pull_artifact
@@ -209,7 +210,7 @@ class _Node:
         if blobs is None:
             return None
         try:
-            pull_artifact(manifest, blobs=blobs, out=self.work)
+            pull_artifact(manifest, blobs=blobs, into=NodeDirectory(self.work))
         except (CorruptError, NotFoundError) as error:
             return MeasurementProblem(**error.to_json())
         return None

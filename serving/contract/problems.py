@@ -54,15 +54,39 @@ class UnavailableError(RefusedError):
         message: The reason.
         hint: The remedy.
         retry_after_s: When asking again may help.
+        task: Task type that was asked for; None: all.
+        min_tier: Tier that was asked for.
         alternatives: What could answer instead, feasible here first.
     """
 
     code = "tier_unavailable"
 
-    def __init__(self, message: str, *, hint: str, retry_after_s: int, alternatives: list[Json]) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str,
+        retry_after_s: int,
+        task: str | None,
+        min_tier: int,
+        alternatives: list[Json] | None = None,
+    ) -> None:
         super().__init__(message, hint=hint)
         self.retry_after_s = retry_after_s
-        self.alternatives = alternatives
+        self.task = task
+        self.min_tier = min_tier
+        self.alternatives = alternatives or []
+
+    def with_alternatives(self, alternatives: list[Json]) -> UnavailableError:
+        """The same error, which names what could answer instead."""
+        return UnavailableError(
+            self.message,
+            hint=self.hint,
+            retry_after_s=self.retry_after_s,
+            task=self.task,
+            min_tier=self.min_tier,
+            alternatives=alternatives,
+        )
 
 
 class InterruptedFetchError(RegistryError):

@@ -1,103 +1,122 @@
-"""The holding: what one node serves, and the quality that it has evidence for."""
+"""The promise: which artifact a node (or a fleet of nodes) serves, and the quality it has evidence for.
+
+A plain value: it knows no loaded model, no web server and no machine. `agree` (terms.py) holds a caller's
+terms against it; `alternatives` says what a decision would allow instead.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from pydantic import Field
 
 from matrices.cells.levels import earned_tiers
 from matrices.releases.release import Release, ReleasedCell
-from matrices.resolve.facts import Facts
-from matrices.resolve.request import Request
-from matrices.resolve.resolve import resolve
+from matrices.resolve.resolve import Decision
 from registry.artifact import Manifest
-from registry.digest import short
-from registry.host import Host
+from registry.digest import Digest, short
+from registry.value import Value
 from serving.contract.problems import Json
-from serving.node.host import installed_runtimes
-from serving.node.load import LoadedModel
 
 
-@dataclass(frozen=True, slots=True)
-class Holding:
-    """What a node promises its callers."""
+class Promise(Value):
+    """What callers are promised."""
 
-    manifest: Manifest
-    artifact: str
-    """Digest."""
-    host: Host
-    release: Release | None = None
-    cell: ReleasedCell | None = None
-    runtimes: Mapping[str, str] | None = None
-    """Installed runtime → version; None: not known."""
+    artifact: Digest
+    cell: str | None = None
+    """Id of the cell; None: a bundle that no release has approved, which has no tier."""
+    release: str | None = None
+    """Name of the release that approved it."""
+    release_digest: Digest | None = None
+    tiers: dict[str, int | None] = Field(default={})
+    """Task type that there is evidence for → tier earned; None: none was."""
+    models: tuple[str, ...] = Field(min_length=1)
+    """Names under which callers may ask for it; the first is the one that is listed."""
+    family: str
+    checkpoint: str
+    recipe: str
+    target: str
+    runtime: str
+    """Format of the artifact, and name of its runtime."""
+    licence: str
     region: str | None = None
     default_task: str | None = None
     """Task type of callers that name none."""
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """Names under which callers may ask for it; the first is the one that is listed."""
-        manifest = self.manifest
-        name = manifest.checkpoint.partition("/")[0]
-        names = [manifest.family, name, manifest.checkpoint, self.artifact]
-        return tuple(dict.fromkeys(names if self.cell is None else [*names, self.cell.cell.id]))
+    context_tokens: int = Field(ge=1)
+    """Longest prompt with its answer."""
+    sequences: int = Field(default=1, ge=1)
+    """Sequences answered at the same time; more wait."""
 
     @property
     def subject(self) -> str:
         """The cell's id, or what is known of a bundle without one."""
         if self.cell is not None:
-            return f"`{self.cell.cell.id}`"
+            return f"`{self.cell}`"
         return f"artifact {short(self.artifact)}, which no release has approved"
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """Task types that there is evidence for."""
-        return () if self.cell is None else tuple(result.task_type for result in self.cell.cell.tasks)
+        return tuple(self.tiers)
 
     def tier(self, task: str | None) -> int | None:
         """The tier earned for a task type; for None the tier that holds for every one of them."""
-        return None if self.cell is None else _tier(self.cell, task)
-
-    def alternatives(self, *, task: str | None, min_tier: int) -> list[Json]:
-        """What else the release has: first what this host could serve."""
-        if self.release is None or not self.tasks:
-            return []
-        request = Request(
-            family=self.release.family, task=task or self.tasks, min_tier=min_tier, region=self.region
-        )
-        decision = resolve(self.release, Facts(request=request, host=self.host, runtimes=self.runtimes))
-        own = None if self.cell is None else self.cell.cell.id
-        found: list[Json] = [
-            {"cell": one.id, "tier": one.tier, "here": True, "gate": None, "reason": one.reason}
-            for one in decision.candidates
-            if one.outcome in ("chosen", "allow") and one.id != own
-        ]
-        found += [
-            {"cell": one.id, "tier": one.tier, "here": False, "gate": one.gate, "reason": one.reason}
-            for one in decision.near_misses
-            if one.id != own
-        ]
-        return found
+        wanted = list(self.tiers.values()) if task is None else [self.tiers.get(task)]
+        known = [tier for tier in wanted if tier is not None]
+        return max(known) if known and len(known) == len(wanted) else None
 
 
-def make_holding(
-    model: LoadedModel, *, region: str | None = None, default_task: str | None = None
-) -> Holding:
-    """The holding of a node that has loaded this model."""
-    return Holding(
-        manifest=model.manifest,
-        artifact=model.digest,
-        host=model.host,
-        release=model.release,
-        cell=model.cell,
-        runtimes=installed_runtimes(),
+def make_promise(
+    manifest: Manifest,
+    *,
+    context_tokens: int,
+    sequences: int,
+    cell: ReleasedCell | None = None,
+    release: Release | None = None,
+    region: str | None = None,
+    default_task: str | None = None,
+) -> Promise:
+    """The promise of whoever serves an artifact.
+
+    Args:
+        manifest: The artifact.
+        context_tokens: Longest prompt with its answer.
+        sequences: Sequences answered at the same time.
+        cell: The approved cell that it is of; None: it has no tier.
+        release: The release that approved it.
+        region: Where it is served.
+        default_task: Task type of callers that name none.
+    """
+    name = manifest.checkpoint.partition("/")[0]
+    names = [manifest.family, name, manifest.checkpoint, manifest.digest]
+    return Promise(
+        artifact=manifest.digest,
+        cell=None if cell is None else cell.cell.id,
+        release=None if release is None else release.name,
+        release_digest=None if release is None else release.digest,
+        tiers={} if cell is None else earned_tiers(cell.cell),
+        models=tuple(dict.fromkeys(names if cell is None else [*names, cell.cell.id])),
+        family=manifest.family,
+        checkpoint=manifest.checkpoint,
+        recipe=manifest.recipe,
+        target=manifest.target,
+        runtime=manifest.format,
+        licence=manifest.licence,
         region=region,
         default_task=default_task,
+        context_tokens=context_tokens,
+        sequences=sequences,
     )
 
 
-def _tier(cell: ReleasedCell, task: str | None) -> int | None:
-    earned = earned_tiers(cell.cell)
-    wanted = list(earned.values()) if task is None else [earned.get(task)]
-    known = [tier for tier in wanted if tier is not None]
-    return max(known) if known and len(known) == len(wanted) else None
+def alternatives(decision: Decision, *, to: Promise) -> list[Json]:
+    """What else a decision found: first what its host could serve, then what one gate keeps from it."""
+    found: list[Json] = [
+        {"cell": one.id, "tier": one.tier, "here": True, "gate": None, "reason": one.reason}
+        for one in decision.candidates
+        if one.outcome in ("chosen", "allow") and one.id != to.cell
+    ]
+    found += [
+        {"cell": one.id, "tier": one.tier, "here": False, "gate": one.gate, "reason": one.reason}
+        for one in decision.near_misses
+        if one.id != to.cell
+    ]
+    return found

@@ -1,4 +1,4 @@
-"""Terms: the quality that a caller asks for in headers, and what this node can promise in answer.
+"""Terms: the quality that a caller asks for in headers, and what is promised in answer.
 
 Tiers are earned per task type by evidence, so a least tier is checked against what the loaded cell has earned
 for the task that the caller names. Nothing is downgraded in silence: a lower tier is given only to a caller
@@ -21,7 +21,7 @@ from typing import Literal, cast, get_args
 from registry.digest import PATTERN
 from registry.errors import UnknownNameError
 from serving.contract.problems import RequestError, SessionMovedError, UnavailableError
-from serving.contract.promise import Holding
+from serving.contract.promise import Promise
 
 OnUnavailable = Literal["error", "wait", "downgrade"]
 
@@ -69,31 +69,31 @@ class Agreement:
     tier: int | None
     """Earned for the task; None: no tier was earned."""
     task: str | None
-    headers: Mapping[str, str]
-    """Go on every answer."""
     outcome: Literal["met", "downgraded"]
+    disclosure: str = ""
+    """What differs from what was asked for, for the caller to read."""
 
 
-def read_terms(headers: Mapping[str, str], *, tasks: tuple[str, ...]) -> Terms:
+def read_terms(given: Mapping[str, str], *, tasks: tuple[str, ...]) -> Terms:
     """The terms in a request's headers.
 
     Args:
-        headers: Looked up without regard to case.
-        tasks: Task types that this node has evidence for.
+        given: Headers, looked up without regard to case.
+        tasks: Task types that the promise has evidence for.
 
     Raises:
         RequestError: A header has a value that it cannot have; the message names it.
     """
-    tier = headers.get(MIN_TIER)
+    tier = given.get(MIN_TIER)
     if tier is not None and (not re.fullmatch(r"[0-9]{1,4}", tier) or not 1 <= int(tier) <= MAX_TIER):
         raise _bad(MIN_TIER, tier, "give a whole number from 1, which is the best")
-    task = headers.get(TASK)
+    task = given.get(TASK)
     if task is not None and task not in tasks:
         raise _bad(TASK, task, UnknownNameError.of("task", task, known=tasks).hint)
-    choice = headers.get(ON_UNAVAILABLE, "error")
+    choice = given.get(ON_UNAVAILABLE, "error")
     if choice not in get_args(OnUnavailable):
         raise _bad(ON_UNAVAILABLE, choice, "give `error`, `wait` or `downgrade`")
-    session = headers.get(SESSION)
+    session = given.get(SESSION)
     pinned: tuple[str | None, int | None] = (None, None)
     if session is not None:
         digest, _, rest = session.partition(";tier=")
@@ -109,21 +109,21 @@ def read_terms(headers: Mapping[str, str], *, tasks: tuple[str, ...]) -> Terms:
     )
 
 
-def agree(holding: Holding, terms: Terms) -> Agreement:
-    """What this node gives a caller.
+def agree(promise: Promise, terms: Terms) -> Agreement:
+    """What a caller is given.
 
     Raises:
         UnavailableError: It is below the asked tier, and the caller did not allow that.
         SessionMovedError: The session would change its artifact or tier, and the caller did not allow that.
     """
-    task = terms.task or holding.default_task
-    tier = holding.tier(task)
+    task = terms.task or promise.default_task
+    tier = promise.tier(task)
     disclosures: list[str] = []
     if terms.min_tier is not None and (tier is None or tier > terms.min_tier):
         if terms.on_unavailable != "downgrade":
-            raise _unavailable(holding, min_tier=terms.min_tier, task=task)
+            raise _unavailable(promise, min_tier=terms.min_tier, task=task)
         disclosures.append(f"asked for tier {terms.min_tier}{_of(task)}, served {_named(tier)}")
-    moved = _moved(holding, terms, tier=tier, task=task)
+    moved = _moved(promise, terms, tier=tier, task=task)
     if moved is not None:
         if terms.on_unavailable != "downgrade":
             raise SessionMovedError(
@@ -134,44 +134,47 @@ def agree(holding: Holding, terms: Terms) -> Agreement:
     return Agreement(
         tier=tier,
         task=task,
-        headers=_headers(holding, tier=tier, task=task, disclosure="; ".join(disclosures)),
         outcome="downgraded" if disclosures else "met",
+        disclosure="; ".join(disclosures),
     )
 
 
-def plain_headers(holding: Holding, *, task: str | None) -> Mapping[str, str]:
-    """The headers of an answer that was agreed on with nobody, such as an error."""
-    task = task or holding.default_task
-    return _headers(holding, tier=holding.tier(task), task=task, disclosure="")
+def plain_agreement(promise: Promise, *, task: str | None) -> Agreement:
+    """What holds for an answer that was agreed on with nobody, such as an error."""
+    task = task or promise.default_task
+    return Agreement(tier=promise.tier(task), task=task, outcome="met")
 
 
-def _headers(holding: Holding, *, tier: int | None, task: str | None, disclosure: str) -> Mapping[str, str]:
-    headers = {
+def headers(promise: Promise, agreement: Agreement) -> Mapping[str, str]:
+    """The headers that go on every answer."""
+    tier = agreement.tier
+    always = {
         TIER: "none" if tier is None else str(tier),
-        ARTIFACT: holding.artifact,
-        SESSION: f"{holding.artifact};tier={'' if tier is None else tier}",
+        ARTIFACT: promise.artifact,
+        SESSION: f"{promise.artifact};tier={'' if tier is None else tier}",
     }
-    optional = {TASK: task, REGION: holding.region, DISCLOSURE: disclosure}
-    return headers | {name: value for name, value in optional.items() if value}
+    optional = {TASK: agreement.task, REGION: promise.region, DISCLOSURE: agreement.disclosure}
+    return always | {name: value for name, value in optional.items() if value}
 
 
-def _moved(holding: Holding, terms: Terms, *, tier: int | None, task: str | None) -> str | None:
+def _moved(promise: Promise, terms: Terms, *, tier: int | None, task: str | None) -> str | None:
     if terms.session is None:
         return None
-    if terms.session != holding.artifact:
-        return f"the session was answered by {terms.session}, this node serves {holding.artifact}"
+    if terms.session != promise.artifact:
+        return f"the session was answered by {terms.session}, this node serves {promise.artifact}"
     if terms.session_tier is not None and (tier is None or tier > terms.session_tier):
         return f"the session had tier {terms.session_tier}, this node serves {_named(tier)}{_of(task)}"
     return None
 
 
-def _unavailable(holding: Holding, *, min_tier: int, task: str | None) -> UnavailableError:
+def _unavailable(promise: Promise, *, min_tier: int, task: str | None) -> UnavailableError:
     return UnavailableError(
-        f"this node serves {_named(holding.tier(task))}{_of(task)} with {holding.subject}, "
+        f"this node serves {_named(promise.tier(task))}{_of(task)} with {promise.subject}, "
         f"tier {min_tier} was asked for",
         hint=f"ask a node that holds one of the alternatives, or send `{ON_UNAVAILABLE}: downgrade`",
         retry_after_s=TIER_RETRY_AFTER_S,
-        alternatives=holding.alternatives(task=task, min_tier=min_tier),
+        task=task,
+        min_tier=min_tier,
     )
 
 

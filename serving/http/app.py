@@ -19,40 +19,25 @@ from starlette.exceptions import HTTPException
 
 from registry.errors import RungError
 from serving.contract.problems import Json, RequestError, openai_form, retry_after_s, status_of
-from serving.contract.promise import Holding
-from serving.contract.terms import agree, read_terms
-from serving.engine.engine import Engine
+from serving.contract.terms import headers, read_terms
 from serving.engine.sequence import Generation, TextPiece
 from serving.engine.stream import Answer
-from serving.http.metrics import Metrics
 from serving.http.middleware import LOG, Edge, too_large
-from serving.http.service import Service, usage
-from serving.node.load import LoadedModel
+from serving.http.service import Service
 from serving.openai.chat import ChatStream, chat_answer, chat_generations
 from serving.openai.completions import CompletionStream, completion_answer, completion_generations
 from serving.openai.schemas import Body, ChatBody, CompletionBody, parse_body
+from serving.openai.served import ServedModel
+from serving.openai.usage import usage
 
 MAX_BODY_BYTES = 16 << 20
 BodyT = TypeVar("BodyT", bound=Body)
 
 
-def create_service(model: LoadedModel, *, holding: Holding, max_wait_s: float = 30.0) -> Service:
-    """A running service for a loaded model; close its engine at the end."""
-    engine = Engine(model.session, model.tokenizer, limits=model.limits)
-    return Service(
-        engine=engine,
-        tokenizer=model.tokenizer,
-        holding=holding,
-        metrics=Metrics(engine, holding),
-        vocab_size=model.session.vocab_size,
-        max_wait_s=max_wait_s,
-    )
-
-
 def create_app(service: Service, *, max_body_bytes: int = MAX_BODY_BYTES) -> FastAPI:
     """The web application of a service."""
     app = FastAPI(title="Rung", docs_url=None, redoc_url=None, redirect_slashes=False)
-    app.add_middleware(Edge, metrics=service.metrics, holding=service.holding, max_body_bytes=max_body_bytes)
+    app.add_middleware(Edge, metrics=service.metrics, promise=service.promise, max_body_bytes=max_body_bytes)
     app.add_exception_handler(RungError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
     _add_information(app, service)
@@ -85,12 +70,12 @@ def _add_information(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models")
     async def models() -> Json:
         """List the one model that this node serves, with its artifact and tiers."""
-        return {"object": "list", "data": [_model(service, service.holding.models[0])]}
+        return {"object": "list", "data": [_model(service, service.promise.models[0])]}
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> Json:
         """The same for one of its names."""
-        service.check_model(name)
+        service.model.check_model(name)
         return _model(service, name)
 
     @app.get("/healthz")
@@ -113,23 +98,23 @@ def _add_information(app: FastAPI, service: Service) -> None:
 
 
 def _model(service: Service, name: str) -> Json:
-    holding, manifest = service.holding, service.holding.manifest
+    promise = service.promise
     return {
         "id": name,
         "object": "model",
-        "created": service.created,
-        "owned_by": manifest.family,
+        "created": service.model.created,
+        "owned_by": promise.family,
         "rung": {
-            "aliases": list(holding.models),
-            "artifact": holding.artifact,
-            "checkpoint": manifest.checkpoint,
-            "recipe": manifest.recipe,
-            "target": manifest.target,
-            "licence": manifest.licence,
-            "release": holding.release.name if holding.release else None,
-            "region": holding.region,
-            "context": service.engine.limits.capacity,
-            "tiers": {task: holding.tier(task) for task in holding.tasks},
+            "aliases": list(promise.models),
+            "artifact": promise.artifact,
+            "checkpoint": promise.checkpoint,
+            "recipe": promise.recipe,
+            "target": promise.target,
+            "licence": promise.licence,
+            "release": promise.release,
+            "region": promise.region,
+            "context": promise.context_tokens,
+            "tiers": promise.tiers,
         },
     }
 
@@ -146,32 +131,33 @@ async def _answer(
     service: Service,
     body: BodyT,
     *,
-    generations: Callable[[Service, BodyT], Awaitable[list[Generation]]],
+    generations: Callable[[ServedModel, BodyT], Awaitable[list[Generation]]],
     whole: Callable[..., Json],  # …: its keywords are named at the call
-    stream: Callable[[Service, BodyT], CompletionStream | ChatStream],
+    stream: Callable[[ServedModel, BodyT], CompletionStream | ChatStream],
 ) -> Response:
     """Answer one request of either form."""
     started = time.perf_counter()
-    terms = read_terms(request.headers, tasks=service.holding.tasks)
+    terms = read_terms(request.headers, tasks=service.promise.tasks)
     request.state.task = terms.task
-    service.check_model(body.model)
-    agreement = agree(service.holding, terms)
+    service.model.check_model(body.model)
+    agreement = service.agree(terms)
     request.state.agreement = agreement
-    asked = await generations(service, body)
+    given = dict(headers(service.promise, agreement))
+    asked = await generations(service.model, body)
     wait_s = service.max_wait_s if terms.on_unavailable == "wait" else 0.0
     answer = await _unless_gone(request, Answer.start(service.engine, asked, wait_s=wait_s))
     if body.stream:
         events = _stream(
-            service, body, answer=answer, generations=asked, form=stream(service, body), started=started
+            service, body, answer=answer, generations=asked, form=stream(service.model, body), started=started
         )
-        return StreamingResponse(events, media_type="text/event-stream", headers=dict(agreement.headers))
+        return StreamingResponse(events, media_type="text/event-stream", headers=given)
     try:
         pieces = await _unless_gone(request, answer.whole())
     finally:
         answer.cancel()
     _count_tokens(service, usage(asked, pieces, n=body.n))
-    content = whole(service, body, generations=asked, pieces=pieces)
-    return JSONResponse(content, headers=dict(agreement.headers))
+    content = whole(service.model, body, generations=asked, pieces=pieces)
+    return JSONResponse(content, headers=given)
 
 
 async def _stream(

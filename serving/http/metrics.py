@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from serving.contract.promise import Holding
+from serving.contract.promise import Promise
 from serving.engine.engine import Engine
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -17,7 +17,7 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 class Metrics:
     """The metrics of one server; a table of its own, so that several servers fit into one process."""
 
-    def __init__(self, engine: Engine, holding: Holding) -> None:
+    def __init__(self, engine: Engine, promise: Promise) -> None:
         self._table = CollectorRegistry()
         self.requests = Counter(
             "rung_requests",
@@ -44,11 +44,11 @@ class Metrics:
             registry=self._table,
         )  # fmt: skip
         info.labels(
-            artifact=holding.artifact,
-            cell=holding.cell.cell.id if holding.cell else "",
-            release=holding.release.name if holding.release else "",
-            runtime=holding.manifest.format,
-            region=holding.region or "",
+            artifact=promise.artifact,
+            cell=promise.cell or "",
+            release=promise.release or "",
+            runtime=promise.runtime,
+            region=promise.region or "",
         ).set(1)
         self._table.register(_EngineCollector(engine))
 

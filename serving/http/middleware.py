@@ -14,8 +14,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.contract.problems import RequestError, openai_form, status_of
-from serving.contract.promise import Holding
-from serving.contract.terms import Agreement, plain_headers
+from serving.contract.promise import Promise
+from serving.contract.terms import Agreement, headers, plain_agreement
 from serving.http.metrics import Metrics
 
 LOG = logging.getLogger("rung.serving")
@@ -24,10 +24,10 @@ LOG = logging.getLogger("rung.serving")
 class Edge:
     """ASGI middleware around the routes."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, holding: Holding, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, promise: Promise, max_body_bytes: int) -> None:
         self._app = app
         self._metrics = metrics
-        self._holding = holding
+        self._promise = promise
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,10 +43,10 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                own = plain_headers(self._holding, task=scope["state"].get("task"))
+                sent = MutableHeaders(scope=message)
+                own = headers(self._promise, plain_agreement(self._promise, task=scope["state"].get("task")))
                 for name, value in own.items():
-                    headers.setdefault(name, value)
+                    sent.setdefault(name, value)
             await send(message)
 
         try:

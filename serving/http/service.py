@@ -1,178 +1,61 @@
-"""The service: what every route of one server shares, and how a request becomes generations."""
+"""The service: one opened node with its running engine and its metrics, which all routes share."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from compilers.model.tokenizer import Tokenizer
-from registry.digest import short
-from registry.errors import UnknownNameError
-from serving.contract.problems import Json, RequestError
-from serving.contract.promise import Holding
+from serving.contract.problems import UnavailableError
+from serving.contract.promise import Promise
+from serving.contract.terms import Agreement, Terms, agree
 from serving.engine.engine import Engine
-from serving.engine.sampling import TokenLogprob
-from serving.engine.sequence import Generation, TextPiece
 from serving.http.metrics import Metrics
-from serving.openai.schemas import Body
-
-LONG_TEXT = 8192
-"""Characters from which on text is encoded outside the event loop."""
+from serving.node.open import Node
+from serving.openai.served import ServedModel
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One loaded artifact and all that is needed to answer for it."""
+    """All that is needed to answer for a node."""
 
+    node: Node
     engine: Engine
-    tokenizer: Tokenizer
-    holding: Holding
+    model: ServedModel
     metrics: Metrics
-    vocab_size: int
     max_wait_s: float = 30.0
     """How long a caller who asked to wait may wait for room in the queue."""
-    created: int = field(default_factory=lambda: int(time.time()))
 
     @property
-    def fingerprint(self) -> str:
-        """`system_fingerprint` of OpenAI's answers: what determines them beside the request."""
-        return f"rung-{short(self.holding.artifact)}"
+    def promise(self) -> Promise:
+        """What callers are promised."""
+        return self.node.promise
 
-    def check_model(self, name: str) -> None:
-        """Refuse a model that is not served here.
-
-        Raises:
-            RequestError: With status 404.
-        """
-        if name not in self.holding.models:
-            hint = UnknownNameError.of("model", name, known=self.holding.models).hint
-            raise RequestError(
-                f"model {name[:200]!r} is not served here",
-                hint=hint,
-                param="model",
-                code="model_not_found",
-                status=404,
-            )
-
-    async def encode(self, texts: list[str], *, add_bos: bool | None = None) -> list[list[int]]:
-        """The token ids of texts."""
-        if sum(len(text) for text in texts) > LONG_TEXT:
-            return await asyncio.to_thread(self.tokenizer.encode_batch, texts, add_bos=add_bos)
-        return self.tokenizer.encode_batch(texts, add_bos=add_bos)
-
-    def check_prompt(self, tokens: list[int], *, param: str) -> None:
-        """Refuse a prompt that the session cannot take.
+    def agree(self, terms: Terms) -> Agreement:
+        """What a caller is given.
 
         Raises:
-            RequestError: It is empty, or has a token outside the vocabulary.
+            UnavailableError: It is below the asked tier; the error names the alternatives.
+            SessionMovedError: The session would change its artifact or tier.
         """
-        if not tokens:
-            raise RequestError(
-                f"parameter `{param}` has no tokens, and this checkpoint has no BOS",
-                hint="give some text",
-                param=param,
-            )
-        outside = next((token for token in tokens if token >= self.vocab_size), None)
-        if outside is not None:
-            raise RequestError(
-                f"parameter `{param}` has the token {outside}, the vocabulary has {self.vocab_size}",
-                hint="encode the text with this checkpoint's own tokenizer",
-                param=param,
-            )
-
-    def max_tokens(self, prompt_tokens: int, *, asked: int | None, default: int | None, param: str) -> int:
-        """How many tokens may be generated after a prompt.
-
-        Args:
-            prompt_tokens: Length of the prompt.
-            asked: What the caller asked for; must fit.
-            default: For callers who did not ask; cut to what fits. None: all that fits.
-            param: Parameter that holds the prompt.
-
-        Raises:
-            RequestError: Prompt and answer do not fit into the context.
-        """
-        capacity = self.engine.limits.capacity
-        room = capacity - prompt_tokens
-        if room < (1 if asked is None else asked):
-            wanted = f" and {asked} to generate" if asked else ""
-            raise RequestError(
-                f"the context holds {capacity} tokens, the prompt has {prompt_tokens}{wanted}",
-                hint="shorten the prompt" + (" or ask for fewer tokens" if asked else ""),
-                param=param,
-                code="context_length_exceeded",
-            )
-        return min(room, default or room) if asked is None else asked
-
-    def check_count(self, count: int) -> None:
-        """Refuse a request that could never be queued.
-
-        Raises:
-            RequestError: It asks for more sequences than the queue holds.
-        """
-        most = self.engine.limits.queued
-        if count > most:
-            raise RequestError(
-                f"the request asks for {count} sequences, at most {most} are taken at once",
-                hint="send fewer prompts or choices with one request",
-                param="n",
-            )
-
-    def head(self, kind: str, *, prefix: str) -> Json:
-        """The fields with which every answer begins."""
-        return {
-            "id": f"{prefix}-{uuid.uuid4().hex}",
-            "object": kind,
-            "created": int(time.time()),
-            "model": self.holding.models[0],
-            "system_fingerprint": self.fingerprint,
-        }
-
-    def token_text(self, token: int) -> str:
-        """A token as a caller may read it: its text, or its number where it is only part of a character."""
-        text = self.tokenizer.token_text(token)
-        return text if text and "�" not in text else f"token_id:{token}"
-
-    def top_by_text(self, score: TokenLogprob) -> dict[str, float] | None:
-        """The most likely tokens and the one taken, by text; None where nothing predicted the token."""
-        if score.logprob is None:
-            return None
-        found: dict[str, float] = {}
-        for token, logprob in (*score.top, (score.token, score.logprob)):
-            text = self.token_text(token)
-            if found.setdefault(text, logprob) != logprob:  # another token with the same text
-                found[f"token_id:{token}"] = logprob
-        return found
+        try:
+            return agree(self.promise, terms)
+        except UnavailableError as error:
+            found = self.node.alternatives(task=error.task, min_tier=error.min_tier)
+            raise error.with_alternatives(found) from None
 
 
-def choices(
-    body: Body, prompt: list[int], *, max_tokens: int, top_logprobs: int | None, score: bool
-) -> list[Generation]:
-    """The `n` generations of one prompt."""
-    return [
-        Generation(
-            prompt=tuple(prompt),
-            max_tokens=max_tokens,
-            sampling=body.sampling(choice=choice),
-            stop=body.stops,
-            top_logprobs=top_logprobs,
-            score_prompt=score,
-            ignore_eos=bool(body.ignore_eos),
-            stream=bool(body.stream),
-        )
-        for choice in range(body.n)
-    ]
-
-
-def usage(generations: list[Generation], pieces: list[TextPiece], *, n: int) -> Json:
-    """Tokens of a request; a prompt counts once, however many choices it has."""
-    prompt = sum(len(generation.prompt) for generation in generations[::n])
-    completion = sum(piece.completion_tokens for piece in pieces)
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": sum(piece.reused_tokens for piece in pieces)},
-    }
+def create_service(node: Node, *, max_wait_s: float = 30.0) -> Service:
+    """A running service of a node; close its engine at the end."""
+    model = node.model
+    engine = Engine(model.session, model.tokenizer, limits=model.limits)
+    return Service(
+        node=node,
+        engine=engine,
+        model=ServedModel(
+            promise=node.promise,
+            tokenizer=model.tokenizer,
+            limits=engine.limits,
+            vocab_size=model.session.vocab_size,
+        ),
+        metrics=Metrics(engine, node.promise),
+        max_wait_s=max_wait_s,
+    )

@@ -22,10 +22,10 @@ from functools import partial
 from pathlib import Path
 
 from compilers.runtime import Bundle
-from matrices.releases.files import RELEASE_NAME, SIGNATURE_NAME, check_name, read_release
-from matrices.releases.release import Release, ReleasedCell
+from matrices.releases.files import RELEASE_NAME, SIGNATURE_NAME, read_release
+from matrices.releases.release import Release
 from registry.artifact import MANIFEST_NAME, Manifest
-from registry.atomic import SUFFIX, remove_tree, storage_errors, temporary_directory
+from registry.atomic import SUFFIX, remove_tree, storage_errors, temporary_directory, write_atomically
 from registry.checkpoint import FileEntry
 from registry.digest import canonical_json, short
 from registry.errors import (
@@ -36,9 +36,11 @@ from registry.errors import (
     RungError,
     SignatureError,
     StorageFullError,
-    UnknownNameError,
 )
+from registry.host import Host
 from registry.store import Store
+from serving.node.choose import Wanted, choose_artifacts, find_released
+from serving.node.directory import NodeDirectory, check_key
 from serving.node.fetch import fetch_blob, is_sound
 from serving.node.load import read_bundle
 from serving.node.source import Source
@@ -74,17 +76,17 @@ def pull(
     blobs: Source,
     release: Source,
     public_key: Path,
-    out: Path,
+    into: NodeDirectory,
     artifacts: Sequence[str] | None = None,
     report: Report | None = None,
 ) -> Pulled:
-    """Bring a release and its artifacts into the node's directory `out`.
+    """Bring a release and its artifacts into a node's directory.
 
     Args:
         blobs: A tree with `blobs/sha256/`.
         release: The release's own directory there.
         public_key: PEM file of the key that is trusted.
-        out: Made if it is not there; may hold other releases.
+        into: Made if it is not there; may hold other releases.
         artifacts: Digests or cell ids; None: every artifact of the release.
         report: Called as bytes arrive.
 
@@ -95,43 +97,59 @@ def pull(
         UnknownNameError: The release has no such artifact.
         InterruptedFetchError: The source does not answer; the same pull goes on where it stopped.
         StorageFullError: No space left; what was fetched halfway is removed.
-        RefusedError: `out` holds another release of the same name.
+        RefusedError: The directory holds another release of the same name.
     """
-    got = pull_release(release, public_key=public_key, out=out)
+    got = pull_release(release, public_key=public_key, into=into)
     cells = got.cells if artifacts is None else tuple(find_released(got, name) for name in artifacts)
-    bundles = tuple(pull_artifact(cell.manifest, blobs=blobs, out=out, report=report) for cell in cells)
-    return Pulled(release=got, release_directory=release_directory(out, got.name), bundles=bundles)
+    bundles = tuple(pull_artifact(cell.manifest, blobs=blobs, into=into, report=report) for cell in cells)
+    return Pulled(release=got, release_directory=into.release(got.name), bundles=bundles)
 
 
-def release_directory(out: Path, name: str) -> Path:
-    """Where a node's directory holds a release."""
-    return out / "releases" / check_name(name)
+def pull_wanted(
+    name: str,
+    *,
+    source: Source,
+    public_key: Path,
+    into: NodeDirectory,
+    wanted: Wanted,
+    host: Host,
+    runtimes: Mapping[str, str] | None = None,
+    report: Report | None = None,
+) -> Pulled:
+    """Pull a release, and of its artifacts those that are wanted on a host.
 
-
-def bundle_directory(out: Path, digest: str) -> Path:
-    """Where a node's directory holds a bundle."""
-    return out / "bundles" / digest.removeprefix("sha256:")
-
-
-def find_released(release: Release, name: str) -> ReleasedCell:
-    """The cell of a release with this artifact's digest or cell id.
+    Args:
+        name: Of the release.
+        source: A tree with `releases/` and `store/`.
+        public_key: PEM file of the key that is trusted; the directory keeps a copy.
+        into: The node's directory.
+        wanted: Which artifacts.
+        host: The machine that is to serve them.
+        runtimes: Runtime → version there; None: as installed here.
+        report: Called as bytes arrive.
 
     Raises:
-        UnknownNameError: There is none.
+        RefusedError: The host may take none of them as asked.
+        ConfigurationError: There is no such key.
+        SignatureError, CorruptError, NotFoundError, InterruptedFetchError, StorageFullError: See `pull`.
     """
-    for cell in release.cells:
-        if name in (cell.manifest.digest, cell.cell.id):
-            return cell
-    known = [one for cell in release.cells for one in (cell.cell.id, cell.manifest.digest)]
-    raise UnknownNameError.of("artifact", name, known=known, where=f"release `{release.name}`")
+    trusted = check_key(public_key)
+    there, blobs = source.within(f"releases/{name}"), source.within("store")
+    release = pull_release(there, public_key=trusted, into=into)
+    artifacts = choose_artifacts(release, wanted, host, runtimes=runtimes)
+    pulled = pull(
+        blobs=blobs, release=there, public_key=trusted, into=into, artifacts=artifacts, report=report
+    )
+    write_atomically(into.trusted_key, trusted.read_bytes())
+    return pulled
 
 
-def pull_release(source: Source, *, public_key: Path, out: Path) -> Release:
+def pull_release(source: Source, *, public_key: Path, into: NodeDirectory) -> Release:
     """Bring a release into the node's directory, once its signature is verified.
 
     Raises:
         SignatureError, SchemaError, NotFoundError, StorageFullError: See `pull`.
-        RefusedError: `out` holds another release of the same name.
+        RefusedError: The directory holds another release of the same name.
     """
     files = {RELEASE_NAME: _read_small(source, RELEASE_NAME)}
     try:
@@ -143,7 +161,7 @@ def pull_release(source: Source, *, public_key: Path, out: Path) -> Release:
     with tempfile.TemporaryDirectory(prefix="rung-release-") as scratch:
         _write_files(Path(scratch), files)
         release = read_release(Path(scratch), public_key=public_key)
-    target = release_directory(out, release.name)
+    target = into.release(release.name)
     standing = _standing(target, public_key=public_key)
     if standing is None:
         _clear(target)
@@ -164,34 +182,32 @@ def pull_release(source: Source, *, public_key: Path, out: Path) -> Release:
     return release
 
 
-def pull_artifact(manifest: Manifest, *, blobs: Source, out: Path, report: Report | None = None) -> Bundle:
+def pull_artifact(
+    manifest: Manifest, *, blobs: Source, into: NodeDirectory, report: Report | None = None
+) -> Bundle:
     """Bring one artifact into the node's directory; what is there and sound is not fetched again.
 
     Raises:
         CorruptError, NotFoundError, InterruptedFetchError, StorageFullError: See `pull`.
     """
-    store = Store.create(out / "store")
+    store = Store.create(into.store)
     document = canonical_json(manifest)
     missing = [file for file in manifest.files if not is_sound(store, file)]
-    _check_space(out, missing)
+    _check_space(into, missing)
     done = manifest.size_bytes - sum(file.size_bytes for file in missing)
 
     for file in missing:
         tell = partial(_report, report, file, before=done, total=manifest.size_bytes)
-        fetch_blob(blobs, file, store=store, partial=_partial(out), received=tell)
+        fetch_blob(blobs, file, store=store, partial=into.partial, received=tell)
         done += file.size_bytes
     store.put_artifact(manifest)
     own = FileEntry(path=MANIFEST_NAME, digest=manifest.digest, size_bytes=len(document))
-    return _make_bundle(store, [*manifest.files, own], directory=bundle_directory(out, manifest.digest))
+    return _make_bundle(store, [*manifest.files, own], directory=into.bundle(manifest.digest))
 
 
 def _report(report: Report | None, file: FileEntry, received_bytes: int, *, before: int, total: int) -> None:
     if report is not None:
         report(Progress(file=file.path, done_bytes=before + received_bytes, total_bytes=total))
-
-
-def _partial(out: Path) -> Path:
-    return out / "partial"
 
 
 def _make_bundle(store: Store, files: list[FileEntry], *, directory: Path) -> Bundle:
@@ -250,15 +266,15 @@ def _write_files(directory: Path, files: Mapping[str, bytes]) -> None:
             (directory / name).write_bytes(data)
 
 
-def _check_space(out: Path, missing: list[FileEntry]) -> None:
+def _check_space(into: NodeDirectory, missing: list[FileEntry]) -> None:
     """Refuse at once what cannot fit, rather than after an hour."""
     needed = sum(file.size_bytes for file in missing)
     for file in missing:
         with suppress(FileNotFoundError):
-            needed -= (_partial(out) / file.digest.removeprefix("sha256:")).stat().st_size
-    free = shutil.disk_usage(out).free
+            needed -= (into.partial / file.digest.removeprefix("sha256:")).stat().st_size
+    free = shutil.disk_usage(into.root).free
     if needed > free:
         raise StorageFullError(
-            f"`{out}` has {free} bytes free, {needed} are needed",
+            f"`{into.root}` has {free} bytes free, {needed} are needed",
             hint="free space there, then run the same command again",
         )

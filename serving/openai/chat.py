@@ -6,39 +6,40 @@ from registry.errors import ConfigurationError
 from serving.contract.problems import Json, RequestError
 from serving.engine.sampling import TokenLogprob
 from serving.engine.sequence import Generation, TextPiece
-from serving.http.service import Service, choices, usage
 from serving.openai.schemas import ChatBody
+from serving.openai.served import ServedModel
+from serving.openai.usage import choices, usage
 
 
-async def chat_generations(service: Service, body: ChatBody) -> list[Generation]:
+async def chat_generations(model: ServedModel, body: ChatBody) -> list[Generation]:
     """One generation for each choice.
 
     Raises:
         RequestError: The template refuses the conversation, or it does not fit.
     """
-    service.check_count(body.n)
+    model.check_count(body.n)
     try:
-        text = service.tokenizer.render_chat([message.plain() for message in body.messages])
+        text = model.tokenizer.render_chat([message.plain() for message in body.messages])
     except ConfigurationError as error:
         raise RequestError(error.message, hint=error.hint, param="messages") from error
-    [prompt] = await service.encode([text])
-    service.check_prompt(prompt, param="messages")
-    limit = service.max_tokens(len(prompt), asked=body.limit, default=None, param="messages")
+    [prompt] = await model.encode([text])
+    model.check_prompt(prompt, param="messages")
+    limit = model.max_tokens(len(prompt), asked=body.limit, default=None, param="messages")
     top = (body.top_logprobs or 0) if body.logprobs else None
     return choices(body, prompt, max_tokens=limit, top_logprobs=top, score=False)
 
 
 def chat_answer(
-    service: Service, body: ChatBody, *, generations: list[Generation], pieces: list[TextPiece]
+    model: ServedModel, body: ChatBody, *, generations: list[Generation], pieces: list[TextPiece]
 ) -> Json:
     """The whole answer."""
     return {
-        **service.head("chat.completion", prefix="chatcmpl"),
+        **model.head("chat.completion", prefix="chatcmpl"),
         "choices": [
             {
                 "index": index,
                 "message": {"role": "assistant", "content": piece.text, "refusal": None},
-                "logprobs": _logprobs(service, piece) if body.logprobs else None,
+                "logprobs": _logprobs(model, piece) if body.logprobs else None,
                 "finish_reason": piece.finish,
             }
             for index, piece in enumerate(pieces)
@@ -50,9 +51,9 @@ def chat_answer(
 class ChatStream:
     """Turns pieces into the chunks of a streamed answer."""
 
-    def __init__(self, service: Service, body: ChatBody) -> None:
-        self._service = service
-        self._head = service.head("chat.completion.chunk", prefix="chatcmpl")
+    def __init__(self, model: ServedModel, body: ChatBody) -> None:
+        self._model = model
+        self._head = model.head("chat.completion.chunk", prefix="chatcmpl")
         self._usage: Json = {"usage": None} if body.include_usage else {}
 
     def opening(self, index: int) -> list[Json]:
@@ -63,7 +64,7 @@ class ChatStream:
         """A chunk with the text, and one with the end."""
         found: list[Json] = []
         if piece.text or piece.logprobs:
-            scores = _logprobs(self._service, piece) if piece.logprobs else None
+            scores = _logprobs(self._model, piece) if piece.logprobs else None
             found.append(self._chunk(index, delta={"content": piece.text}, scores=scores, finish=None))
         if piece.finish is not None:
             found.append(self._chunk(index, delta={}, scores=None, finish=piece.finish))
@@ -78,26 +79,26 @@ class ChatStream:
         return {**self._head, "choices": [choice], **self._usage}
 
 
-def _logprobs(service: Service, piece: TextPiece) -> Json:
-    ends = service.tokenizer.eos_token_ids
+def _logprobs(model: ServedModel, piece: TextPiece) -> Json:
+    ends = model.tokenizer.eos_token_ids
     return {
-        "content": [_entry(service, score) for score in piece.logprobs if score.token not in ends],
+        "content": [_entry(model, score) for score in piece.logprobs if score.token not in ends],
         "refusal": None,
     }
 
 
-def _entry(service: Service, score: TokenLogprob) -> Json:
+def _entry(model: ServedModel, score: TokenLogprob) -> Json:
     return {
-        **_token(service, score.token, score.logprob),
-        "top_logprobs": [_token(service, token, logprob) for token, logprob in score.top],
+        **_token(model, score.token, score.logprob),
+        "top_logprobs": [_token(model, token, logprob) for token, logprob in score.top],
     }
 
 
-def _token(service: Service, token: int, logprob: float | None) -> Json:
-    text = service.tokenizer.token_text(token)
+def _token(model: ServedModel, token: int, logprob: float | None) -> Json:
+    text = model.tokenizer.token_text(token)
     whole = bool(text) and "�" not in text
     return {
-        "token": service.token_text(token),
+        "token": model.token_text(token),
         "logprob": logprob,
         "bytes": list(text.encode()) if whole else None,
     }

@@ -11,27 +11,28 @@ from compilers.model.tokenizer import TextStream
 from serving.contract.problems import Json
 from serving.engine.sampling import TokenLogprob
 from serving.engine.sequence import Generation, TextPiece
-from serving.http.service import Service, choices, usage
 from serving.openai.schemas import CompletionBody
+from serving.openai.served import ServedModel
+from serving.openai.usage import choices, usage
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's own default for completions."""
 
 
-async def completion_generations(service: Service, body: CompletionBody) -> list[Generation]:
+async def completion_generations(model: ServedModel, body: CompletionBody) -> list[Generation]:
     """One generation for each prompt and choice, prompts first.
 
     Raises:
         RequestError: A prompt cannot be taken.
     """
     texts = [prompt for prompt in body.prompts if isinstance(prompt, str)]
-    encoded = iter(await service.encode(texts))
+    encoded = iter(await model.encode(texts))
     found: list[Generation] = []
-    service.check_count(len(body.prompts) * body.n)
+    model.check_count(len(body.prompts) * body.n)
     for prompt in body.prompts:
         tokens = next(encoded) if isinstance(prompt, str) else prompt
-        service.check_prompt(tokens, param="prompt")
-        limit = service.max_tokens(
+        model.check_prompt(tokens, param="prompt")
+        limit = model.max_tokens(
             len(tokens), asked=body.max_tokens, default=DEFAULT_MAX_TOKENS, param="prompt"
         )
         found += choices(body, tokens, max_tokens=limit, top_logprobs=body.logprobs, score=bool(body.echo))
@@ -39,13 +40,13 @@ async def completion_generations(service: Service, body: CompletionBody) -> list
 
 
 def completion_answer(
-    service: Service, body: CompletionBody, *, generations: list[Generation], pieces: list[TextPiece]
+    model: ServedModel, body: CompletionBody, *, generations: list[Generation], pieces: list[TextPiece]
 ) -> Json:
     """The whole answer."""
     return {
-        **service.head("text_completion", prefix="cmpl"),
+        **model.head("text_completion", prefix="cmpl"),
         "choices": [
-            _choice(service, body, index=index, generation=generation, piece=piece)
+            _choice(model, body, index=index, generation=generation, piece=piece)
             for index, (generation, piece) in enumerate(zip(generations, pieces, strict=True))
         ],
         "usage": usage(generations, pieces, n=body.n),
@@ -55,9 +56,9 @@ def completion_answer(
 class CompletionStream:
     """Turns pieces into the chunks of a streamed answer."""
 
-    def __init__(self, service: Service, body: CompletionBody) -> None:
-        self._service = service
-        self._head = service.head("text_completion", prefix="cmpl")
+    def __init__(self, model: ServedModel, body: CompletionBody) -> None:
+        self._model = model
+        self._head = model.head("text_completion", prefix="cmpl")
         self._usage: Json = {"usage": None} if body.include_usage else {}
         self._offsets: dict[int, int] = {}
 
@@ -70,7 +71,7 @@ class CompletionStream:
         """Chunks of one piece."""
         scores = None
         if piece.logprobs:
-            scores = _logprobs(self._service, list(piece.logprobs), start=self._offsets[index])
+            scores = _logprobs(self._model, list(piece.logprobs), start=self._offsets[index])
         self._offsets[index] += len(piece.text)
         choice = {"index": index, "text": piece.text, "logprobs": scores, "finish_reason": piece.finish}
         return [{**self._head, "choices": [choice], **self._usage}]
@@ -81,31 +82,31 @@ class CompletionStream:
 
 
 def _choice(
-    service: Service, body: CompletionBody, *, index: int, generation: Generation, piece: TextPiece
+    model: ServedModel, body: CompletionBody, *, index: int, generation: Generation, piece: TextPiece
 ) -> Json:
     text, scores = piece.text, list(piece.logprobs)
     if body.echo:
         prompt = body.prompts[index // body.n]
-        text = (prompt if isinstance(prompt, str) else service.tokenizer.decode(prompt)) + text
+        text = (prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt)) + text
         scores = [*piece.prompt_logprobs, *scores]
     return {
         "index": index,
         "text": text,
-        "logprobs": None if body.logprobs is None else _logprobs(service, scores, start=0),
+        "logprobs": None if body.logprobs is None else _logprobs(model, scores, start=0),
         "finish_reason": piece.finish,
     }
 
 
-def _logprobs(service: Service, scores: list[TokenLogprob], *, start: int) -> Json:
-    stream = TextStream(service.tokenizer)
+def _logprobs(model: ServedModel, scores: list[TokenLogprob], *, start: int) -> Json:
+    stream = TextStream(model.tokenizer)
     offsets: list[int] = []
     at = start
     for score in scores:
         offsets.append(at)
         at += len(stream.push(score.token))
     return {
-        "tokens": [service.token_text(score.token) for score in scores],
+        "tokens": [model.token_text(score.token) for score in scores],
         "token_logprobs": [score.logprob for score in scores],
-        "top_logprobs": [service.top_by_text(score) for score in scores],
+        "top_logprobs": [model.top_by_text(score) for score in scores],
         "text_offset": offsets,
     }

@@ -15,11 +15,11 @@ from registry.artifact import Manifest, ModelFacts
 from registry.checkpoint import FileEntry
 from registry.digest import canonical_json, digest_bytes, digest_file
 from registry.host import Host
-from serving.contract.promise import Holding
 from serving.engine.engine import Limits
-from serving.http.app import create_service
 from serving.http.server import open_socket, serve
+from serving.http.service import create_service
 from serving.node.load import LoadedModel
+from serving.node.open import make_node
 
 CONTEXT = 256
 CHAT_TEMPLATE = (
@@ -269,43 +269,39 @@ def make_host(**changes):
     return Host(**(values | changes))
 
 
-def make_holding(*, region=None, default_task=None):
-    """A node that serves the int4 variant, tier 2 for tool calling and nothing for reasoning."""
+def make_model(session=None, tokenizer=None, *, limits=None):
+    """What a node has loaded: the int4 variant, tier 2 for tool calling and nothing for reasoning."""
     own = make_cell(make_manifest(recipe="w4g32-gptq"), tiers={"tool-calling": 2, "reasoning": None})
     better = make_cell(make_manifest(recipe="fp32"), tiers={"tool-calling": 1, "reasoning": 1})
     abroad = make_cell(
         make_manifest(recipe="fp32", target="cpu-aarch64-neoverse-n1"),
         tiers={"tool-calling": 1, "reasoning": 1},
     )
-    return Holding(
+    return LoadedModel(
         manifest=own.manifest,
-        artifact=own.manifest.digest,
+        digest=own.manifest.digest,
+        session=session,
+        tokenizer=tokenizer,
+        limits=limits or Limits(slots=4, capacity=CONTEXT, queued=64, kept=2),
+        runtime_version="1.0",
         host=make_host(),
         release=make_release(own, better, abroad),
         cell=own,
-        runtimes={"onnxruntime": "1.0"},
-        region=region,
-        default_task=default_task,
     )
+
+
+def make_own_promise(*, region=None, default_task=None):
+    """What a node with that model promises."""
+    return make_node(make_model(), region=region, default_task=default_task, runtimes={}).promise
 
 
 @contextmanager
-def running(session, tokenizer, *, limits=None, holding=None, max_wait_s=2.0):
+def running(session, tokenizer, *, limits=None, region=None, default_task=None, max_wait_s=2.0):
     """A server on loopback in a thread of this process; gives its URL and service."""
-    holding = holding or make_holding()
-    limits = limits or Limits(slots=4, capacity=CONTEXT, queued=64, kept=2)
-    model = LoadedModel(
-        manifest=holding.manifest,
-        digest=holding.artifact,
-        session=session,
-        tokenizer=tokenizer,
-        limits=limits,
-        runtime_version="1.0",
-        host=holding.host,
-        release=holding.release,
-        cell=holding.cell,
-    )
-    service = create_service(model, holding=holding, max_wait_s=max_wait_s)
+    model = make_model(session, tokenizer, limits=limits)
+    runtimes = {"onnxruntime": "1.0"}
+    node = make_node(model, region=region, default_task=default_task, runtimes=runtimes)
+    service = create_service(node, max_wait_s=max_wait_s)
     listening = open_socket(host="127.0.0.1", port=0)
     ready = threading.Event()
     stop = threading.Event()

@@ -32,10 +32,11 @@ def node_compile(
     A compiler that fails is evidence too: it is in the report, and the exit code is 4.
     """
     from compilers.portable.node_compile import node_compile as compile_here
+    from matrices.cells.cell import manifest_cell_id
     from pipeline.evidence.document import EvidenceFile, Measured, write_report
     from pipeline.evidence.run import describe_node
     from registry.signing import generate_keys
-    from serving.node.directory import bundle_of, name_of
+    from serving.node.directory import NodeDirectory
     from serving.node.load import read_bundle
 
     if (bundle is None) == (artifact is None):
@@ -44,7 +45,7 @@ def node_compile(
         )
     if (report is None) != (key is None):
         raise ConfigurationError("`--report` and `--key` belong together", hint="give both, or neither")
-    directory = bundle if bundle is not None else bundle_of(node, str(artifact))
+    directory = bundle if bundle is not None else NodeDirectory(node).find_bundle(str(artifact))
     verified = read_bundle(directory)
     made = compile_here(verified, out=out, timeout_s=timeout)
     if report is not None and key is not None:
@@ -53,7 +54,7 @@ def node_compile(
             output.note(f"made a key pair; have {key.with_suffix('.pub')} trusted: `rung evidence trust`")
         now = datetime.now(UTC)
         result = Measured(
-            cell=name_of(verified.manifest),
+            cell=manifest_cell_id(verified.manifest),
             artifact=verified.manifest.digest,
             runtime=verified.manifest.format,
             at=now,
@@ -69,8 +70,9 @@ def node_compile(
         output.data(made)
     if not made.ok:
         tail = made.log_tail.strip().splitlines()[-1:] or ["it printed nothing"]
+        cell = manifest_cell_id(verified.manifest)
         raise BuildError(
-            f"{made.tool} {made.tool_version} does not compile {name_of(verified.manifest)}: {tail[0]}",
+            f"{made.tool} {made.tool_version} does not compile {cell}: {tail[0]}",
             hint="see its output with `--json`, and the toolchain's page in docs/toolchains/",
         )
     output.note(f"{made.tool} {made.tool_version}: {len(made.outputs)} files in {out}, {made.seconds:.1f} s")

@@ -8,11 +8,15 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-from pipeline.cli import output
+from matrices.cells.cell import manifest_cell_id
+from pipeline.cli import context, output
 from registry.digest import short
-from serving.node.directory import Wanted, name_of, pull_to_node
-from serving.node.host import read_host, this_host
+from serving.node.choose import Wanted
+from serving.node.directory import NodeDirectory
+from serving.node.host import read_host, read_runtimes, this_host
 from serving.node.pull import Progress as Pulling
+from serving.node.pull import pull_wanted
+from serving.node.source import find_source
 
 ORDER = 100
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -54,12 +58,19 @@ def pull(
         def show(state: Pulling) -> None:
             progress.update(bar, description=state.file, completed=state.done_bytes, total=state.total_bytes)
 
-        pulled = pull_to_node(
-            release, source=source, key=key, out=out, wanted=wanted, host=machine, report=show
+        pulled = pull_wanted(
+            release,
+            source=find_source(source if source is not None else context.this_workspace().state),
+            public_key=key if key is not None else context.this_workspace().public_key,
+            into=NodeDirectory(out),
+            wanted=wanted,
+            host=machine,
+            runtimes=None if host is None else read_runtimes(host),
+            report=show,
         )
     for bundle in pulled.bundles:
         manifest = bundle.manifest
-        output.note(f"pulled {name_of(manifest)} ({short(manifest.digest)})")
+        output.note(f"pulled {manifest_cell_id(manifest)} ({short(manifest.digest)})")
     if as_json:
         output.data(
             {

@@ -7,7 +7,6 @@ from pathlib import Path
 import typer
 
 from matrices.resolve.explain import explain_decision
-from matrices.resolve.facts import Facts
 from matrices.resolve.request import Request
 from matrices.resolve.resolve import resolve as decide
 from pipeline.cli import context, output
@@ -32,15 +31,15 @@ def resolve(
 ) -> None:
     """Decide from a release alone. Exit 8: refused; the answer names every candidate's first failed gate."""
     from pipeline.workspace.releases import find_release, newest_release
-    from serving.node.host import installed_runtimes, read_host, read_runtimes, this_host
+    from serving.node.choose import node_facts
+    from serving.node.host import read_host, read_runtimes, this_host
 
     name = release or newest_release(context.this_workspace(), family=family)
     found, _ = find_release(name, key=key)
     machine = this_host() if host is None else read_host(host)
-    listed = None if host is None else read_runtimes(host)
-    runtimes = installed_runtimes() if listed is None else listed
+    runtimes = None if host is None else read_runtimes(host)
     request = Request(family=family or found.family, task=tuple(task), min_tier=min_tier, region=region)
-    decision = decide(found, Facts(request=request, host=machine, runtimes=runtimes))
+    decision = decide(found, node_facts(request, machine, runtimes=runtimes))
     if as_json:
         output.data(decision)
     else:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from pipeline.cli import context, output
 from registry.digest import short
+from registry.workspace import Workspace
+
+if TYPE_CHECKING:
+    from serving.node.choose import Wanted
 
 ORDER = 130
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -42,35 +47,41 @@ def serve(
     ),
 ) -> None:
     """Serve. Exit 7: cannot load here; exit 8: nothing may be served here as asked."""
-    from serving.contract.promise import make_holding
-    from serving.http.app import create_service
     from serving.http.server import open_socket
     from serving.http.server import serve as answer
-    from serving.node.directory import Wanted, accept, bundle_of, decide, pull_to_node, read_node
-    from serving.node.host import this_host
-    from serving.node.load import load_bundle
+    from serving.http.service import create_service
+    from serving.node.choose import Wanted, choose
+    from serving.node.directory import NodeDirectory
+    from serving.node.open import open_node
 
     listening = open_socket(host=address, port=port)
-    host = this_host()
     wanted = Wanted(tasks=tuple(task), min_tier=min_tier, artifacts=(artifact,) if artifact else ())
     if node is None:
         from pipeline.workspace.releases import newest_release
 
         workspace = context.this_workspace()
         release = release or newest_release(workspace, family=family)
-        node = workspace.state / "node"
-        pull_to_node(release, source=None, key=key, out=node, wanted=wanted, host=host, report=None)
-    snapshot = read_node(node, release=release, key=key)
-    decision = decide(snapshot, wanted, host, region=region)
-    chosen = accept(decision)
-    output.note(f"{decision.reason} (artifact {short(chosen)}, release {snapshot.name})")
-    model = load_bundle(
-        bundle_of(node, chosen),
-        host=host,
-        release=snapshot,
-        threads=threads,
-        slots=slots,
-        context=max_context,
+        node = workspace.node
+        _pull_own(workspace, release, key=key, wanted=wanted)
+    choice = choose(NodeDirectory(node), wanted, release=release, key=key, region=region)
+    chosen, name = short(choice.artifact), choice.release.name
+    output.note(f"{choice.decision.reason} (artifact {chosen}, release {name})")
+    opened = open_node(choice, threads=threads, slots=slots, context=max_context)
+    answer(create_service(opened), listening)
+
+
+def _pull_own(workspace: Workspace, release: str, *, key: Path | None, wanted: Wanted) -> None:
+    """Pull a release of the workspace into the workspace's own node."""
+    from serving.node.directory import NodeDirectory
+    from serving.node.host import this_host
+    from serving.node.pull import pull_wanted
+    from serving.node.source import find_source
+
+    pull_wanted(
+        release,
+        source=find_source(workspace.state),
+        public_key=key or workspace.public_key,
+        into=NodeDirectory(workspace.node),
+        wanted=wanted,
+        host=this_host(),
     )
-    holding = make_holding(model, region=region, default_task=task[0] if len(task) == 1 else None)
-    answer(create_service(model, holding=holding), listening)

@@ -2,8 +2,9 @@ import httpx
 import pytest
 
 from serving.contract.problems import RequestError, SessionMovedError, UnavailableError
-from serving.contract.terms import Terms, agree, read_terms
-from tests.serving.support import make_cell, make_holding, make_host, make_manifest, make_release, running
+from serving.contract.promise import make_promise
+from serving.contract.terms import Terms, agree, headers, read_terms
+from tests.serving.support import make_cell, make_manifest, make_own_promise, running
 
 TASKS = ("reasoning", "tool-calling")
 
@@ -11,7 +12,7 @@ TASKS = ("reasoning", "tool-calling")
 def test_every_answer_carries_the_earned_tier_and_the_artifact(server):
     url, service = server
     body = {"model": "tiny", "prompt": "x", "max_tokens": 1}
-    digest = service.holding.artifact
+    digest = service.promise.artifact
     for task, tier in (("tool-calling", "2"), ("reasoning", "none"), (None, "none")):
         headers = {} if task is None else {"X-Rung-Task": task}
         for stream in (True, False):
@@ -44,67 +45,55 @@ def test_a_tier_above_what_was_earned_is_a_typed_503_with_alternatives(server):
 def test_nobody_is_downgraded_without_consent(choice):
     terms = Terms(min_tier=1, task="tool-calling", **choice)
     with pytest.raises(UnavailableError):
-        agree(make_holding(), terms)
+        agree(make_own_promise(), terms)
 
 
 def test_who_allows_it_is_downgraded_and_told():
-    got = agree(make_holding(), Terms(min_tier=1, task="tool-calling", on_unavailable="downgrade"))
+    got = agree(make_own_promise(), Terms(min_tier=1, task="tool-calling", on_unavailable="downgrade"))
     assert (got.tier, got.outcome) == (2, "downgraded")
-    assert got.headers["X-Rung-Disclosure"] == "asked for tier 1 for tool-calling, served tier 2"
-    met = agree(make_holding(), Terms(min_tier=2, task="tool-calling", on_unavailable="downgrade"))
+    assert (
+        headers(make_own_promise(), got)["X-Rung-Disclosure"]
+        == "asked for tier 1 for tool-calling, served tier 2"
+    )
+    met = agree(make_own_promise(), Terms(min_tier=2, task="tool-calling", on_unavailable="downgrade"))
     assert met.outcome == "met"
-    assert "X-Rung-Disclosure" not in met.headers
+    assert "X-Rung-Disclosure" not in headers(make_own_promise(), met)
 
 
 def test_without_a_task_only_the_tier_of_all_tasks_counts():
     with pytest.raises(UnavailableError, match="no tier over all tasks"):
-        agree(make_holding(), Terms(min_tier=2))
-    assert agree(make_holding(default_task="tool-calling"), Terms(min_tier=2)).tier == 2
+        agree(make_own_promise(), Terms(min_tier=2))
+    assert agree(make_own_promise(default_task="tool-calling"), Terms(min_tier=2)).tier == 2
 
 
 def test_a_bundle_without_a_release_has_no_tier():
-    holding = make_holding()
-    bare = type(holding)(manifest=holding.manifest, artifact=holding.artifact, host=make_host())
-    assert agree(bare, Terms()).headers["X-Rung-Tier"] == "none"
+    bare = make_promise(make_manifest(), context_tokens=64, sequences=1)
+    assert headers(bare, agree(bare, Terms()))["X-Rung-Tier"] == "none"
     with pytest.raises(UnavailableError, match="no release has approved"):
         agree(bare, Terms(min_tier=2))
 
 
 def test_a_session_stays_with_its_artifact_and_tier():
-    holding = make_holding()
-    first = agree(holding, Terms(task="tool-calling"))
-    again = read_terms(
-        {"X-Rung-Session": first.headers["X-Rung-Session"], "X-Rung-Task": "tool-calling"}, tasks=TASKS
-    )
-    assert agree(holding, again).outcome == "met"
+    promise = make_own_promise()
+    first = headers(promise, agree(promise, Terms(task="tool-calling")))
+    given = {"X-Rung-Session": first["X-Rung-Session"], "X-Rung-Task": "tool-calling"}
+    again = read_terms(given, tasks=TASKS)
+    assert agree(promise, again).outcome == "met"
     other = make_cell(make_manifest(recipe="fp32"), tiers={"tool-calling": 1, "reasoning": 1})
-    moved = type(holding)(
-        manifest=other.manifest,
-        artifact=other.manifest.digest,
-        host=make_host(),
-        release=make_release(other),
-        cell=other,
-    )
+    moved = make_promise(other.manifest, context_tokens=64, sequences=1, cell=other)
     with pytest.raises(SessionMovedError, match="was answered by sha256"):
         agree(moved, again)
-    allowed = read_terms(
-        {
-            "X-Rung-Session": first.headers["X-Rung-Session"],
-            "X-Rung-Task": "tool-calling",
-            "X-Rung-On-Unavailable": "downgrade",
-        },
-        tasks=TASKS,
-    )
-    got = agree(moved, allowed)
-    assert holding.artifact in got.headers["X-Rung-Disclosure"]
-    assert got.headers["X-Rung-Session"].startswith(moved.artifact)
+    got = agree(moved, read_terms({**given, "X-Rung-On-Unavailable": "downgrade"}, tasks=TASKS))
+    sent = headers(moved, got)
+    assert promise.artifact in sent["X-Rung-Disclosure"]
+    assert sent["X-Rung-Session"].startswith(moved.artifact)
 
 
 def test_a_session_that_turns_to_a_task_of_a_lower_tier_is_told():
-    holding = make_holding()
-    pinned = agree(holding, Terms(task="tool-calling")).headers["X-Rung-Session"]
+    promise = make_own_promise()
+    pinned = headers(promise, agree(promise, Terms(task="tool-calling")))["X-Rung-Session"]
     with pytest.raises(SessionMovedError, match="no tier for reasoning"):
-        agree(holding, read_terms({"X-Rung-Session": pinned, "X-Rung-Task": "reasoning"}, tasks=TASKS))
+        agree(promise, read_terms({"X-Rung-Session": pinned, "X-Rung-Task": "reasoning"}, tasks=TASKS))
 
 
 def test_a_moved_session_is_a_409(session, tokenizer):

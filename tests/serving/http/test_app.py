@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.serving.support import CONTEXT, TorchSession, make_holding, running
+from tests.serving.support import CONTEXT, TorchSession, running
 
 PROMPTS = ["the quick brown fox", "call the tool", "one two three", "naïve café", "weather in Paris", "{"]
 
@@ -224,7 +224,7 @@ def test_models_are_listed_with_their_evidence(client):
 
 
 def test_every_name_of_the_model_is_served(client, server):
-    for name in server[1].holding.models:
+    for name in server[1].promise.models:
         assert complete(client, model=name, max_tokens=1).model == "tiny-family"
     with pytest.raises(openai.NotFoundError) as caught:
         complete(client, model="tinny")
@@ -450,7 +450,7 @@ def test_a_full_queue_is_told_with_retry_after_and_waiting_is_bounded(session, t
 
 
 def test_metrics_count_requests_tokens_and_sequences(session, tokenizer):
-    with running(session, tokenizer, holding=make_holding(region="eu", default_task="tool-calling")) as (
+    with running(session, tokenizer, region="eu", default_task="tool-calling") as (
         url,
         service,
     ):

@@ -16,15 +16,15 @@ from serving.http.server import Address, open_socket
 ROOT = Path(__file__).parents[3]
 CODE = """
 import sys
-from serving.http.app import create_service
-from serving.contract.promise import make_holding
+from serving.http.service import create_service
 from serving.node.host import this_host
 from serving.node.load import load_bundle
+from serving.node.open import make_node
 from serving.http.server import open_socket, serve
 from pathlib import Path
 listening = open_socket(host="127.0.0.1", port=0)
 model = load_bundle(Path(sys.argv[1]), host=this_host())
-serve(create_service(model, holding=make_holding(model)), listening, grace_s=20)
+serve(create_service(make_node(model)), listening, grace_s=20)
 heavy = {"torch", "mlflow", "lm_eval", "sqlmodel", "transformers", "onnx", "tvm"} & set(sys.modules)
 print("ended", sorted(heavy))
 """

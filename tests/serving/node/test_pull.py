@@ -28,8 +28,9 @@ from registry.signing import generate_keys
 from registry.store import Store
 from serving.contract.problems import InterruptedFetchError
 from serving.node import fetch
+from serving.node.directory import NodeDirectory
 from serving.node.load import read_bundle
-from serving.node.pull import bundle_directory, pull, pull_artifact
+from serving.node.pull import pull, pull_artifact
 from serving.node.source import DirectorySource, find_source
 from tests.serving.support import make_cell, make_manifest, make_release
 
@@ -74,7 +75,7 @@ class Published:
             blobs=source.within("store"),
             release=source.within("releases/r1"),
             public_key=self.public_key,
-            out=out,
+            into=NodeDirectory(out),
             artifacts=artifacts,
             report=report,
         )
@@ -174,7 +175,7 @@ def test_another_release_of_the_same_name_is_refused(published, tmp_path):
             blobs=DirectorySource(published.root / "store"),
             release=DirectorySource(tmp_path / "elsewhere" / "r1"),
             public_key=published.public_key,
-            out=tmp_path / "node",
+            into=NodeDirectory(tmp_path / "node"),
         )
 
 
@@ -204,7 +205,7 @@ def test_what_the_source_lacks_is_named(published, tmp_path):
         pull(
             blobs=DirectorySource(tmp_path),
             release=DirectorySource(tmp_path / "none"),
-            out=tmp_path / "n2",
+            into=NodeDirectory(tmp_path / "n2"),
             public_key=published.public_key,
         )
 
@@ -281,7 +282,7 @@ def test_a_pull_killed_at_any_moment_is_completed_by_the_next(published, tmp_pat
     resumed = [asked for path, asked in log if published.weights.removeprefix("sha256:") in path]
     assert resumed == [f"bytes={held}-"]
     for cell in published.release.cells:
-        assert read_bundle(bundle_directory(node, cell.manifest.digest)).manifest == cell.manifest
+        assert read_bundle(NodeDirectory(node).bundle(cell.manifest.digest)).manifest == cell.manifest
     assert not list((node / "partial").iterdir())
 
 
@@ -293,7 +294,7 @@ def test_pulls_at_the_same_time_share_the_work(published, tmp_path):
     blobs = [path for path, _ in log if "blobs" in path]
     assert sorted(blobs) == sorted(set(blobs)), "every blob was fetched once"
     for cell in published.release.cells:
-        assert read_bundle(bundle_directory(node, cell.manifest.digest)).manifest == cell.manifest
+        assert read_bundle(NodeDirectory(node).bundle(cell.manifest.digest)).manifest == cell.manifest
 
 
 def test_a_full_disk_is_told_and_leaves_nothing_half_written(published, tmp_path):
@@ -311,7 +312,7 @@ def test_too_little_space_is_told_before_anything_is_fetched(published, tmp_path
     manifest = published.manifest.model_copy(update={"files": (huge,)})
     source = CountingSource(published.root)
     with pytest.raises(StorageFullError, match="needed"):
-        pull_artifact(manifest, blobs=source, out=tmp_path / "node")
+        pull_artifact(manifest, blobs=source, into=NodeDirectory(tmp_path / "node"))
     assert not source.paths
 
 
@@ -342,6 +343,7 @@ def start_pull(published, source, node, *, limit=None):
 import resource, sys
 from pathlib import Path
 from registry.errors import RungError
+from serving.node.directory import NodeDirectory
 from serving.node.pull import pull
 from serving.node.source import find_source
 limit = {limit}
@@ -350,7 +352,8 @@ if limit:
 source = find_source({str(source)!r})
 try:
     pull(
-        blobs=source.within("store"), release=source.within("releases/r1"), out=Path({str(node)!r}),
+        blobs=source.within("store"), release=source.within("releases/r1"),
+        into=NodeDirectory(Path({str(node)!r})),
         public_key=Path({str(published.public_key)!r}),
     )
 except RungError as error:

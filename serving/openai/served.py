@@ -1,0 +1,141 @@
+"""The served model as OpenAI's API sees it: names, tokens, limits, and the checks of what callers send."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from dataclasses import dataclass, field
+
+from compilers.model.tokenizer import Tokenizer
+from registry.digest import short
+from registry.errors import UnknownNameError
+from serving.contract.problems import Json, RequestError
+from serving.contract.promise import Promise
+from serving.engine.engine import Limits
+from serving.engine.sampling import TokenLogprob
+
+LONG_TEXT = 8192
+"""Characters from which on text is encoded outside the event loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What requests are held against, and answers are written with."""
+
+    promise: Promise
+    tokenizer: Tokenizer
+    limits: Limits
+    vocab_size: int
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def fingerprint(self) -> str:
+        """`system_fingerprint` of OpenAI's answers: what determines them beside the request."""
+        return f"rung-{short(self.promise.artifact)}"
+
+    def check_model(self, name: str) -> None:
+        """Refuse a model that is not served here.
+
+        Raises:
+            RequestError: With status 404.
+        """
+        if name not in self.promise.models:
+            hint = UnknownNameError.of("model", name, known=self.promise.models).hint
+            raise RequestError(
+                f"model {name[:200]!r} is not served here",
+                hint=hint,
+                param="model",
+                code="model_not_found",
+                status=404,
+            )
+
+    async def encode(self, texts: list[str], *, add_bos: bool | None = None) -> list[list[int]]:
+        """The token ids of texts."""
+        if sum(len(text) for text in texts) > LONG_TEXT:
+            return await asyncio.to_thread(self.tokenizer.encode_batch, texts, add_bos=add_bos)
+        return self.tokenizer.encode_batch(texts, add_bos=add_bos)
+
+    def check_prompt(self, tokens: list[int], *, param: str) -> None:
+        """Refuse a prompt that the session cannot take.
+
+        Raises:
+            RequestError: It is empty, or has a token outside the vocabulary.
+        """
+        if not tokens:
+            raise RequestError(
+                f"parameter `{param}` has no tokens, and this checkpoint has no BOS",
+                hint="give some text",
+                param=param,
+            )
+        outside = next((token for token in tokens if token >= self.vocab_size), None)
+        if outside is not None:
+            raise RequestError(
+                f"parameter `{param}` has the token {outside}, the vocabulary has {self.vocab_size}",
+                hint="encode the text with this checkpoint's own tokenizer",
+                param=param,
+            )
+
+    def max_tokens(self, prompt_tokens: int, *, asked: int | None, default: int | None, param: str) -> int:
+        """How many tokens may be generated after a prompt.
+
+        Args:
+            prompt_tokens: Length of the prompt.
+            asked: What the caller asked for; must fit.
+            default: For callers who did not ask; cut to what fits. None: all that fits.
+            param: Parameter that holds the prompt.
+
+        Raises:
+            RequestError: Prompt and answer do not fit into the context.
+        """
+        capacity = self.limits.capacity
+        room = capacity - prompt_tokens
+        if room < (1 if asked is None else asked):
+            wanted = f" and {asked} to generate" if asked else ""
+            raise RequestError(
+                f"the context holds {capacity} tokens, the prompt has {prompt_tokens}{wanted}",
+                hint="shorten the prompt" + (" or ask for fewer tokens" if asked else ""),
+                param=param,
+                code="context_length_exceeded",
+            )
+        return min(room, default or room) if asked is None else asked
+
+    def check_count(self, count: int) -> None:
+        """Refuse a request that could never be queued.
+
+        Raises:
+            RequestError: It asks for more sequences than the queue holds.
+        """
+        most = self.limits.queued
+        if count > most:
+            raise RequestError(
+                f"the request asks for {count} sequences, at most {most} are taken at once",
+                hint="send fewer prompts or choices with one request",
+                param="n",
+            )
+
+    def head(self, kind: str, *, prefix: str) -> Json:
+        """The fields with which every answer begins."""
+        return {
+            "id": f"{prefix}-{uuid.uuid4().hex}",
+            "object": kind,
+            "created": int(time.time()),
+            "model": self.promise.models[0],
+            "system_fingerprint": self.fingerprint,
+        }
+
+    def token_text(self, token: int) -> str:
+        """A token as a caller may read it: its text, or its number where it is only part of a character."""
+        text = self.tokenizer.token_text(token)
+        return text if text and "�" not in text else f"token_id:{token}"
+
+    def top_by_text(self, score: TokenLogprob) -> dict[str, float] | None:
+        """The most likely tokens and the one taken, by text; None where nothing predicted the token."""
+        if score.logprob is None:
+            return None
+        found: dict[str, float] = {}
+        for token, logprob in (*score.top, (score.token, score.logprob)):
+            text = self.token_text(token)
+            if found.setdefault(text, logprob) != logprob:  # another token with the same text
+                found[f"token_id:{token}"] = logprob
+        return found
