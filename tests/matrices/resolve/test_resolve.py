@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -274,13 +274,14 @@ def test_other_gates_can_be_asked_in_their_place(new_release, new_released, host
     assert outcomes == ["indeterminate", "deny", "allow"]
 
 
-# Laws. Cells are drawn over everything that the gates look at.
+# Laws. Cells are drawn over everything that the gates look at, weighted so that some pass them all; a law
+# about what is allowed is held to examples where something is.
 
-_TIERS = st.sampled_from([None, 1, 2, 3])
+_TIERS = st.sampled_from([1, 2, 1, 2, 3, None])
 _PLACES = st.tuples(
     st.sampled_from(["demo-flagship/1", "demo-mid/1", "demo-small/1"]),
     st.sampled_from(["fp32", "w4g32-gptq", "w8a8-dynamic"]),
-    st.sampled_from([V3, V4, ARM, CUDA]),
+    st.sampled_from([V3, V3, V3, V4, ARM, CUDA]),
     st.sampled_from(["onnxruntime", "tvm"]),
 )
 _CELLS = st.lists(
@@ -289,8 +290,9 @@ _CELLS = st.lists(
         st.fixed_dictionaries({"extraction": _TIERS, "reasoning": _TIERS}),
         st.sampled_from([1_000_000, 50_000_000, 900_000_000]),
         st.sampled_from([None, "waived"]),
-        st.sampled_from(["1.31.1", "0.27.0", None]),
+        st.sampled_from([None, None, None, "1.31.1", "0.27.0"]),
     ),
+    min_size=1,
     max_size=6,
     unique_by=lambda drawn: drawn[0],
 )
@@ -298,14 +300,16 @@ _REQUESTS = st.builds(
     Request,
     family=st.just("demo"),
     task=st.sampled_from(["extraction", "reasoning", ("extraction", "reasoning")]),
-    min_tier=st.integers(1, 4),
+    min_tier=st.sampled_from([4, 3, 3, 2, 1]),
     batch=st.sampled_from([1, 64]),
 )
 _FLAGS = sorted({*find_target(V4).features, *find_target(ARM).features})
 _HOSTS = st.tuples(
-    st.sampled_from(["x86_64", "aarch64", "unknown"]),
-    st.sets(st.sampled_from(_FLAGS)).map(set) | st.just(set(find_target(V3).features)),
-    st.sampled_from([0, 10_000_000, 100_000_000, 2_000_000_000]),
+    st.sampled_from(["x86_64", "x86_64", "x86_64", "aarch64", "unknown"]),
+    st.sampled_from([{*find_target(name).features} for name in (V4, V3, ARM)])
+    | st.sampled_from([{*find_target(V4).features}])
+    | st.sets(st.sampled_from(_FLAGS)),
+    st.sampled_from([64_000_000_000, 64_000_000_000, 2_000_000_000, 100_000_000, 10_000_000, 0]),
     st.lists(
         st.builds(
             Accelerator,
@@ -316,6 +320,9 @@ _HOSTS = st.tuples(
     ),
 )
 law = settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.too_slow])
+law_of_allowed = settings(
+    law, max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+)
 
 
 @pytest.fixture(scope="session")
@@ -343,7 +350,7 @@ def _host(host, drawn):
     )
 
 
-@law
+@law_of_allowed
 @given(
     cells=_CELLS,
     request=_REQUESTS,
@@ -358,17 +365,18 @@ def test_law_a_host_with_more_never_gets_a_worse_tier(
     release, small = build(cells), _host(host, drawn)
     large = _host(host, (drawn[0], drawn[1] | more, drawn[2] * factor, [*drawn[3], *added]))
     before = resolve(release, request, small, runtimes=runtimes)
+    assume(before.outcome == "allow")
     after = resolve(release, request, large, runtimes=runtimes)
-    if before.outcome == "allow":
-        assert after.outcome == "allow"
-        assert after.tier <= before.tier
+    assert after.outcome == "allow"
+    assert after.tier <= before.tier
 
 
-@law
+@law_of_allowed
 @given(cells=_CELLS, request=_REQUESTS, drawn=_HOSTS)
 def test_law_asking_for_less_never_turns_yes_into_no(build, host, runtimes, cells, request, drawn):
     release, machine = build(cells), _host(host, drawn)
     before = resolve(release, request, machine, runtimes=runtimes)
+    assume(before.outcome != "deny")
     less = request.model_copy(update={"min_tier": request.min_tier + 1})
     after = resolve(release, less, machine, runtimes=runtimes)
     if before.outcome == "allow":
@@ -380,8 +388,6 @@ def test_law_asking_for_less_never_turns_yes_into_no(build, host, runtimes, cell
 @law
 @given(cells=_CELLS, request=_REQUESTS, drawn=_HOSTS, data=st.data())
 def test_law_removing_a_cell_never_improves_the_answer(build, host, runtimes, cells, request, drawn, data):
-    if not cells:
-        return
     machine = _host(host, drawn)
     gone = data.draw(st.integers(0, len(cells) - 1))
     before = resolve(build(cells), request, machine, runtimes=runtimes)
@@ -402,14 +408,13 @@ def test_law_the_order_of_cells_does_not_matter(build, host, runtimes, cells, re
     assert told[0] == told[1]
 
 
-@law
+@law_of_allowed
 @given(cells=_CELLS, request=_REQUESTS, drawn=_HOSTS)
 def test_law_what_is_allowed_really_meets_the_request(build, host, runtimes, cells, request, drawn):
     machine = _host(host, drawn)
     decision = resolve(build(cells), request, machine, runtimes=runtimes)
-    if decision.chosen is None:
-        assert decision.outcome != "allow"
-        return
+    assert (decision.chosen is not None) == (decision.outcome == "allow")
+    assume(decision.chosen is not None)
     cell = decision.chosen.cell
     earned = {result.task_type: result.tier for result in cell.tasks}
     assert all(earned[task] <= request.min_tier for task in request.tasks)
