@@ -65,7 +65,7 @@ def check_stated(version: ModelVersion, *, asked: dict[str, str]) -> None:
             raise ConfigurationError(
                 f"`{version.name}/{version.version}` holds the same files with {key} = "
                 f"`{version.tags.get(key, '')}`, not `{value}`",
-                hint="leave the option away, or register it under another name",
+                hint="omit the option, or register it under another name",
             )
 
 

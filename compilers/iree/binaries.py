@@ -64,7 +64,7 @@ def embedded_binaries(path: Path) -> list[EmbeddedBinary]:
                     data = archive.read(entry)
                     found += _in_entry(path, entry.filename, data, form, _start(stream, entry))
     except (OSError, zipfile.BadZipFile, struct.error) as error:
-        raise CorruptError(f"`{path}` is no module of IREE: {error}", hint=_AGAIN) from error
+        raise CorruptError(f"`{path}` is not an IREE module: {error}", hint=_AGAIN) from error
     return found
 
 

@@ -113,7 +113,7 @@ def open_session(device: Untyped, plan: StaticPlan, *, module: Path, weights: Pa
     try:
         index.load(str(weights))
     except FAILURES as error:
-        raise LoadError(f"`{weights}` is no weights file: {_brief(error)}", hint=AGAIN) from error
+        raise LoadError(f"`{weights}` is not a weights file: {_brief(error)}", hint=AGAIN) from error
     try:
         code = rt.VmModule.mmap(instance, str(module))
         parameters = rt.create_io_parameters_module(instance, index.create_provider(scope=SCOPE))

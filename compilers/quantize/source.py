@@ -106,7 +106,7 @@ def _locate(directory: Path) -> dict[str, str]:
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"`{index}` is no safetensors index: {error}", hint="take the checkpoint from its source again"
+            f"`{index}` is not a safetensors index: {error}", hint="take the checkpoint from its source again"
         ) from error
     if not isinstance(places, Mapping) or not all(Path(str(file)).name == file for file in places.values()):
         raise CheckpointError(

@@ -90,5 +90,6 @@ def read_plan(path: Path) -> StaticPlan:
         ) from error
     except ValidationError as error:
         raise LoadError(
-            f"`{path}` is no plan of this version: {describe(error)}", hint="pull or build the artifact again"
+            f"`{path}` is not a plan in the format this version reads: {describe(error)}",
+            hint="pull or build the artifact again",
         ) from error

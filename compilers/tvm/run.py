@@ -91,5 +91,6 @@ def _read_plan(path: Path) -> LibraryPlan:
         raise LoadError(f"cannot read `{path}`: {error}", hint="pull or build the artifact again") from error
     except ValidationError as error:
         raise LoadError(
-            f"`{path}` is no plan of this version: {describe(error)}", hint="pull or build the artifact again"
+            f"`{path}` is not a plan in the format this version reads: {describe(error)}",
+            hint="pull or build the artifact again",
         ) from error

@@ -54,7 +54,7 @@ class Ledger:
     def put_stage(self, record: BuildRecord) -> BuildRecord:
         """Record a finished stage; the record that stands for its key.
 
-        Same key, same result: where a record stands already (another process was quicker), it stays.
+        Equal keys have equal results: an existing record, perhaps of another process, is kept.
         """
         checked = _checked(record)
         with self._database.writing() as connection:

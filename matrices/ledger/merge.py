@@ -1,4 +1,4 @@
-"""How a cell stands after a build reported on it: what was there, what was reported, and what people ruled.
+"""Merge a build's report into the stored cell: which state it has now, and when it loses its approval.
 
 Pure, and the heart of `matrices/ledger/ledger.py`, which states the rules.
 """

@@ -1,4 +1,4 @@
-"""Snapshots: a release made from cells, written to a directory with its signature, and read back offline.
+"""Release files: create, sign, write, verify and read `release.json`, offline.
 
 The directory holds `release.json` and `release.sig`, nothing else. It is written beside its place and
 renamed, so it is there whole or not at all. The half that reads imports no database: a node has none.
@@ -227,7 +227,7 @@ def _same_already(release: Release, directory: Path) -> Path:
             return directory
         what = f"the release `{standing.name}` ({short(standing.digest)})"
     else:
-        what = "something that is no release"
+        what = "something that is not a release"
     raise RefusedError(
         f"`{directory}` holds {what}, not `{release.name}` ({short(release.digest)})",
         hint="releases are frozen: choose another name or directory",

@@ -1,4 +1,4 @@
-"""Releases: a frozen, signed set of approved cells, the snapshot that nodes hold and decide from offline.
+"""Releases: what a release holds, as values; a frozen, signed set of approved cells, read offline by nodes.
 
 On disk a release is a directory with `release.json` (this value) and `release.sig` (an OpenSSF model-signing
 signature over it). Resolution reads nothing else.

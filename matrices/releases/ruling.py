@@ -1,4 +1,4 @@
-"""Rulings: what a person decided about a cell. Append-only; the latest one on an artifact stands.
+"""Rulings: what a person decided about a cell. Append-only; the latest ruling on an artifact wins.
 
 An approval is a ruling that lets the cell into a release. (A *decision* is what a node takes.)
 """

@@ -109,7 +109,7 @@ def approval_gate(candidate: Candidate, _: Facts) -> GateResult:
         return _deny(f"is not in the release ({state}{why})")
     cell, approval = candidate.released.cell, candidate.released.approval
     if cell.state != "approved":
-        return _deny(f"is {cell.state}, not approved")
+        return _deny(f"has the state `{cell.state}`, not `approved`")
     if approval.artifact != candidate.released.manifest.digest:
         return _deny(f"was approved as the artifact {short(approval.artifact)}, which this is not")
     return PASS

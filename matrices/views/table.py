@@ -1,4 +1,4 @@
-"""The matrix as a grid: which cell stands where, and the few characters that say how it stands.
+"""Lay out the matrix as a table: rows, columns, and the few characters in each cell.
 
 Pure. Rows are checkpoint × recipe, columns target × toolchain. `matrices/views/render.py` draws it.
 """

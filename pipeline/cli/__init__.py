@@ -1,1 +1,1 @@
-"""The command line: one file per verb; data on stdout, everything else on stderr."""
+"""The command line: one file per command in `verbs/`; data on stdout, everything else on stderr."""

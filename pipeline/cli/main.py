@@ -67,7 +67,7 @@ def rung(
         False, "--version", help="Print the version and exit", is_eager=True, callback=_print_version
     ),
 ) -> None:
-    """Ship a ladder of a model across hardware that differs by law and by scarcity."""
+    """Ship one model family across hardware that differs from region to region."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -90,7 +90,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         output.error(_not_installed(missing))
         return ToolchainMissingError.exit_code
     except KeyboardInterrupt:
-        output.note("interrupted; what was finished is kept, run the same command to go on")
+        output.note("interrupted; finished work is kept, run the same command to resume")
         return 130
     except BrokenPipeError:
         # The reader of our stdout has gone; Python would complain once more when it flushes at exit.

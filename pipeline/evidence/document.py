@@ -181,7 +181,7 @@ def _parse(path: Path) -> dict[str, object]:
 
 def _no_number(text: str) -> float:
     """Refuses NaN and the infinities, which Python reads and JSON does not have."""
-    raise ValueError(f"{text} is no number of JSON")
+    raise ValueError(f"{text} is not a number in JSON")
 
 
 def _not_signed(path: Path, why: str) -> SignatureError:

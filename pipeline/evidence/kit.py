@@ -189,7 +189,7 @@ def _read_small(source: Source, name: str) -> bytes:
             if len(data) > MAX_BYTES:
                 raise CorruptError(
                     f"`{name}` of the source has more than {MAX_BYTES} bytes",
-                    hint="this is no kit: check `--from`",
+                    hint="this is not a kit: check `--from`",
                 )
     return bytes(data)
 

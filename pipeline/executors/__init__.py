@@ -1,1 +1,1 @@
-"""How the build graph's jobs are run: local processes."""
+"""Executors: what runs the work of a build; worker processes on this machine, or a Ray cluster."""

@@ -1,1 +1,1 @@
-"""Upkeep of a workspace: locks, releases, inspection and repair."""
+"""A workspace: its locks and releases, and its upkeep (inspection and repair)."""

@@ -1,4 +1,4 @@
-"""What goes wrong while serving, and how a caller hears of it: in OpenAI's form, with a status.
+"""Errors of the server: why a request is refused, with its HTTP status (400, 409, 503) and a remedy.
 
 Where waiting may help, the answer has `Retry-After`.
 

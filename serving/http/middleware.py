@@ -1,4 +1,4 @@
-"""The edge of the server: what holds for every request, whatever its route.
+"""Middleware: size limits, tier headers, counters and error answers for every request, whatever its route.
 
 Bodies have a limit, every answer carries the tier headers, everything is counted, and an error that nobody
 expected becomes an OpenAI-style answer and a line in the log.

@@ -1,4 +1,4 @@
-"""What this machine is: the facts from which a node decides, on its own, what it may run.
+"""Facts of this machine: processor, memory, GPUs and NPUs, from which a node decides what it may run.
 
 `this_host()` reads them from the kernel: architecture, processor flags, memory and cores with the control
 group's limits (both versions) taken into account, the chip's own name, and the GPUs of NVIDIA and AMD.

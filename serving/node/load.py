@@ -1,4 +1,4 @@
-"""Load a bundle: the last gate before an artifact answers anyone.
+"""Load a bundle: refuse an artifact that cannot run here as it was evaluated, else open a session.
 
 An artifact runs here exactly as it was evaluated, or not at all: its files are those of the manifest, the
 host has what its target needs, the runtime is the version that the evidence was obtained with, and there is

@@ -255,7 +255,7 @@ def _read_small(source: Source, name: str) -> bytes:
             if len(data) > MAX_RELEASE_BYTES:
                 raise CorruptError(
                     f"`{name}` of the source has more than {MAX_RELEASE_BYTES} bytes",
-                    hint="this is no release: check `--from`",
+                    hint="this is not a release: check `--from`",
                 )
     return bytes(data)
 

@@ -1,1 +1,1 @@
-"""TVM for CPUs: kernels written as TIR for x86-64 and AArch64, and the session that runs them."""
+"""TVM for CPUs: kernels in TIR for x86-64 (AVX2, AVX-512) and AArch64 (NEON), and their session."""

@@ -1,4 +1,4 @@
-"""Products of integer weights with activations of 16 bits, two inputs to a lane.
+"""AVX2 and AVX-512 kernels: products of integer weights with 16-bit activations (`vpmaddwd`, `vpdpwssd`).
 
 Pairs are what `vpmaddwd` multiplies on every AVX2 machine and `vpdpwssd` on machines with VNNI. A group adds
 at most 128 · 32767 · 128 < 2³¹ in absolute value.

@@ -1,4 +1,4 @@
-"""Products of integer weights with activations of 8 bits, four inputs to a lane.
+"""AVX2 and AVX-512 kernels: products of integer weights with 8-bit activations (`vpmaddubsw`, `vpdpbusd`).
 
 Codes of weights are unsigned and activations signed: so `vpdpbusd` multiplies them on machines with VNNI.
 Sums start from −zero · Σ activations, so no code needs its zero subtracted. On other machines `vpmaddubsw`

@@ -1,4 +1,4 @@
-"""Integer products on Arm's Advanced SIMD, whose vectors have 128 bits.
+"""NEON kernels: integer products on Arm's Advanced SIMD, whose vectors have 128 bits.
 
 All but `dot_quads` is plain TIR that LLVM matches to instructions of every Armv8 machine. Even and odd lanes
 are multiplied apart, so that a product is one `smull` or `smlal`; LLVM takes a broadcast apart for nothing,

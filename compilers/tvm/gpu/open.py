@@ -70,7 +70,9 @@ def read_plan(folder: Path) -> GpuPlan:
     except OSError as error:
         raise LoadError(f"cannot read `{path}`: {error}", hint=hint) from error
     except ValidationError as error:
-        raise LoadError(f"`{path}` is no plan of this version: {describe(error)}", hint=hint) from error
+        raise LoadError(
+            f"`{path}` is not a plan in the format this version reads: {describe(error)}", hint=hint
+        ) from error
 
 
 def read_code(path: Path, target: Target) -> bytes:
@@ -85,5 +87,5 @@ def read_code(path: Path, target: Target) -> bytes:
     except OSError as error:
         raise LoadError(f"cannot read `{path}`: {error}", hint=hint) from error
     if not code.startswith(_STARTS[target.kind]):
-        raise LoadError(f"`{path}` is no machine code for {target.kind} GPUs", hint=hint)
+        raise LoadError(f"`{path}` contains no machine code for {target.kind} GPUs", hint=hint)
     return code

@@ -14,18 +14,18 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command()
 def approve(
     cell: list[str] = typer.Argument(
-        None, metavar="[CELL]...", help="Ids, unambiguous parts (`mid:w4:tvm`) or patterns"
+        None, metavar="[CELL]...", help="Ids, unambiguous parts of ids (`mid:w4:tvm`) or patterns"
     ),
     by: str = typer.Option(..., "--by", help="Who approves"),
     reason: str = typer.Option(..., "--reason", help="Why"),
     waive: str | None = typer.Option(
-        None, "--waive", help="Approve with evidence missing: why that is accepted; recorded"
+        None, "--waive", help="Approve with evidence missing; TEXT says why and is recorded"
     ),
-    passing: bool = typer.Option(False, "--passing", help="All cells whose evidence suffices, of --family"),
-    family: str | None = typer.Option(None, help="With --passing: the family"),
+    passing: bool = typer.Option(False, "--passing", help="All cells with enough evidence, of --family"),
+    family: str | None = typer.Option(None, help="With --passing: only this family"),
     as_json: bool = typer.Option(False, "--json", help="Print the approvals as JSON"),
 ) -> None:
-    """Approve cells for release. Refused (exit 8) where evidence is missing, unless it is waived."""
+    """Approve cells for release. Refused (exit 8) if evidence is missing, unless waived."""
     if passing == bool(cell):
         raise ConfigurationError("give cells, or `--passing`, not both", hint="see `rung approve --help`")
     board = context.board()

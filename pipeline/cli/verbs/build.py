@@ -36,20 +36,20 @@ def build(
     recipe: list[str] = typer.Option([], help="Only this recipe; repeatable"),
     toolchain: list[str] = typer.Option([], help="Only this toolchain; repeatable"),
     checkpoint: list[str] = typer.Option([], help="Only this checkpoint; repeatable"),
-    jobs: int = typer.Option(0, min=0, help="Worker processes at the same time; 0: one per processor"),
+    jobs: int = typer.Option(0, min=0, help="Worker processes in parallel; 0: one per processor"),
     memory: float = typer.Option(
         0.0, min=0.0, help="Memory for all workers, GiB; 0: three quarters of this machine's"
     ),
     executor: ExecutorName = typer.Option(
-        ExecutorName.local, help="Where the work runs; `ray`: on the cluster that RAY_ADDRESS names"
+        ExecutorName.local, help="Where the work runs; `ray`: on the cluster named by RAY_ADDRESS"
     ),
-    timeout: float = typer.Option(3600.0, min=1.0, help="Time limit of each piece of work, seconds"),
+    timeout: float = typer.Option(3600.0, min=1.0, help="Time limit for each piece of work, seconds"),
     until: Until = typer.Option(
-        Until.evaluated, help="`built`: compile and prove, and leave the evaluation to a later build"
+        Until.evaluated, help="`built`: compile and prove only; a later build evaluates"
     ),
     as_json: bool = typer.Option(False, "--json", help="Print the cells as JSON"),
 ) -> None:
-    """Export, quantize, lower, verify, evaluate and judge all that is missing or stale; resumable."""
+    """Export, quantize, lower, verify, evaluate and judge whatever is missing or stale; resumable."""
     from pipeline.build.plan import Filters
     from pipeline.build.verb import Options, build_ladder
 

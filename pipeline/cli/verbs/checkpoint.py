@@ -28,13 +28,13 @@ def add(
         help="A local directory in the Hugging Face layout, or a registered version",
     ),
     name: str | None = typer.Option(None, help="Registered model name; default: the directory's name"),
-    family: str | None = typer.Option(None, help="The line it belongs to; default: its name"),
-    licence: str | None = typer.Option(None, help="SPDX identifier; default: what its model card says"),
-    parent: str | None = typer.Option(None, help="NAME/VERSION that it was distilled or tuned from"),
+    family: str | None = typer.Option(None, help="Family it belongs to; default: its name"),
+    licence: str | None = typer.Option(None, help="SPDX identifier; default: from its model card"),
+    parent: str | None = typer.Option(None, help="NAME/VERSION it was distilled or tuned from"),
     alias: str | None = typer.Option(None, help="Alias to point at this version"),
     as_json: bool = typer.Option(False, "--json", help="Print JSON"),
 ) -> None:
-    """Register a checkpoint. The same content again is the same version."""
+    """Register a checkpoint. Registering the same content again yields the same version."""
     workspace = context.this_workspace()
     checkpoints = context.checkpoints(workspace)
     with writing(workspace):

@@ -19,7 +19,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command()
 def doctor(
     repair: bool = typer.Option(
-        False, "--repair", help="Mend what can be mended; what is lost is built again"
+        False, "--repair", help="Repair what can be repaired; what is lost is built again"
     ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON"),
 ) -> None:
@@ -98,9 +98,9 @@ def _print(
     output.line(f"workspace   {workspace.root}")
     for each in found:
         output.line(
-            f"{'mended' if repair else 'problem':<11} {each['kind']}: {each['subject']}: {each['detail']}"
+            f"{'repaired' if repair else 'problem':<11} {each['kind']}: {each['subject']}: {each['detail']}"
         )
     if not found:
         output.line("            store and database are sound: no orphan, nothing half-written")
     elif not repair:
-        output.note("hint: `rung doctor --repair` mends what can be mended")
+        output.note("hint: run `rung doctor --repair`")

@@ -30,11 +30,11 @@ def evidence() -> None:
 @app.command()
 def export(
     ladder: Path = typer.Argument(metavar="LADDER", help="The ladder whose artifacts need evidence"),
-    target: str = typer.Option(..., help="Artifacts of this target"),
+    target: str = typer.Option(..., help="Only artifacts of this target"),
     out: Path | None = typer.Option(
         None, metavar="KIT", help="Directory to carry to the node; default: only publish it in the workspace"
     ),
-    everything: bool = typer.Option(False, "--all", help="Also artifacts whose evidence is whole"),
+    everything: bool = typer.Option(False, "--all", help="Also artifacts whose evidence is complete"),
     as_json: bool = typer.Option(False, "--json", help="Print the kit's index as JSON"),
 ) -> None:
     """Make a kit: a target's pending artifacts, probes, references, tasks and bars, with a signed index.
@@ -54,7 +54,7 @@ def export(
 
 @app.command()
 def run(
-    target: str = typer.Option(..., help="The target that this machine has the hardware of"),
+    target: str = typer.Option(..., help="The target whose hardware this machine has"),
     out: Path = typer.Option(..., metavar="FILE", help="The evidence file to write"),
     kit: Path | None = typer.Option(None, metavar="KIT", help="A kit's directory"),
     source: str | None = typer.Option(
@@ -67,27 +67,27 @@ def run(
         None, metavar="LADDER", help="Instead of a kit: this workspace's own artifacts of the ladder"
     ),
     key: Path | None = typer.Option(
-        None, help="Private key to sign with, made if it is not there; in a workspace default: its own"
+        None, help="Private key to sign with; created if missing; default in a workspace: its own"
     ),
     trusted: Path | None = typer.Option(
-        None, help="Public key that the kit must be signed with; in a workspace default: its own"
+        None, help="Public key that the kit must be signed with; default in a workspace: its own"
     ),
     work: Path | None = typer.Option(
-        None, help="Directory in which a killed run goes on; default: beside FILE"
+        None, help="Directory from which a killed run resumes; default: beside FILE"
     ),
     only: list[str] = typer.Option(
         [], metavar="PART", help="parity, speed or quality; repeatable; default: all"
     ),
-    cell: list[str] = typer.Option([], help="Only these cells, by their whole id; repeatable"),
-    everything: bool = typer.Option(False, "--all", help="With --ladder: also artifacts with whole evidence"),
+    cell: list[str] = typer.Option([], help="Only these cells, by full id; repeatable"),
+    everything: bool = typer.Option(False, "--all", help="With --ladder: also those with complete evidence"),
     threads: int = typer.Option(1, min=1, help="Threads of each runtime"),
-    timeout: float = typer.Option(7200.0, min=1.0, help="Seconds that one artifact may take"),
+    timeout: float = typer.Option(7200.0, min=1.0, help="Time limit for one artifact, seconds"),
     as_json: bool = typer.Option(False, "--json", help="Print what was measured as JSON"),
 ) -> None:
     """Measure artifacts on the machine that has the hardware; write one signed file.
 
-    Checks the way of execution, parity with torch's logits, speed and quality. What fails is in the file, the
-    rest goes on. Needs `rung[serve]`, and `rung[eval]` for quality; neither torch nor a database.
+    Checks how it executes, parity with torch's logits, speed and quality. A failure is recorded in the file
+    and the rest continues. Needs `rung[serve]`, and `rung[eval]` for quality; neither torch nor a database.
     """
     from pipeline.evidence.document import write_report
     from pipeline.evidence.kit import fetch_kit
@@ -104,7 +104,7 @@ def run(
     signing = key or (workspace.private_key if workspace else None)
     if signing is None:
         raise ConfigurationError(
-            "no key to sign with", hint="give one with `--key node.key`; it is made if it is not there"
+            "no key to sign with", hint="give one with `--key node.key`; it is created if missing"
         )
     if not signing.exists():
         generate_keys(signing, signing.with_suffix(".pub"))
@@ -147,10 +147,10 @@ def run(
 @app.command("import")
 def import_(
     file: list[Path] = typer.Argument(metavar="FILE...", help="Evidence files from nodes"),
-    key: list[Path] = typer.Option([], help="Take evidence of this public key too, this time; repeatable"),
-    as_json: bool = typer.Option(False, "--json", help="Print the cells as they stand then as JSON"),
+    key: list[Path] = typer.Option([], help="Accept this public key too, this time only; repeatable"),
+    as_json: bool = typer.Option(False, "--json", help="Print the updated cells as JSON"),
 ) -> None:
-    """Verify evidence files and record them. All of them stand, or nothing is written (exit 8)."""
+    """Verify evidence files and record them. If one is refused, nothing is written (exit 8)."""
     from pipeline.evidence.import_report import take_in
     from pipeline.evidence.trust import trusted_keys
     from pipeline.workspace.locks import writing
@@ -177,9 +177,9 @@ def import_(
 def trust(
     key: Path | None = typer.Argument(None, metavar="[KEY]", help="A node's public key, a PEM file"),
     name: str | None = typer.Option(None, help="Name of the node; default: the file's"),
-    remove: str | None = typer.Option(None, metavar="NAME", help="Trust this node no more"),
+    remove: str | None = typer.Option(None, metavar="NAME", help="Stop trusting this node"),
 ) -> None:
-    """Trust a node's key; without KEY, list the keys whose evidence is taken."""
+    """Trust a node's key. Without KEY, list the trusted keys."""
     from pipeline.evidence.trust import add_key, remove_key, trusted_keys
     from registry.signing import fingerprint
 
@@ -188,7 +188,7 @@ def trust(
         remove_key(workspace, remove)
     if key is not None:
         added = add_key(workspace, key, name=name)
-        output.note(f"evidence signed with {fingerprint(added)[7:19]} is taken from now on ({added})")
+        output.note(f"evidence signed with {fingerprint(added)[7:19]} is accepted from now on ({added})")
     elif remove is None:
         for one in trusted_keys(workspace):
             output.line(f"{fingerprint(one)[7:19]}  {one}")
@@ -200,13 +200,13 @@ def refresh(
     driver: list[str] = typer.Option([], metavar="CHIP=VERSION", help="A driver in use; repeatable"),
     toolchain: list[str] = typer.Option([], metavar="NAME=VERSION", help="A toolchain in use; repeatable"),
     target: str | None = typer.Option(None, help="Only cells of this target"),
-    dry_run: bool = typer.Option(False, "--dry-run", help="Say what would expire, and write nothing"),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Show what would expire; write nothing"),
     as_json: bool = typer.Option(False, "--json", help="Print what expired as JSON"),
 ) -> None:
-    """Mark evidence as expired that was obtained with other versions than are in use.
+    """Mark evidence as expired that was obtained with versions other than those in use.
 
-    Without options in use is what this machine has: its runtimes and drivers for what was measured on this
-    very chip, its toolchains for every artifact. Approved cells lose their approval.
+    By default the versions in use are this machine's: its runtimes and drivers for what was measured on this
+    chip, its toolchains for every artifact. Approved cells lose their approval.
     """
     from pipeline.evidence.refresh import expire_all, find_expired
 
@@ -252,7 +252,8 @@ def _settings(only: list[str], *, threads: int, timeout_s: float, cells: list[st
     if len(parts) != len(set(only)):
         unknown = next(name for name in only if name not in PARTS)
         raise ConfigurationError(
-            f"`--only {unknown}` is none of the parts", hint="give " + ", ".join(f"`{one}`" for one in PARTS)
+            f"`--only {unknown}` is not a part of a run",
+            hint="give " + ", ".join(f"`{one}`" for one in PARTS),
         )
     return RunSettings(parts=parts or PARTS, threads=threads, timeout_s=timeout_s, cells=tuple(cells))
 
@@ -275,7 +276,7 @@ def _pairs(texts: list[str], *, option: str) -> dict[str, str]:
         name, _, version = text.rpartition("=")
         if not name or not version:
             raise ConfigurationError(
-                f"`{option} {text}` is no NAME=VERSION", hint="quote it if it has blanks"
+                f"`{option} {text}` is not NAME=VERSION", hint="quote it if it contains spaces"
             )
         found[name] = version
     return found

@@ -15,9 +15,9 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def init(
-    directory: Path = typer.Argument(Path(), metavar="[DIR]", help="Where; made if it is not there"),
+    directory: Path = typer.Argument(Path(), metavar="[DIR]", help="Directory; created if missing"),
 ) -> None:
-    """Make a workspace: rung.toml, the store, the database and signing keys. Safe to repeat."""
+    """Create a workspace: rung.toml, the store, the database and signing keys. Safe to repeat."""
     workspace = init_workspace(directory)
     output.note(f"workspace at {workspace.root}")
     output.note(f"signing key {workspace.private_key}; give {workspace.public_key} to the nodes")

@@ -51,7 +51,7 @@ def show(
     elif markdown:
         output.line(matrix_markdown(page.cells, rulings=page.rulings).rstrip())
     elif not page.cells:
-        output.note("no cells (`rung build LADDER` makes them)")
+        output.note("no cells yet: run `rung build LADDER`")
     else:
         terminal = Console()
         width = terminal.width if terminal.is_terminal else PLAIN_WIDTH
@@ -66,7 +66,7 @@ def explain(
     log: bool = typer.Option(False, "--log", help="Print the compiler's log"),
     as_json: bool = typer.Option(False, "--json", help="Print JSON"),
 ) -> None:
-    """Say all that is known of one cell: evidence, verdicts, rulings, and what is missing for approval."""
+    """Explain one cell: evidence, verdicts, rulings, and what is missing for approval."""
     page = context.board().cell_page(cell)
     if log:
         if page.cell.log is None:
@@ -103,7 +103,7 @@ def export(
     out: Path = typer.Argument(metavar="FILE", help="`.json` or `.md`"),
     family: str | None = typer.Option(None, help="Only this family"),
 ) -> None:
-    """Write the matrix to a file, whole or not at all."""
+    """Write the matrix to a file, atomically."""
     from registry.atomic import write_atomically
     from registry.digest import canonical_json
 

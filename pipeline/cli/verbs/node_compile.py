@@ -17,19 +17,19 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command("node-compile")
 def node_compile(
     bundle: Path | None = typer.Argument(None, metavar="[BUNDLE]", help="Directory of a pulled bundle"),
-    artifact: str | None = typer.Option(None, help="Instead of BUNDLE: an artifact of `--node`, by digest"),
+    artifact: str | None = typer.Option(None, help="Instead of BUNDLE: digest of an artifact in `--node`"),
     node: Path = typer.Option(Path(), "--node", help="With --artifact: the node's directory"),
-    out: Path = typer.Option(..., metavar="DIR", help="Where the compiled files go; a new directory"),
+    out: Path = typer.Option(..., metavar="DIR", help="New directory for the compiled files"),
     report: Path | None = typer.Option(
         None, metavar="FILE", help="Write signed evidence for `rung evidence import`"
     ),
-    key: Path | None = typer.Option(None, help="Private key to sign it with, made if it is not there"),
-    timeout: float = typer.Option(7200.0, min=1.0, help="Seconds that each command may take"),
+    key: Path | None = typer.Option(None, help="Private key to sign it with; created if missing"),
+    timeout: float = typer.Option(7200.0, min=1.0, help="Time limit for each command, seconds"),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON"),
 ) -> None:
     """Compile a portable artifact on the node that has the toolkit.
 
-    A compiler that fails is evidence too: it is in the report, and the exit code is 4.
+    If the compiler fails, the report records that too, and the exit code is 4.
     """
     from compilers.portable.node_compile import node_compile as compile_here
     from matrices.cells.cell import manifest_cell_id

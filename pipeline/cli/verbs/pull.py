@@ -32,14 +32,12 @@ def pull(
         help="Directory or http(s) URL that holds `releases/` and `store/`; default: this workspace",
     ),
     key: Path | None = typer.Option(None, help="The public key to trust; default: the workspace's"),
-    task: list[str] = typer.Option(
-        [], help="Task type that it has to serve; repeatable; default: all of the release"
-    ),
+    task: list[str] = typer.Option([], help="Task type to serve; repeatable; default: all of the release"),
     min_tier: int | None = typer.Option(
         None, min=1, help="The lowest tier that will do; default: the ladder's last"
     ),
     artifact: list[str] = typer.Option(
-        [], help="These artifacts (digest or cell id) instead of what this host takes"
+        [], help="These artifacts (digest or cell id) instead of the one chosen for this host"
     ),
     everything: bool = typer.Option(False, "--all", help="All artifacts of the release"),
     host: Path | None = typer.Option(
@@ -47,7 +45,7 @@ def pull(
     ),
     as_json: bool = typer.Option(False, "--json", help="Print what was pulled as JSON"),
 ) -> None:
-    """Pull a release and its artifacts. Resumable, verified by signature and digest; whole or not at all."""
+    """Pull a release and its artifacts. Resumable, verified by signature and digest, atomic."""
     machine = this_host() if host is None else read_host(host)
     wanted = Wanted(tasks=tuple(task), min_tier=min_tier, artifacts=tuple(artifact), everything=everything)
     console = Console(stderr=True)

@@ -16,7 +16,7 @@ def reject(
     by: str = typer.Option(..., "--by", help="Who rejects"),
     reason: str = typer.Option(..., "--reason", help="Why"),
 ) -> None:
-    """Reject cells: their artifacts cannot be released until somebody approves them."""
+    """Reject cells. Their artifacts cannot be released until someone approves them."""
     board = context.board()
     ledger = context.ledger(board.database)
     for each in board.cells_named(cell):

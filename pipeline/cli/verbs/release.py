@@ -26,18 +26,18 @@ def release() -> None:
 @app.command()
 def create(
     name: str = typer.Argument(help="Lower-case letters, digits, `.`, `_`, `-`"),
-    ladder: Path = typer.Argument(metavar="LADDER", help="The ladder whose approved cells it freezes"),
+    ladder: Path = typer.Argument(metavar="LADDER", help="The ladder whose approved cells to freeze"),
     by: str = typer.Option(..., "--by", help="Who creates it"),
     min_evidence: list[str] = typer.Option(
         [],
         metavar="TARGET=LEVEL",
-        help=f"Least evidence of a target's cells, before the ladder's `[evidence]`; repeatable: {LEVELS}",
+        help=f"Minimum evidence of a target, overrides the ladder's `[evidence]`; repeatable: {LEVELS}",
     ),
     as_json: bool = typer.Option(False, "--json", help="Print the release as JSON"),
 ) -> None:
     """Freeze and sign a ladder's approved cells.
 
-    Refused (exit 8): the name with other content, and cells with less evidence than is demanded.
+    Refused (exit 8) if the name exists with other content, or a cell has less evidence than demanded.
     """
     from pipeline.workspace.publish import publish
 
@@ -86,7 +86,7 @@ def verify(
     ),
     key: Path | None = typer.Option(None, help="The public key to trust; default: the workspace's"),
 ) -> None:
-    """Verify a release's signature (exit 8) and every blob that it names (exit 3); offline."""
+    """Verify a release's signature (exit 8) and every blob it names (exit 3), offline."""
     from pipeline.workspace.releases import find_release, verify_blobs
 
     found, workspace = find_release(name, key=key)
@@ -101,6 +101,6 @@ def _demand(text: str) -> tuple[str, EvidenceLevel]:
         if target and level == known:
             return target, known
     raise ConfigurationError(
-        f"`--min-evidence {text}` is no TARGET=LEVEL",
+        f"`--min-evidence {text}` is not TARGET=LEVEL",
         hint="levels are " + ", ".join(f"`{known}`" for known in EVIDENCE_LEVELS),
     )

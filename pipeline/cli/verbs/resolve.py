@@ -18,18 +18,18 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def resolve(
-    task: list[str] = typer.Option(..., help="Task type that it has to serve; repeatable"),
-    min_tier: int = typer.Option(..., min=1, help="The lowest tier that will do; 1 is the best"),
+    task: list[str] = typer.Option(..., help="Task type to serve; repeatable"),
+    min_tier: int = typer.Option(..., min=1, help="The lowest acceptable tier; 1 is the best"),
     family: str | None = typer.Option(None, help="The family; default: the release's"),
     release: str | None = typer.Option(None, help="Name or directory of the release; default: the newest"),
-    region: str | None = typer.Option(None, help="Where the node stands"),
+    region: str | None = typer.Option(None, help="Region of the node"),
     host: Path | None = typer.Option(
         None, help="Facts of another host: a file with what `rung doctor --json` prints there"
     ),
     key: Path | None = typer.Option(None, help="The public key to trust; default: the workspace's"),
     as_json: bool = typer.Option(False, "--json", help="Print the decision as JSON"),
 ) -> None:
-    """Decide from a release alone. Exit 8: refused; the answer names every candidate's first failed gate."""
+    """Decide from a release alone. The answer names the first gate that each candidate failed (exit 8)."""
     from pipeline.workspace.releases import find_release, newest_release
     from serving.node.choose import node_facts
     from serving.node.host import read_host, read_runtimes, this_host

@@ -27,17 +27,15 @@ def serve(
         None, help="The release; default: the only one, or the workspace's newest"
     ),
     family: str | None = typer.Option(None, help="The family, where the workspace has several"),
-    task: list[str] = typer.Option(
-        [], help="Task type that it has to serve; repeatable; default: all of the release"
-    ),
+    task: list[str] = typer.Option([], help="Task type to serve; repeatable; default: all of the release"),
     min_tier: int | None = typer.Option(
-        None, min=1, help="The lowest tier that will do; default: the ladder's last"
+        None, min=1, help="The lowest acceptable tier; default: the ladder's last"
     ),
-    artifact: str | None = typer.Option(None, help="Only this artifact will do: digest or cell id"),
-    region: str | None = typer.Option(None, help="Where this node stands; named in every answer"),
+    artifact: str | None = typer.Option(None, help="Serve only this artifact: digest or cell id"),
+    region: str | None = typer.Option(None, help="Region of this node; named in every answer"),
     key: Path | None = typer.Option(None, help="The public key to trust; default: the one given at the pull"),
     address: str = typer.Option("127.0.0.1", help="Address to listen on"),
-    port: int = typer.Option(8421, help="Port to listen on; 0 takes a free one"),
+    port: int = typer.Option(8421, help="Port to listen on; 0: any free port"),
     threads: int = typer.Option(1, min=1, help="Threads of the runtime"),
     slots: int | None = typer.Option(
         None, min=1, help="Sequences that run together; default: as many as fit, at most 8"
@@ -46,7 +44,7 @@ def serve(
         None, min=1, help="Tokens of one sequence; default: the checkpoint's, or what fits"
     ),
 ) -> None:
-    """Serve. Exit 7: cannot load here; exit 8: nothing may be served here as asked."""
+    """Serve. Exit 7 if it cannot be loaded here, 8 if nothing may be served here as asked."""
     from serving.http.server import open_socket
     from serving.http.server import serve as answer
     from serving.http.service import create_service

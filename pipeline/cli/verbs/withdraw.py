@@ -17,7 +17,7 @@ def withdraw(
     by: str = typer.Option(..., "--by", help="Who withdraws"),
     reason: str = typer.Option(..., "--reason", help="Why"),
 ) -> None:
-    """Withdraw approvals. Releases that hold such a cell stay as they are; they are named."""
+    """Withdraw approvals. Releases that hold such a cell are not changed; they are listed."""
     board = context.board()
     ledger = context.ledger(board.database)
     for each in board.cells_named(cell):

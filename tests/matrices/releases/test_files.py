@@ -127,10 +127,10 @@ def test_writing_the_same_again_changes_nothing_and_other_content_is_refused(fre
 def test_a_directory_of_somebody_else_is_kept(freeze, keys, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
-    with pytest.raises(RefusedError, match="something that is no release"):
+    with pytest.raises(RefusedError, match="something that is not a release"):
         write_release(freeze(), directory=tmp_path / "mine", private_key=keys[0])
     (tmp_path / "file").write_text("x")
-    with pytest.raises(RefusedError, match="something that is no release"):
+    with pytest.raises(RefusedError, match="something that is not a release"):
         write_release(freeze(), directory=tmp_path / "file", private_key=keys[0])
     assert (tmp_path / "file").read_text() == "x"
 

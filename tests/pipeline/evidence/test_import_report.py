@@ -77,7 +77,7 @@ def test_a_release_demands_the_level_that_the_node_brought(build: Build, box: Bo
     wrong = build.place.rung(
         "release", "create", "x", "ladder.toml", "--by", "me", "--min-evidence", "cpu-x86-64-v3=perfect"
     )
-    assert (wrong.code, "is no TARGET=LEVEL" in wrong.err) == (2, True)
+    assert (wrong.code, "is not TARGET=LEVEL" in wrong.err) == (2, True)
 
 
 def test_evidence_expires_when_a_version_moves_and_the_reason_is_told(
