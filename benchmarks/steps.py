@@ -182,7 +182,8 @@ def _quantize(order: Order, step: Quantize) -> None:
 
 
 def _lower(order: Order, step: Lower) -> None:
-    from compilers.toolchain import LoweringInput, Unsupported, find_toolchain
+    from compilers.backend import find_toolchain
+    from compilers.toolchain import LoweringInput, Unsupported
     from registry.recipe import parse_recipe
     from registry.target import find_target
 

@@ -9,18 +9,16 @@ This module imports neither torch nor a compiler: a serving node installs it alo
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compilers.toolchain import Support
 from registry.artifact import ArtifactFormat, Manifest
-from registry.errors import UnknownNameError
 from registry.host import Host
 
 FloatArray = NDArray[np.float32]
@@ -115,25 +113,3 @@ class Runtime(Protocol):
                 in another way than it was evaluated.
         """
         ...
-
-
-RUNTIMES: Mapping[str, str] = {
-    "onnxruntime": "compilers.onnxruntime.run:OnnxRuntime",
-    "tvm": "compilers.tvm.run:TvmRuntime",
-    "iree": "compilers.iree.run:IreeRuntime",
-    "qnn": "compilers.qnn.run:QnnRuntime",
-    "portable": "compilers.portable.run:PortableRuntime",
-}
-"""Artifact format → `module:class`, imported on first use."""
-
-
-def find_runtime(name: str, *, where: str = "") -> Runtime:
-    """The runtime of an artifact format.
-
-    Raises:
-        UnknownNameError: No such runtime.
-    """
-    if name not in RUNTIMES:
-        raise UnknownNameError.of("runtime", name, known=RUNTIMES, where=where)
-    module, _, attribute = RUNTIMES[name].partition(":")
-    return cast("Runtime", getattr(importlib.import_module(module), attribute)())

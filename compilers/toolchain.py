@@ -1,19 +1,17 @@
 """The contract of a toolchain: how an artifact is built, on the build machine.
 
-It meets a runtime (`compilers/runtime.py`) only at the artifact's format. Adding a backend is one folder, one
-line in `TOOLCHAINS`, one subclass of the contract test.
+It meets a runtime (`compilers/runtime.py`) only at the artifact's format. The table of all toolchains is in
+`compilers/backend.py`; `tests/contracts/test_toolchain.py` is the contract as tests.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol
 
 from registry.artifact import ArtifactFormat, ModelFacts
-from registry.errors import UnknownNameError
 from registry.recipe import Recipe
 from registry.target import Target
 
@@ -92,26 +90,3 @@ class Toolchain(Protocol):
             ToolchainMissingError: Something it needs is not installed.
         """
         ...
-
-
-TOOLCHAINS: Mapping[str, str] = {
-    "onnxruntime": "compilers.onnxruntime.lower:OnnxRuntimeToolchain",
-    "tvm": "compilers.tvm.lower:TvmToolchain",
-    "iree": "compilers.iree.lower:IreeToolchain",
-    "qnn": "compilers.qnn.lower:QnnToolchain",
-    "cann": "compilers.portable.lower:CannToolchain",
-    "openvino": "compilers.portable.lower:OpenVinoToolchain",
-}
-"""Name → `module:class`, imported on first use."""
-
-
-def find_toolchain(name: str, *, where: str = "") -> Toolchain:
-    """The toolchain of a name.
-
-    Raises:
-        UnknownNameError: No such toolchain.
-    """
-    if name not in TOOLCHAINS:
-        raise UnknownNameError.of("toolchain", name, known=TOOLCHAINS, where=where)
-    module, _, attribute = TOOLCHAINS[name].partition(":")
-    return cast("Toolchain", getattr(importlib.import_module(module), attribute)())

@@ -6,7 +6,7 @@ artifact's digest is the digest of its manifest's canonical JSON, and the manife
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -17,8 +17,8 @@ from registry.value import Value
 SCHEMA_VERSION: Final = 1
 MANIFEST_NAME = "manifest.json"
 
-ArtifactFormat = Literal["onnxruntime", "tvm", "iree", "qnn", "portable"]
-"""Where toolchains and runtimes meet. `portable` is a graph that only the node itself can compile."""
+ArtifactFormat = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=64)]
+"""Where toolchains and runtimes meet, such as `tvm`; which formats there are, `compilers/backend.py` says."""
 
 
 class ModelFacts(Value):

@@ -60,7 +60,7 @@ def artifact_config(manifest: Manifest, *, layers: Iterable[Document]) -> Docume
     name, _, version = manifest.checkpoint.partition("/")
     technical = {
         "architecture": "transformer",
-        "format": "onnx" if manifest.format == "onnxruntime" else manifest.format,
+        "format": "onnx" if manifest.entry.endswith(".onnx") else manifest.format,
         "precision": recipe.weights,
     }
     if recipe.is_quantized:

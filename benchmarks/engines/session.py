@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from compilers.runtime import Bundle, FloatArray, Segment, find_runtime
+from compilers.backend import find_runtime
+from compilers.runtime import Bundle, FloatArray, Segment
 from registry.artifact import MANIFEST_NAME, Manifest
 from serving.node.host import this_host
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from compilers.aarch64_emulation.wire import read_message, write_message
-from compilers.runtime import Bundle, Cache, FloatArray, Segment, Session, find_runtime
+from compilers.backend import find_runtime
+from compilers.runtime import Bundle, Cache, FloatArray, Segment, Session
 from registry.artifact import Manifest
 from registry.errors import LoadError, RungError
 from registry.host import Host

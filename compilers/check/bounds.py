@@ -4,7 +4,7 @@ Float arithmetic: the largest difference is at most `MAX_ABS`, times |logit| / `
 larger than that (float32 keeps seven digits, so a sum's error grows with its terms). Torch's own float32 is
 off its float64 by 0.8 to 1.5e-4 on trained checkpoints whose logits reach 18 to 23: no artifact can be held
 to less than twice that. ONNX Runtime and TVM stay below 2.2e-4 there, IREE's code reaches 2.3e-4 on
-processors and 3.0e-4 on Vulkan (`FLOAT_FACTORS`).
+processors and 3.0e-4 on Vulkan (`Backend.float_factor`).
 
 Integer arithmetic: activations are rounded as well, an error that torch's reference on the same
 weights does not have. How much of it reaches the logits depends on the checkpoint: deep and peaked ones
@@ -12,7 +12,7 @@ amplify it many times more than others, so no fixed number would tell rounding f
 amplifies the rounding of weights in the same way. So the bound is a share of what quantization itself did:
 KL(variant in torch ‖ artifact) is at most `SHARES` × KL(checkpoint ‖ variant in torch).
 
-Float16 arithmetic (`HALF`): sums are rounded to eleven bits on their way, and by how much depends on the
+Float16 arithmetic (`HalfSums`): sums are rounded to eleven bits on their way, and by how much depends on the
 order that hardware takes. So the bound is relative: the root mean square of the difference is at most
 `HALF_RMS` of the logits' own spread.
 
@@ -40,13 +40,13 @@ caught:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import assert_never
 
 from registry.recipe import Recipe
 
 MAX_ABS = 1e-4
 LARGE_LOGIT = 8.0
-FLOAT_FACTORS: Mapping[str, float] = {"iree": 1.5}
-"""Toolchain → factor on the bound of float arithmetic; 1 where it is not named."""
 
 SHARES: Mapping[tuple[str, str], float] = {
     ("int8", "rtn"): 6.0,
@@ -56,23 +56,9 @@ SHARES: Mapping[tuple[str, str], float] = {
 }
 """(element type of the weights, method) → share."""
 
-_GROUPED = {bits: tuple(f"w{bits}g{group}" for group in (32, 64, 128)) for bits in (4, 8)}
-
-ACTIVATION_BITS: Mapping[str, Mapping[str, int]] = {
-    "onnxruntime": {"w8a8": 8, **dict.fromkeys((*_GROUPED[4], *_GROUPED[8]), 8)},
-    "tvm": {"w8a8": 8, **dict.fromkeys(_GROUPED[4], 8), **dict.fromkeys(_GROUPED[8], 16)},
-}
-"""Toolchain → layout → bits of activations in its products; all others are held to float arithmetic."""
-
 STATIC_SHARES: Mapping[str, float] = {"w8a16": 0.5, "w4a16": 0.015}
 """Layout with static 16-bit activations → share."""
 
-HALF: Mapping[str, frozenset[str]] = {
-    "qnn": frozenset({"fp16"}),
-    "cann": frozenset({"fp16"}),
-    "openvino": frozenset({"fp16"}),
-}
-"""Toolchain → layouts whose sums are made in float16."""
 HALF_RMS = 0.02
 """Share of the logits' standard deviation."""
 
@@ -80,22 +66,52 @@ FINE = 1e-3
 """Factor on the share for 16-bit activations: rounding is 256 times finer, its KL 65,536 times smaller."""
 
 
-def float_bound(largest_logit: float, *, toolchain: str) -> float:
-    """The largest difference that float arithmetic may make."""
-    return FLOAT_FACTORS.get(toolchain, 1.0) * MAX_ABS * max(1.0, largest_logit / LARGE_LOGIT)
+@dataclass(frozen=True, slots=True)
+class FloatSums:
+    """Products and sums in float32."""
 
 
-def integer_share(recipe: Recipe, *, toolchain: str) -> float | None:
-    """The share for this recipe and toolchain; None where products are in float."""
+@dataclass(frozen=True, slots=True)
+class HalfSums:
+    """Sums in float16."""
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerProducts:
+    """Products of integer weights and activations that are rounded to integers."""
+
+    activation_bits: int
+    """8 or 16."""
+
+
+Arithmetic = FloatSums | HalfSums | IntegerProducts
+"""How a backend computes the products of one layout of weights (`compilers/backend.py`)."""
+
+
+def float_bound(largest_logit: float, *, factor: float = 1.0) -> float:
+    """The largest difference that float arithmetic may make.
+
+    Args:
+        largest_logit: The largest absolute value among the reference's logits.
+        factor: The backend's (`Backend.float_factor`).
+    """
+    return factor * MAX_ABS * max(1.0, largest_logit / LARGE_LOGIT)
+
+
+def integer_share(recipe: Recipe, arithmetic: Arithmetic) -> float | None:
+    """The share for a recipe; None where products are in float."""
     if recipe.layout in STATIC_SHARES:
         return STATIC_SHARES[recipe.layout]
-    bits = ACTIVATION_BITS.get(toolchain, {}).get(recipe.layout)
-    if bits is None:
-        return None
-    share = SHARES[recipe.weights, recipe.method]
-    return share if bits == 8 else share * FINE
+    match arithmetic:
+        case FloatSums() | HalfSums():
+            return None
+        case IntegerProducts(activation_bits=bits):
+            share = SHARES[recipe.weights, recipe.method]
+            return share if bits == 8 else share * FINE
+        case _:
+            assert_never(arithmetic)
 
 
-def half_rms(recipe: Recipe, *, toolchain: str) -> float | None:
-    """The share of the logits' spread for this recipe and toolchain; None where sums are in float32."""
-    return HALF_RMS if recipe.layout in HALF.get(toolchain, ()) else None
+def half_rms(arithmetic: Arithmetic) -> float | None:
+    """The share of the logits' spread; None where sums are in float32."""
+    return HALF_RMS if isinstance(arithmetic, HalfSums) else None

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from compilers.backend import find_backend
 from compilers.check.bounds import float_bound, half_rms, integer_share
 from compilers.check.parity import Parity
 from compilers.runtime import FloatArray, Segment, Session
@@ -128,10 +129,12 @@ def measure_parity(
     kl_variant = max(float(kl_divergence(variant_logits, run).mean()) for run in runs)
     kl_quantized = float(kl_divergence(checkpoint_logits, variant_logits).mean())
     max_abs = max(float(np.abs(difference).max()) for difference in differences)
-    limit = float_bound(float(np.abs(variant_logits).max()), toolchain=toolchain)
+    backend = find_backend(toolchain)
+    arithmetic = backend.arithmetic_of(recipe.layout)
+    limit = float_bound(float(np.abs(variant_logits).max()), factor=backend.float_factor)
     rms = max(float(np.sqrt(np.mean(difference**2))) for difference in differences)
-    share = integer_share(recipe, toolchain=toolchain)
-    half = half_rms(recipe, toolchain=toolchain)
+    share = integer_share(recipe, arithmetic)
+    half = half_rms(arithmetic)
     spread = float(variant_logits.std())
     within = (
         max_abs <= limit

@@ -9,13 +9,15 @@ from typing import Any
 
 from registry.errors import CorruptError
 
+CODE_NODE = "EPContext"
+"""Type of a node that carries code which an execution provider compiled before."""
 Message = Any
 """A message of ONNX; protobuf's generated classes ship no types."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedCode:
-    """A node `EPContext`: code that an execution provider compiled before.
+    """A node of type `CODE_NODE`: code that an execution provider compiled before.
 
     https://onnxruntime.ai/docs/execution-providers/EP-Context-Design.html
     """
@@ -58,7 +60,7 @@ def read_graph(path: Path) -> OnnxGraph:
         found = OnnxGraph(
             opset=next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0),
             operators=tuple(sorted({_name(node) for node in nodes})),
-            code=tuple(_code(node) for node in nodes if node.op_type == "EPContext"),
+            code=tuple(_code(node) for node in nodes if node.op_type == CODE_NODE),
             outside=tuple(
                 sorted({e.value for tensor in tensors for e in tensor.external_data if e.key == "location"})
             ),

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Literal
+from typing import Annotated
+
+from pydantic import Field
 
 from registry.digest import Digest
 from registry.value import Value
 
-BinaryKind = Literal[
-    "elf", "fatbin", "cubin", "hsaco", "ptx", "spirv", "vmfb", "onnx", "qnn-context", "source", "unknown"
-]
-"""`elf`: code of a processor; `source`: text that a node would have to compile; `unknown`:
-executable, and none of these."""
+BinaryKind = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
+"""The generic proof reads `elf` (code of a processor), `fatbin`, `cubin`, `ptx`, `hsaco`, `spirv`, `vmfb`,
+`onnx`, `source` (text that a node would have to compile) and `unknown` (executable, and none of these).
+Backends add forms that they alone know (`Format.readers`), such as `qnn-context`."""
 
 
 MOST_LINES = 8

@@ -10,14 +10,16 @@ from collections.abc import Mapping, Sequence
 from mmap import ACCESS_READ, mmap
 from pathlib import Path, PurePosixPath
 
+from compilers.backend import backends, find_format
+from compilers.lazy import Lazy
 from compilers.proof.amdgpu import read_code_object
 from compilers.proof.carve import executable_form, gpu_source, signatures
+from compilers.proof.claim import Claim, CodeFacts, CodeReader, FileReading, Readings
 from compilers.proof.cuda import cubin_architecture, find_cuobjdump, read_fatbin, read_ptx
 from compilers.proof.elf import Image, read_elf
-from compilers.proof.graph import OnnxGraph, read_graph
+from compilers.proof.graph import CODE_NODE, OnnxGraph, read_graph
 from compilers.proof.proof import Binary, BinaryKind, Proof
-from compilers.proof.qnn import read_context
-from compilers.proof.rules import Claim, FileReading, Readings, judge, summarize
+from compilers.proof.rules import judge, summarize
 from compilers.proof.spirv import read_spirv
 from compilers.proof.tool import find_tool, package_version
 from registry.artifact import ArtifactFormat
@@ -62,28 +64,32 @@ def prove(
 
     Raises:
         ToolchainMissingError: pyelftools or onnx is not installed.
+        UnknownNameError: No backend has the format.
     """
     claim = Claim(format, toolchain, target, entry, tuple(sorted(files)), dict(options or {}))
-    reader = _Reader(directory, claim)
+    form = find_format(format)
+    reader = _Reader(directory, form.readers)
     for file in claim.files:
         reader.read(file)
     evidence = reader.evidence()
-    problems = (*reader.problems, *judge(claim, evidence))
+    claims = form.claims.get(target.kind)
+    private = [backend.private_files for backend in backends() if backend.private_files is not None]
+    problems = (*reader.problems, *judge(claim, evidence, claims=claims, private_files=private))
     binaries = tuple(reading.binary for reading in evidence.readings)
     return Proof(
         binaries=binaries,
         problems=problems,
         notes=(*reader.notes, *evidence.notes),
-        summary=summarize(claim, evidence, problems),
+        summary=summarize(claim, evidence, problems, claims=claims),
     )
 
 
 class _Reader:
     """Reads files one after the other."""
 
-    def __init__(self, directory: Path, claim: Claim) -> None:
+    def __init__(self, directory: Path, readers: Mapping[str, Lazy[CodeReader]]) -> None:
         self.directory = directory
-        self.claim = claim
+        self.readers = readers
         self.elf_tool = package_version("pyelftools", extra="build")
         self.readings: list[FileReading] = []
         self.problems: list[str] = []
@@ -119,23 +125,21 @@ class _Reader:
         if suffix in FOREIGN_SUFFIXES:
             self.problems.append(f"`{file}` is source text or half-made code, and an artifact holds neither")
             return
-        if suffix in DATA_SUFFIXES or suffix in TEXT_SUFFIXES or self._is_context(file):
+        reader = self.readers.get(suffix)
+        if suffix in DATA_SUFFIXES or suffix in TEXT_SUFFIXES or reader is not None:
             if (form := executable_form(head)) is not None:
                 self.problems.append(f"`{file}` should be data, and is {form}")
                 self._unknown(file, path, form)
             elif suffix in TEXT_SUFFIXES and (source := gpu_source(path.read_bytes())) is not None:
                 self.problems.append(f"`{file}` holds GPU source text (`{source[1]}`)")
-            elif self._is_context(file):
+            elif reader is not None:
                 with path.open("rb") as stream, mmap(stream.fileno(), 0, access=ACCESS_READ) as data:
-                    self._context(file, data, digest_file(path))
+                    self._own_form(file, data, digest_file(path), reader.load())
             return
         if suffix == ".onnx":
             self._graph(file, path)
             return
         self._code(file, path.read_bytes())
-
-    def _is_context(self, file: str) -> bool:
-        return self.claim.format == "qnn" and PurePosixPath(file).suffix.lower() in (".bin", ".ctx")
 
     def _unknown(self, file: str, path: Path, form: str) -> None:
         self._add(
@@ -162,22 +166,26 @@ class _Reader:
         )
         for index, code in enumerate(graph.code):
             if code.file is None:
-                self._context(f"{file}#EPContext{index}", code.content, digest_bytes(code.content))
+                reader = self.readers.get(CODE_NODE)
+                where, digest = f"{file}#{CODE_NODE}{index}", digest_bytes(code.content)
+                self._own_form(
+                    where, code.content, digest, _read_nothing if reader is None else reader.load()
+                )
 
-    def _context(self, file: str, data: bytes | mmap, digest: str) -> None:
-        context = read_context(data)
-        if context.complaint:
-            self.problems.append(f"`{file}` {context.complaint}")
+    def _own_form(self, file: str, data: bytes | mmap, digest: str, read: CodeReader) -> None:
+        """Code in a form that the artifact's backend reads."""
+        facts = read(data)
         self._add(
             file,
             0,
             len(data),
             digest,
-            "qnn-context",
-            machine="HTP",
-            architectures=context.architectures,
-            flags=" ".join(context.chips),
-            tool="the compiler's options in it",
+            facts.kind,
+            machine=facts.machine,
+            architectures=facts.architectures,
+            flags=facts.flags,
+            tool=facts.tool,
+            complaint=facts.complaint,
         )
 
     def _code(self, file: str, data: bytes) -> None:
@@ -358,6 +366,10 @@ class _Reader:
         if complaint:
             self.problems.append(f"`{file}` {_at(offset)}{complaint}")
         self.readings.append(FileReading(binary, image, code, frozenset(exports)))
+
+
+def _read_nothing(data: bytes | mmap) -> CodeFacts:
+    return CodeFacts(kind="unknown", machine=f"{CODE_NODE} of another backend", tool="its node")
 
 
 def _at(offset: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from compilers.backend import find_format
 from matrices.cells.cell import Cell, Evidence, State, TaskResult, VariantFacts
 from pipeline.build.cell_progress import CellProgress
 from pipeline.build.records import Records
@@ -84,7 +85,7 @@ def _built(cell: Cell, progress: CellProgress) -> Cell:
     if manifest is None or lowered is None:
         return cell
     detail = f"{manifest.toolchain} {manifest.toolchain_version}, {manifest.size_bytes} bytes"
-    state: State = "portable" if manifest.format == "portable" else "built"
+    state: State = "portable" if find_format(manifest.format).compiled_on_node else "built"
     evidence = Evidence(state=state, digest=manifest.digest, at=lowered.finished_at, detail=detail)
     return cell.model_copy(
         update={

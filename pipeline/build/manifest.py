@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compilers.toolchain import find_toolchain
+from compilers.backend import find_backend, find_toolchain
 from pipeline.build.plan import PlannedCell
 from pipeline.stages import keys
 from pipeline.stages.lower import LowerOutput
@@ -22,7 +22,6 @@ SHIPPED = (
 """Files of a checkpoint that go into every bundle, where they exist."""
 
 KV_ELEMENT_BYTES = 4  # runtimes hold the KV cache in float32
-HEAD_MULTIPLE = {"onnxruntime": 16}  # its attention kernel fills heads up to such sizes
 
 
 def make_manifest(
@@ -36,11 +35,11 @@ def make_manifest(
 ) -> Manifest:
     """The manifest of one cell's artifact: compiled files, weights, tokenizer and configuration."""
     checkpoint = planned.checkpoint
-    toolchain = find_toolchain(planned.toolchain)
-    multiple = HEAD_MULTIPLE.get(toolchain.produces, 1)
+    backend = find_backend(planned.toolchain)
+    multiple = backend.format.kv_head_multiple
     head_size = -(-facts.head_size // multiple) * multiple
     shipped = [entry for entry in checkpoint.files if entry.path in SHIPPED]
-    weights = [] if toolchain.embeds_weights else [variant.weights]
+    weights = [] if find_toolchain(planned.toolchain).embeds_weights else [variant.weights]
     files = sorted([*lowered.files, *shipped, *weights], key=lambda entry: entry.path)
     return Manifest(
         build_key=keys.build_key(
@@ -49,7 +48,7 @@ def make_manifest(
             lower=lower_key,
             weights=variant.weights.digest,
         ),
-        format=toolchain.produces,
+        format=backend.format.name,
         toolchain=planned.toolchain,
         toolchain_version=toolchain_version,
         target=planned.target.name,

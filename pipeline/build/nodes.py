@@ -16,10 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+from compilers.backend import find_format, find_runtime, find_toolchain, stand_ins_here
 from compilers.proof.proof import Proof
-from compilers.rehearsal import REHEARSALS, stand_ins_here
-from compilers.runtime import find_runtime
-from compilers.toolchain import Unsupported, find_toolchain
+from compilers.toolchain import Unsupported
 from evals.digest import tasks_digest
 from pipeline.build.cell_progress import CellProgress
 from pipeline.build.graph import BuildNode
@@ -352,7 +351,7 @@ class _Nodes:
     def rehearse_request(self, cell: CellProgress) -> RehearseRequest | None:
         """None: nothing rehearses this format, or it is recorded."""
         manifest = _present(cell.manifest)
-        if manifest.format not in REHEARSALS:
+        if find_format(manifest.format).rehearse is None:
             return None
         if (parameters := cell.planned.checkpoint.parameters) > REHEARSED_PARAMETERS:
             cell.not_rehearsed = f"too large to be rehearsed: {parameters / 1e6:,.0f} M parameters"
@@ -364,7 +363,7 @@ class _Nodes:
             artifact=manifest.digest,
             variant=variant.probe,
             checkpoint=checkpoint_probe,
-            means=stand_ins_here(),
+            means=stand_ins_here(manifest.format),
             chip=self.host.chip,
         )
         if self.records.record(cell.rehearse_key) is not None:

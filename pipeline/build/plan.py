@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from compilers.toolchain import TOOLCHAINS
+from compilers.backend import backend_names
 from evals.verdict import Bar
 from matrices.cells.cell import cell_id
 from registry.checkpoint import Checkpoint
@@ -114,9 +114,9 @@ def _taken(name: str, allowed: tuple[str, ...]) -> bool:
 
 def _check_filters(ladder: Ladder, filters: Filters) -> None:
     for toolchain in ladder.toolchain_names:
-        if toolchain not in TOOLCHAINS:
+        if toolchain not in backend_names():
             raise UnknownNameError.of(
-                "toolchain", toolchain, known=TOOLCHAINS, where="toolchains of the ladder"
+                "toolchain", toolchain, known=backend_names(), where="toolchains of the ladder"
             )
     known = {
         "target": (filters.targets, set(ladder.targets)),

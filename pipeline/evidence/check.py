@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from compilers.backend import find_format
 from evals.judge import judge
 from evals.scorecard import Scorecard
 from evals.verdict import earned_tier
@@ -166,7 +167,7 @@ class _Check:
                 raise self.refused(
                     f"it claims {one.runtime} {claimed} for `{one.cell}`, {what} says {version}"
                 )
-        if _ran(one) and not runs_what_was_compiled(claimed or "", manifest):
+        if _ran(one) and not find_format(manifest.format).runs(claimed or "", manifest):
             raise self.refused(
                 f"`{one.cell}` was built with {manifest.toolchain} {manifest.toolchain_version}, "
                 f"it was measured with {one.runtime} {claimed}",
@@ -190,7 +191,7 @@ class _Check:
         made = one.compiled
         if made is None:
             return
-        if manifest.format != "portable":
+        if not find_format(manifest.format).compiled_on_node:
             raise self.refused(f"`{one.cell}` is of the format `{manifest.format}`, which no node compiles")
         if (made.artifact, made.target) != (one.artifact, manifest.target):
             raise self.refused(f"it compiled {short(made.artifact)} for `{made.target}`, not `{one.cell}`")
@@ -247,22 +248,6 @@ class _Check:
 
     def refused(self, why: str, hint: str = AGAIN) -> RefusedError:
         return RefusedError(f"evidence file `{self.path}` is refused: {why}", hint=hint)
-
-
-def runs_what_was_compiled(version: str, manifest: Manifest) -> bool:
-    """Whether a runtime of a version can have run code that the manifest's toolchain compiled.
-
-    TVM's runtime is the one of its compiler: each part of its version is one of the toolchain's. IREE loads
-    modules of its own series alone (https://iree.dev/developers/general/versioning-scheme/). Other artifacts
-    are not bound to a version; that they ran on the one that they name is enough.
-    """
-    match manifest.format:
-        case "tvm":
-            return set(version.split("+")) <= set(manifest.toolchain_version.split("+"))
-        case "iree":
-            return version.split(".")[:2] == manifest.toolchain_version.split(".")[:2]
-        case _:
-            return True
 
 
 def _ran(one: Measured) -> bool:

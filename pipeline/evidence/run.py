@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal, assert_never
 
-from compilers.runtime import find_runtime
+from compilers.backend import find_format, find_runtime
 from compilers.toolchain import Unsupported
 from evals.scorecard import Scorecard
 from pipeline.evidence.document import EvidenceFile, Machine, Measured, MeasurementProblem
@@ -196,7 +196,7 @@ class _Node:
         if isinstance(support, Unsupported):
             hint = (
                 "compile it here first: `rung node-compile`"
-                if manifest.format == "portable"
+                if find_format(manifest.format).compiled_on_node
                 else "see `rung doctor`"
             )
             return MeasurementProblem(code="runtime", message=support.reason, hint=hint)

@@ -18,7 +18,7 @@ from typing import IO
 
 from pydantic import ValidationError
 
-from compilers.toolchain import find_toolchain
+from compilers.backend import find_toolchain
 from pipeline.executors.interface import Failure, Finished, Work
 from pipeline.executors.memory import held_bytes
 from pipeline.executors.scratch import scratch_directory

@@ -200,7 +200,7 @@ def _knock(address: str) -> None:
 
 def _version(name: str) -> tuple[str | None, str, str]:
     """On the node: version of a toolchain, or why it cannot be used."""
-    from compilers.toolchain import find_toolchain
+    from compilers.backend import find_toolchain
 
     try:
         return find_toolchain(name).version(), "", ""

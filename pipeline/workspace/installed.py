@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from compilers.toolchain import TOOLCHAINS, find_toolchain
+from compilers.backend import backend_names, find_toolchain
 from registry.errors import ToolchainMissingError
 
 
 def installed_toolchains() -> dict[str, str | ToolchainMissingError]:
     """Toolchain → version, or why it cannot be used here."""
     found: dict[str, str | ToolchainMissingError] = {}
-    for name in TOOLCHAINS:
+    for name in backend_names():
         try:
             found[name] = find_toolchain(name).version()
         except ToolchainMissingError as error:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from compilers.runtime import RUNTIMES, find_runtime
+from compilers.backend import formats
 from registry.errors import ConfigurationError, ToolchainMissingError
 from registry.host import Host
 from registry.value import configuration_error
@@ -55,9 +55,9 @@ def this_host() -> Host:
 def installed_runtimes() -> dict[str, str]:
     """Runtime → version, of those that can be used here."""
     found: dict[str, str] = {}
-    for name in RUNTIMES:
+    for name, form in formats().items():
         with suppress(ToolchainMissingError):
-            found[name] = find_runtime(name).version()
+            found[name] = form.runtime.load()().version()
     return found
 
 

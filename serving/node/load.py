@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from compilers.backend import find_runtime
 from compilers.model.tokenizer import Tokenizer
-from compilers.runtime import Bundle, Runtime, Session, find_runtime
+from compilers.runtime import Bundle, Runtime, Session
 from compilers.toolchain import Unsupported
 from matrices.cells.levels import evaluated_on
 from matrices.chips.memory import usable_memory_bytes

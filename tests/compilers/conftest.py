@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from compilers.backend import find_runtime, find_toolchain
 from compilers.export.graph import export_graph
 from compilers.model.architecture import model_facts, read_architecture
 from compilers.quantize.variant import QuantizeReport, quantize
-from compilers.runtime import Bundle, Session, find_runtime
-from compilers.toolchain import LoweringInput, find_toolchain
+from compilers.runtime import Bundle, Session
+from compilers.toolchain import LoweringInput
 from registry.artifact import Manifest
 from registry.host import Host
 from registry.recipe import parse_recipe

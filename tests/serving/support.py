@@ -333,10 +333,11 @@ def make_bundle(checkpoint, out, *, recipe="fp32", toolchain="onnxruntime"):
     import json
     import shutil
 
+    from compilers.backend import find_toolchain
     from compilers.export.graph import export_graph
     from compilers.model.architecture import model_facts, read_architecture
     from compilers.quantize.variant import quantize
-    from compilers.toolchain import LoweringInput, find_toolchain
+    from compilers.toolchain import LoweringInput
     from registry.recipe import parse_recipe
     from registry.target import find_target
 

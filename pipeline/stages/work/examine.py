@@ -6,11 +6,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from compilers.backend import find_runtime
 from compilers.check.parity import Parity
 from compilers.check.probe import measure_parity
 from compilers.check.speed import measure_machine, measure_speed
 from compilers.model.tokenizer import Tokenizer
-from compilers.runtime import Bundle, Session, find_runtime
+from compilers.runtime import Bundle, Session
 from evals.harness import evaluate, load_tasks, scorecard
 from evals.judge import SequentialJudge, judge
 from evals.scorecard import Scorecard

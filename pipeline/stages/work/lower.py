@@ -6,8 +6,9 @@ import sys
 import time
 from pathlib import Path
 
+from compilers.backend import find_toolchain
 from compilers.proof.prove import prove
-from compilers.toolchain import LoweringInput, find_toolchain
+from compilers.toolchain import LoweringInput
 from pipeline.stages.keys import prove_key
 from pipeline.stages.lower import LowerOutput, LowerRequest
 from pipeline.stages.order import LOG_NAME

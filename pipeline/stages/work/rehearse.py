@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from compilers.backend import rehearse as open_rehearsal
 from compilers.check.probe import measure_parity
-from compilers.rehearsal import rehearse as open_rehearsal
 from compilers.runtime import Bundle
 from compilers.toolchain import Unsupported
 from pipeline.stages.rehearse import RehearseOutput, RehearseRequest

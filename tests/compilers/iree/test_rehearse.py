@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from compilers.backend import rehearse
 from compilers.model.torch_reference import TorchSession
 from compilers.quantize.canonical import dequantized_state
-from compilers.rehearsal import rehearse
 from compilers.runtime import Bundle
 from compilers.toolchain import Unsupported
 from registry.errors import LoadError

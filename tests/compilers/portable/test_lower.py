@@ -11,18 +11,19 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from compilers.backend import find_runtime, find_toolchain, rehearse
 from compilers.model.torch_reference import TorchSession
 from compilers.portable.lower import CannToolchain, OpenVinoToolchain
 from compilers.portable.node_compile import read_commands
 from compilers.portable.operators import allow_lists, check_operators, find_allow_list
 from compilers.portable.run import PortableRuntime
 from compilers.quantize.canonical import dequantized_state
-from compilers.rehearsal import Rehearsal, rehearse
-from compilers.runtime import Bundle, Segment, find_runtime
+from compilers.rehearsal import Rehearsal
+from compilers.runtime import Bundle, Segment
 from compilers.static.onnx_step import open_onnx_session
 from compilers.static.plan import read_plan
 from compilers.static.session import StaticSession
-from compilers.toolchain import LoweringInput, Supported, Unsupported, find_toolchain
+from compilers.toolchain import LoweringInput, Supported, Unsupported
 from registry.artifact import Manifest
 from registry.digest import digest_file
 from registry.errors import BuildError, LoadError

@@ -11,11 +11,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from compilers.backend import find_toolchain
 from compilers.proof import prove as module
 from compilers.proof.cuda import find_cuobjdump
 from compilers.proof.proof import Binary, Proof, proof_lines
 from compilers.proof.prove import prove
-from compilers.toolchain import LoweringInput, find_toolchain
+from compilers.toolchain import LoweringInput
 from registry.artifact import ArtifactFormat
 from registry.errors import ToolchainMissingError
 from registry.target import find_target

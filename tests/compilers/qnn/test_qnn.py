@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from compilers.backend import find_runtime, find_toolchain, rehearse
 from compilers.check.parity import Parity
 from compilers.check.probe import make_probe, measure_parity, reference_logits
 from compilers.model.torch_reference import TorchSession
@@ -19,9 +20,9 @@ from compilers.qnn.provider import CHIPS, find_provider
 from compilers.qnn.run import QnnRuntime
 from compilers.qnn.step import open_qnn_session
 from compilers.quantize.canonical import dequantized_state
-from compilers.rehearsal import Rehearsal, rehearse
-from compilers.runtime import Bundle, Session, find_runtime
-from compilers.toolchain import LoweringInput, Supported, Unsupported, find_toolchain
+from compilers.rehearsal import Rehearsal
+from compilers.runtime import Bundle, Session
+from compilers.toolchain import LoweringInput, Supported, Unsupported
 from registry.artifact import Manifest
 from registry.errors import BuildError, LoadError, ToolchainMissingError
 from registry.host import Accelerator, Host

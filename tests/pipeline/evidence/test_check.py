@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from compilers.backend import find_format
 from matrices.ledger.db import open_database
-from pipeline.evidence.check import _Check, runs_what_was_compiled
+from pipeline.evidence.check import _Check
 from pipeline.evidence.document import EvidenceFile, read_report, write_report
 from pipeline.evidence.import_report import take_in
 from registry.digest import digest_value
@@ -201,7 +202,7 @@ def test_compiled_code_is_bound_to_its_runtimes_version_a_graph_is_not(
 ):
     manifest = build.workspace.store.find_artifact(report.results[0].artifact)
     bound = manifest.model_copy(update={"format": format_, "toolchain_version": compiled})
-    assert runs_what_was_compiled(ran, bound) == fits
+    assert find_format(format_).runs(ran, bound) == fits
 
 
 def test_a_runtime_that_is_not_of_the_toolchain_that_compiled_is_refused(

@@ -3,7 +3,8 @@ import shutil
 import numpy as np
 import pytest
 
-from compilers.runtime import Segment, find_runtime
+from compilers.backend import find_runtime
+from compilers.runtime import Segment
 from registry.artifact import Manifest
 from registry.digest import canonical_json, digest_file
 from registry.errors import CorruptError, LoadError, SchemaError

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from compilers.runtime import find_runtime
+from compilers.backend import find_runtime
 from matrices.releases.files import write_release
 from registry.artifact import MANIFEST_NAME, Manifest
 from registry.signing import generate_keys

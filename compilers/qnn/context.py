@@ -10,15 +10,11 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterable
 from dataclasses import dataclass
 from mmap import mmap
 
 HEAD = bytes.fromhex("0000000200000003")
 _OPTIONS = re.compile(rb";soc_type=(?P<soc>[\w-]+);arch=(?P<arch>[0-9]+);")
-_LIBRARY = re.compile(
-    r"(?i)(?:^|/)(?:lib)?(?:qnn|hexagon|snpe|cdsprpc)[^/]*\.(?:so(?:\.\d+)*|dll|cat|a|lib)$"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +39,3 @@ def read_context(data: bytes | mmap) -> Context:
     if begin + size > len(data):
         return Context(architectures, chips, f"is cut short: {len(data)} of {begin + size} bytes")
     return Context(architectures, chips, "" if graphs else "holds no graph for the HTP")
-
-
-def vendor_libraries(files: Iterable[str]) -> tuple[str, ...]:
-    """Files that are Qualcomm's own libraries by their names; its licence keeps them from being passed on."""
-    return tuple(file for file in files if _LIBRARY.search(file))

@@ -1,0 +1,37 @@
+"""CANN and OpenVINO as backends: portable graphs, which a node with the vendor's compiler compiles."""
+
+from __future__ import annotations
+
+from compilers.backend import Backend, Format, StandIns
+from compilers.check.bounds import HalfSums
+from compilers.lazy import Lazy
+from compilers.proof.claim import Claims
+
+PORTABLE = Format(
+    name="portable",
+    runtime=Lazy("compilers.portable.run:PortableRuntime"),
+    claims={
+        "npu": Claims(code=frozenset({"onnx"}), rules=(Lazy("compilers.portable.proof:check_graph"),)),
+    },
+    rehearse=Lazy("compilers.portable.rehearse:rehearse_portable"),
+    stand_ins=StandIns(packages=("onnxruntime",)),
+    compiled_on_node=True,
+)
+
+CANN = Backend(
+    name="cann",
+    format=PORTABLE,
+    toolchain=Lazy("compilers.portable.lower:CannToolchain"),
+    extra="build",
+    page="docs/toolchains/cann.md",
+    arithmetic={"fp16": HalfSums()},
+)
+
+OPENVINO = Backend(
+    name="openvino",
+    format=PORTABLE,
+    toolchain=Lazy("compilers.portable.lower:OpenVinoToolchain"),
+    extra="build",
+    page="docs/toolchains/openvino.md",
+    arithmetic={"fp16": HalfSums()},
+)
