@@ -127,15 +127,17 @@ def test_an_unsupported_architecture_is_a_failed_cell(place: Place, checkpoint: 
     path = damaged(checkpoint, tmp_path)
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | {"architectures": ["LlamaForCausalLn"]}))
-    ran = add(place, path)
-    if ran.code == 0:
-        place.write_ladder(
-            'family = "tiny"\ntargets = ["cpu-x86-64-v3"]\n[[tier]]\ncheckpoint = "bad"\nrecipes = ["fp32"]\n'
-            "[task.retrieval]\nfloor = [0.0]\n"
-        )
-        ran = place.rung("build", "ladder.toml")
+    assert add(place, path).code == 0, "what can be exported is decided at export"
+    place.write_ladder(
+        'family = "tiny"\ntargets = ["cpu-x86-64-v3"]\n[[tier]]\ncheckpoint = "bad"\nrecipes = ["fp32"]\n'
+        "[task.retrieval]\nfloor = [0.0]\n"
+    )
+    ran = place.rung("build", "ladder.toml")
     refused(ran, code=3, names="LlamaForCausalLn")
     assert "LlamaForCausalLM" in ran.err
+    cells = json.loads(place.must("matrix", "show", "--json").out)["cells"]
+    assert {cell["state"] for cell in cells} == {"failed"}
+    assert "LlamaForCausalLn" in cells[0]["reason"]
 
 
 def test_a_database_of_a_newer_schema(place: Place) -> None:

@@ -90,13 +90,23 @@ time.sleep(600)
 
 
 def test_an_exit_without_a_word_is_a_failure(store: Store, tmp_path: Path) -> None:
-    assert isinstance(run(store, tmp_path, "pass"), Failure)
-    assert isinstance(run(store, tmp_path, "sys.exit(3)"), Failure)
+    for code, status in (("pass", 0), ("sys.exit(3)", 3)):
+        result = run(store, tmp_path, code)
+        assert isinstance(result, Failure)
+        assert (result.code, result.exit_code) == ("crash", 4)
+        assert f"the process ended with {status}: it printed nothing" in result.message
+
+
+def test_a_worker_that_finishes_and_then_fails_is_a_failure(store: Store, tmp_path: Path) -> None:
+    result = run(store, tmp_path, 'out(\'{"event": "finish"}\'); sys.exit(3)')
+    assert isinstance(result, Failure)
+    assert "ended with 3" in result.message
 
 
 def test_a_half_written_last_event_is_a_failure(store: Store, tmp_path: Path) -> None:
     result = run(store, tmp_path, 'os.write(int(sys.argv[2]), b\'{"event": "fin\')')
     assert isinstance(result, Failure)
+    assert "ended with 0" in result.message
 
 
 def test_an_error_of_the_request_keeps_its_code_and_hint(store: Store, tmp_path: Path) -> None:
