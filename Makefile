@@ -98,7 +98,7 @@ layers: $(DEV) ## Check that packages import only from those below them
 check: lint types layers test ## Everything that CI checks on the source
 
 reference: $(DEV) ## Write the reference that is made from the code (docs/reference)
-	$(BIN)/python -m pipeline.cli.reference docs/reference
+	$(BIN)/python -m pipeline.reference.write docs/reference
 
 lock: ## Move the locks to the newest of everything that pyproject.toml admits
 	test -e $(LOCKER)/pyvenv.cfg || $(PYTHON) -m venv $(LOCKER)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from pipeline.cli.reference import DIRECTORY, ENVIRONMENT, PACKAGES, ROOT, attribute_docs, pages
+from pipeline.reference.contracts import ENVIRONMENT, ERROR_MODULES
+from pipeline.reference.docstrings import attribute_docs
+from pipeline.reference.write import DIRECTORY, ROOT, pages
+
+PACKAGES = ("registry", "compilers", "evals", "matrices", "serving", "pipeline")
 
 NOT_RUNGS = {"HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TVM_NUM_THREADS", "TVM_BIND_THREADS"}
 """Variables that Rung sets for a library and does not read."""
@@ -40,6 +45,20 @@ def test_the_demo_ladder_has_no_key_that_the_schema_does_not_know() -> None:
 def test_every_variable_that_is_read_is_in_the_reference() -> None:
     read = {name for package in PACKAGES for path in (ROOT / package).rglob("*.py") for name in reads(path)}
     assert read - NOT_RUNGS <= set(ENVIRONMENT)
+
+
+def test_errors_are_declared_where_the_reference_looks() -> None:
+    known = {name for module in ERROR_MODULES for name in vars(importlib.import_module(module))}
+    declared = {
+        node.name
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+        and any(isinstance(base, ast.Name) and base.id in known for base in node.bases)
+        and node.name.endswith("Error")
+    }
+    assert declared <= known
 
 
 def test_the_string_after_an_assignment_is_its_docstring() -> None:

@@ -1,0 +1,1 @@
+"""Reference pages in docs/reference, generated from the code by `make reference`."""

@@ -1,0 +1,124 @@
+"""Reference pages of what Rung promises to callers: exit codes, gates, HTTP and environment variables."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
+from typing import Final, cast
+
+from pipeline.reference.docstrings import attribute_docs, escaped, names, summary
+from registry.errors import RungError
+
+ERROR_MODULES: Final = ("registry.errors", "serving.contract.problems")
+"""Where errors are declared."""
+
+ENVIRONMENT: Final[Mapping[str, str]] = {
+    "RUNG_WORKSPACE": "directory of the workspace; default: the nearest at or above the current one",
+    "RUNG_DATABASE_URL": "SQLAlchemy URL of the database, instead of `database_url` in `rung.toml`",
+    "MLFLOW_TRACKING_URI": "MLflow server, instead of `mlflow_uri` in `rung.toml`",
+    "MLFLOW_TRACKING_TOKEN": "bearer token for the MLflow server",
+    "MLFLOW_TRACKING_USERNAME": "user name for the MLflow server",
+    "MLFLOW_TRACKING_PASSWORD": "password for the MLflow server",
+    "RAY_ADDRESS": "Ray cluster of `rung build --executor ray`; default: `auto`",
+    "RUNG_AARCH64_ROOT": "AArch64 userland for rehearsals under QEMU, made by `make aarch64-root`",
+    "VK_ICD_FILENAMES": "Vulkan driver for rehearsals of SPIR-V, such as Mesa's llvmpipe",
+    "CUDA_HOME": "CUDA toolkit whose `nvcc` compiles CUDA targets",
+    "CUDA_PATH": "as `CUDA_HOME`, which is read first",
+}
+"""Variables that Rung reads → meaning; a test finds those that are missing here."""
+
+ABOUT_GATES: Final = """\
+`rung resolve`, `rung pull` and `rung serve` ask these questions of every candidate of a release, in order
+(`matrices/resolve/gates.py`). A gate passes, denies, or is indeterminate because a fact is not known. Only a
+candidate that passes every gate may be served; for the others the answer names the first gate that failed."""
+
+ABOUT_ERRORS: Final = """\
+Errors have OpenAI's form. `error.rung` adds Rung's code, the hint, `retry_after_s` (also as the header
+`Retry-After`) where waiting may help, and `alternatives` where a tier is not available. All codes are in
+[exit-codes.md](exit-codes.md); these belong to serving:"""
+
+
+def exit_codes() -> Iterator[str]:
+    """Lines of the page of errors, by exit code."""
+    errors = sorted(_errors(), key=lambda each: (each.exit_code, each.code))
+    yield from ("`rung` exits with 0 when it is done, and with 130 when it is interrupted.", "")
+    yield from ("With `--json` and over HTTP an error has the code in the second column.", "")
+    yield from ("| Exit | Code | HTTP | Meaning |", "|---|---|---|---|")
+    for error in errors:
+        yield f"| {error.exit_code} | `{error.code}` | {error.http_status} | {escaped(summary(error))} |"
+
+
+def _errors() -> set[type[RungError]]:
+    modules = [importlib.import_module(name) for name in ERROR_MODULES]
+    found = {each for module in modules for each in vars(module).values() if isinstance(each, type)}
+    return {each for each in found if issubclass(each, RungError) and each is not RungError}
+
+
+def gates() -> Iterator[str]:
+    """Lines of the page of gates, in their order."""
+    from matrices.resolve.gates import GATES
+
+    yield ABOUT_GATES
+    yield from ("", "| Gate | Passes if |", "|---|---|")
+    for name, gate in GATES:
+        yield f"| `{name}` | {escaped(summary(gate))} |"
+
+
+def http() -> Iterator[str]:
+    """Lines of the page of the server: routes, headers, parameters, errors."""
+    yield from ("Served by `rung serve` (`serving/http/app.py`).", "", "## Routes", "", "| | |", "|---|---|")
+    for method, path, meaning in _routes():
+        yield f"| `{method} {path}` | {meaning} |"
+    yield from ("", "## Headers", "", "| | |", "|---|---|")
+    for header, meaning in _headers().items():
+        yield f"| `{header}` | {meaning} |"
+    yield from ("", "## Parameters", "")
+    from serving.openai.schemas import NEUTRAL, ChatBody, CompletionBody
+
+    shared = set(CompletionBody.model_fields) & set(ChatBody.model_fields)
+    yield f"Both: {names(shared)}."
+    yield f"Completions: {names(set(CompletionBody.model_fields) - shared)}."
+    yield f"Chat completions: {names(set(ChatBody.model_fields) - shared)}."
+    yield from ("", f"Refused by name unless they ask for nothing: {names(set(NEUTRAL))}.", "")
+    yield from ("Any other parameter is refused.", "", "## Errors", "")
+    yield ABOUT_ERRORS
+    yield from ("", "| Status | Code | Meaning |", "|---|---|---|")
+    problems = importlib.import_module("serving.contract.problems")
+    for error in sorted(_errors(), key=lambda each: (each.http_status, each.code)):
+        if error.__module__ == problems.__name__:
+            yield f"| {error.http_status} | `{error.code}` | {escaped(summary(error))} |"
+
+
+def _routes() -> Iterator[tuple[str, str, str]]:
+    from fastapi.routing import APIRoute
+
+    from serving.http.app import create_app
+    from serving.http.service import Service
+
+    # Routes are functions of the service that are not called here.
+    service = cast("Service", SimpleNamespace(metrics=None, promise=None))
+    for route in create_app(service).routes:
+        if isinstance(route, APIRoute):
+            for method in sorted(route.methods or ()):
+                yield method, route.path.replace(":path}", "}"), escaped(summary(route.endpoint))
+
+
+def _headers() -> dict[str, str]:
+    from serving.contract import terms
+
+    documented = attribute_docs(ast.parse(inspect.getsource(terms)))
+    return {
+        value: escaped(documented.get(name, ""))
+        for name, value in vars(terms).items()
+        if isinstance(value, str) and value.startswith("X-Rung-")
+    }
+
+
+def environment() -> Iterator[str]:
+    """Lines of the page of environment variables."""
+    yield from ("| Variable | Meaning |", "|---|---|")
+    for name, meaning in ENVIRONMENT.items():
+        yield f"| `{name}` | {meaning} |"
