@@ -10,7 +10,7 @@ import os
 import tomllib
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -18,7 +18,7 @@ from registry.digest import digest_value
 from registry.errors import ConfigurationError
 from registry.recipe import Recipe, parse_recipe
 from registry.target import Target, find_target
-from registry.value import Grown, Value, configuration_error
+from registry.value import Value, configuration_error
 
 EvidenceLevel = Literal["portable", "built", "loads", "close", "evaluated", "benchmarked"]
 """How far the evidence of a cell reaches, on the chip itself; see `matrices/cells/levels.py`."""
@@ -67,10 +67,8 @@ class EvaluationEntry(Value):
     """Samples between two looks at the sequential test."""
 
 
-class Ladder(Grown):
+class Ladder(Value):
     """A parsed ladder file."""
-
-    LATER: ClassVar[tuple[str, ...]] = ("evidence",)
 
     family: str = Field(min_length=1)
     """The family of checkpoints; releases are made and asked for by it."""
@@ -121,8 +119,11 @@ class Ladder(Grown):
 
     @property
     def digest(self) -> str:
-        """The digest of all that the ladder says."""
-        return digest_value(self)
+        """The digest of all that the ladder says; `[evidence]`, a later part, counts where it is given."""
+        document = self.model_dump(mode="json")
+        if not self.evidence:
+            del document["evidence"]
+        return digest_value(document)
 
     def demanded_evidence(self) -> dict[str, EvidenceLevel]:
         """Target → least evidence that a release accepts; empty without `[evidence]`."""

@@ -86,13 +86,9 @@ def fingerprint(public_key: Path) -> str:
     return "sha256:" + _key_hint(_public_key(public_key))
 
 
-def signer(signature: Path) -> str | None:
-    """The fingerprint of the key that a signature says it was made with; not verified.
-
-    Raises:
-        SignatureError: It is missing or no signature.
-    """
-    material = _read_bundle(signature).get("verificationMaterial")
+def signer(bundle: Mapping[str, Any]) -> str | None:  # Any: JSON
+    """The fingerprint of the key that a signature's JSON says it was made with; not verified."""
+    material = bundle.get("verificationMaterial")
     key = material.get("publicKey") if isinstance(material, dict) else None
     hint = key.get("hint") if isinstance(key, dict) else None
     return f"sha256:{hint}" if isinstance(hint, str) and hint else None

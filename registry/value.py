@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from registry.errors import ConfigurationError, RungError, SchemaError
 
@@ -31,24 +31,6 @@ class Value(BaseModel):
                 f"`{path}` is not a {cls.__name__.lower()}: {describe(error)}",
                 hint="it is damaged or was written by another version; fetch or build it again",
             ) from error
-
-
-class Grown(Value):
-    """A value that has gained fields since a release of Rung wrote it to disk.
-
-    Fields in `LATER` are left out of its JSON where they hold their default. So documents of earlier versions
-    keep their digests and signatures, and earlier versions read what uses nothing new.
-    """
-
-    LATER: ClassVar[tuple[str, ...]] = ()
-
-    @model_serializer(mode="wrap")
-    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:  # Any: JSON
-        document: dict[str, Any] = handler(self)  # Any: JSON
-        for name in self.LATER:
-            if getattr(self, name) == type(self).model_fields[name].default:
-                document.pop(name, None)
-        return document
 
 
 def describe(error: ValidationError) -> str:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import ClassVar, Literal
+from typing import Literal
 
 from compilers.check.parity import Parity
 from compilers.check.speed import Speed
 from evals.verdict import Verdict
+from matrices.cells.measurement import Measurement, Via
 from registry.artifact import Manifest
 from registry.digest import Digest
-from registry.value import Grown, Value
+from registry.value import Value
 
 State = Literal[
     "declared", "portable", "built", "loads", "close", "evaluated", "benchmarked", "approved",
@@ -23,10 +24,6 @@ State = Literal[
 """The ladder of evidence, `portable` beside it (only the node itself can compile), and the ways off it."""
 
 LADDER: tuple[State, ...] = ("declared", "built", "loads", "close", "evaluated", "benchmarked", "approved")
-
-Via = Literal["chip", "emulator", "proxy"]
-"""What a step of evidence was obtained on: the target's own chip; an emulator or stand-in; or another
-target, to which the same weights were lowered. Only the chip itself lifts a cell."""
 
 
 class TaskResult(Value):
@@ -46,24 +43,23 @@ class TaskResult(Value):
     tasks_digest: Digest
 
 
-class Evidence(Grown):
-    """One step of the evidence ladder, with what it was obtained on."""
-
-    LATER: ClassVar[tuple[str, ...]] = ("via", "driver")
+class Evidence(Value):
+    """One step of the evidence ladder, or a way off it, as it was recorded."""
 
     state: State
     digest: Digest | None
-    """Artifact that it was obtained on."""
-    runtime: str | None = None
-    runtime_version: str | None = None
-    chip: str | None = None
-    """The chip's own name; where `via` is `emulator`, the means and its version."""
+    """Artifact that it is about."""
     at: datetime
+    """When it was obtained or ruled."""
     detail: str = ""
     """One line for people."""
-    via: Via = "chip"
-    driver: str | None = None
-    """Version of the accelerator's driver; None for processors, and where none is known."""
+    measurement: Measurement | None = None
+    """How it was obtained; None where nothing was measured: declared, built, ruled, expired."""
+
+    @property
+    def via(self) -> Via:
+        """What the step was obtained on; what needed no chip counts as the chip's own."""
+        return self.measurement.via if self.measurement else "chip"
 
 
 class VariantFacts(Value):
@@ -79,10 +75,8 @@ class VariantFacts(Value):
     """KV cache of one token over all layers, as the artifact holds it."""
 
 
-class Cell(Grown):
+class Cell(Value):
     """One cell of the matrix, with all that a release manager looks at."""
-
-    LATER: ClassVar[tuple[str, ...]] = ("rehearsal", "variant", "speed")
 
     id: str
     """`checkpoint/version:recipe:target:toolchain`, such as `agent-mid/1:w4g32-gptq:cpu-x86-64-v3:tvm`."""

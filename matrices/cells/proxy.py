@@ -1,7 +1,7 @@
 """Proxies: what the same weights earned on another target, shown beside a cell that was not evaluated itself.
 
-Computed when the matrix is read and never stored, so that a proxy cannot outlive what it stands on. Two cells
-hold the same weights if their variants' weights have one digest. A proxy says what to expect: another
+Computed when the matrix is read and never stored, so that a proxy cannot outlive what it is based on. Two
+cells hold the same weights if their variants' weights have one digest. A proxy says what to expect: another
 toolchain's arithmetic and another chip's differ, so it earns no tier, and an approval on its ground needs a
 waiver like any other without evidence.
 """
@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from matrices.cells.cell import Cell, Evidence, TaskResult
-from matrices.cells.levels import evaluated_on, evidence_level, place
+from matrices.cells.levels import evaluated_on, evidence_level, rank
+from matrices.cells.measurement import Measurement
 from registry.value import Value
 
 
@@ -38,12 +39,15 @@ class Proxy(Value):
         return Evidence(
             state="evaluated",
             digest=None,
-            runtime=self.runtime,
-            runtime_version=self.runtime_version,
-            chip=self.chip,
             at=cell.updated_at,
             detail=f"{earned} (`{self.cell}`)",
-            via="proxy",
+            measurement=Measurement(
+                runtime=self.runtime,
+                runtime_version=self.runtime_version,
+                chip=self.chip,
+                via="proxy",
+                at=cell.updated_at,
+            ),
         )
 
 
@@ -51,7 +55,7 @@ def proxies(cells: Iterable[Cell]) -> dict[str, Proxy]:
     """Cell id → its proxy, for each cell with an artifact that was not evaluated itself."""
     listed = list(cells)
     sources: dict[str, Cell] = {}
-    for cell in sorted(listed, key=lambda one: (-(place(one.state) or 0), one.id)):
+    for cell in sorted(listed, key=lambda one: (-(rank(one.state) or 0), one.id)):
         if cell.variant is not None and _is_evaluated(cell):
             sources.setdefault(cell.variant.weights, cell)
     found: dict[str, Proxy] = {}

@@ -25,7 +25,9 @@ from statistics import median
 from typing import Final, Literal
 
 from compilers.check.speed import Speed
-from matrices.cells.cell import Cell, Evidence, VariantFacts
+from matrices.cells.cell import Cell, VariantFacts
+from matrices.cells.levels import own_steps
+from matrices.cells.measurement import Measurement
 from matrices.chips.chip import NumberFormat, find_chip
 from registry.recipe import Recipe, parse_recipe
 from registry.target import targets
@@ -97,24 +99,26 @@ def throughputs(cells: Iterable[Cell]) -> list[Throughput]:
 
 def cell_throughput(cell: Cell) -> Throughput | None:
     """The throughput of one cell against its chip; None if it was never timed, or its evidence expired."""
-    entry = _timed(cell)
-    if cell.speed is None or entry is None or cell.state == "expired":
+    timed_on = _timed_on(cell)
+    if cell.speed is None or timed_on is None or cell.state == "expired":
         return None
     made = Throughput(
         cell=cell.id,
         target=cell.target,
         weights=None if cell.variant is None else cell.variant.weights,
-        chip=entry.chip,
+        chip=timed_on.chip,
         decode_tokens_per_s=cell.speed.decode_tokens_per_s,
         prefill_tokens_per_s=cell.speed.prefill_tokens_per_s,
     )
     if cell.variant is None:
         return made.model_copy(update={"why": "the size of its weights is not on record; build it again"})
     roofline = _roofline(
-        cell.variant, cell.speed, recipe=parse_recipe(cell.recipe), cell=cell, chip=entry.chip
+        cell.variant, cell.speed, recipe=parse_recipe(cell.recipe), cell=cell, chip=timed_on.chip
     )
     if roofline is None:
-        return made.model_copy(update={"why": f"`{entry.chip}` is not in chips.toml, and was not measured"})
+        return made.model_copy(
+            update={"why": f"`{timed_on.chip}` is not in chips.toml, and was not measured"}
+        )
     lacking = [
         what
         for what, bound in (
@@ -128,7 +132,7 @@ def cell_throughput(cell: Cell) -> Throughput | None:
             "roofline": roofline,
             "decode_share": _ratio(cell.speed.decode_tokens_per_s, roofline.decode_tokens_per_s),
             "prefill_share": _ratio(cell.speed.prefill_tokens_per_s, roofline.prefill_tokens_per_s),
-            "why": f"the {' and '.join(lacking)} of `{entry.chip}` is not known" if lacking else "",
+            "why": f"the {' and '.join(lacking)} of `{timed_on.chip}` is not known" if lacking else "",
         }
     )
 
@@ -156,9 +160,10 @@ def throughput_json(cells: Iterable[Cell]) -> dict[str, object]:
     }
 
 
-def _timed(cell: Cell) -> Evidence | None:
-    own = (e for e in reversed(cell.evidence) if e.digest == cell.artifact and e.via == "chip")
-    return next((entry for entry in own if entry.state == "benchmarked"), None)
+def _timed_on(cell: Cell) -> Measurement | None:
+    """What the latest timing of the cell's artifact ran on."""
+    timed = [entry for entry in own_steps(cell) if entry.state == "benchmarked"]
+    return timed[-1].measurement if timed else None
 
 
 def _roofline(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Row
@@ -12,29 +12,38 @@ from sqlalchemy import Row
 from compilers.check.parity import Parity
 from compilers.check.speed import Speed
 from matrices.cells.cell import Cell, Evidence, TaskResult, VariantFacts
+from matrices.cells.measurement import Measurement
 from matrices.ledger.build_records import BuildRecord
 from matrices.releases.ruling import Ruling
 from registry.digest import canonical_json
-from registry.errors import CorruptError
-from registry.value import Grown, Value, describe
+from registry.document import Document, JsonObject, Upgrade
+from registry.errors import CorruptError, SchemaError
+from registry.value import Value, describe
 
 Columns = dict[str, Any]  # Any: what a database column can hold
 _CELL_COLUMNS = (
     "id", "family", "checkpoint", "checkpoint_digest", "tier", "recipe", "target", "toolchain", "state",
     "reason", "build_key", "artifact", "size_bytes", "log", "updated_at",
 )  # fmt: skip
-_EVIDENCE_COLUMNS = (
-    "state", "digest", "runtime", "runtime_version", "chip", "at", "detail", "via", "driver",
-)  # fmt: skip
+_EVIDENCE_COLUMNS = ("state", "digest", "at", "detail")
 _NUMBERS = ("parity", "tasks", "rehearsal", "variant", "speed")
+_HINT = "it was changed by other hands or written by another version; restore a backup of the database"
 _Kind = TypeVar("_Kind", bound=Value)
 
 
-class Payload(Grown):
+def _to_version_2(document: JsonObject) -> JsonObject:
+    """Version 2 added rehearsals, variants and speeds, all of which may be absent."""
+    return document
+
+
+class CellNumbers(Document):
     """The numbers of a cell that are only read together."""
 
-    LATER: ClassVar[tuple[str, ...]] = ("rehearsal", "variant", "speed")
+    KIND: ClassVar[str] = "cell"
+    RENEW: ClassVar[str] = "restore a backup of the database"
+    UPGRADES: ClassVar[tuple[Upgrade, ...]] = (_to_version_2,)
 
+    schema_version: Literal[2] = 2
     parity: Parity | None
     tasks: tuple[TaskResult, ...]
     rehearsal: Parity | None = None
@@ -47,13 +56,17 @@ _TEXTS = TypeAdapter(tuple[str, ...])
 
 def cell_columns(cell: Cell) -> Columns:
     """The row of a cell; its evidence has rows of its own."""
-    numbers = canonical_json(Payload(**{name: getattr(cell, name) for name in _NUMBERS})).decode()
+    numbers = canonical_json(CellNumbers(**{name: getattr(cell, name) for name in _NUMBERS})).decode()
     return storable({name: getattr(cell, name) for name in _CELL_COLUMNS} | {"payload": numbers})
 
 
 def evidence_columns(entry: Evidence, *, cell: str) -> Columns:
     """The row of one step of evidence."""
-    return storable({name: getattr(entry, name) for name in _EVIDENCE_COLUMNS} | {"cell_id": cell})
+    columns: Columns = {name: getattr(entry, name) for name in _EVIDENCE_COLUMNS}
+    on = entry.measurement
+    return storable(
+        columns | {"cell_id": cell, "measurement": None if on is None else canonical_json(on).decode()}
+    )
 
 
 def ruling_columns(ruling: Ruling) -> Columns:
@@ -75,9 +88,9 @@ def read_cell(row: Row[Any], *, evidence: Iterable[Evidence]) -> Cell:  # Any: a
     stored = row._mapping
     with_numbers = {name: stored[name] for name in _CELL_COLUMNS}
     try:
-        numbers = Payload.model_validate_json(stored["payload"])
-    except ValidationError as error:
-        raise _corrupt("cell", str(with_numbers["id"]), error) from error
+        numbers = CellNumbers.parse(stored["payload"], where=str(with_numbers["id"]))
+    except SchemaError as error:
+        raise CorruptError(f"the database's {error.message}", hint=_HINT) from error
     with_numbers |= {name: getattr(numbers, name) for name in _NUMBERS} | {"evidence": tuple(evidence)}
     return _read(Cell, with_numbers, name=str(with_numbers["id"]))
 
@@ -85,8 +98,14 @@ def read_cell(row: Row[Any], *, evidence: Iterable[Evidence]) -> Cell:  # Any: a
 def read_evidence(row: Row[Any]) -> Evidence:  # Any: a row's columns
     """The step of evidence of a row."""
     stored = row._mapping
+    name = f"{stored['seq']} of {stored['cell_id']}"
     columns = {name: stored[name] for name in _EVIDENCE_COLUMNS}
-    return _read(Evidence, columns, name=f"{stored['seq']} of {stored['cell_id']}")
+    if (document := stored["measurement"]) is not None:
+        try:
+            columns["measurement"] = Measurement.model_validate_json(document)
+        except ValidationError as error:
+            raise _corrupt("evidence", name, error) from error
+    return _read(Evidence, columns, name=name)
 
 
 def read_ruling(row: Row[Any]) -> Ruling:  # Any: a row's columns
@@ -132,5 +151,5 @@ def _read(kind: type[_Kind], columns: Columns, *, name: str) -> _Kind:
 def _corrupt(kind: str, name: str, error: ValidationError) -> CorruptError:
     return CorruptError(
         f"the database's {kind} `{name}` cannot be read: {describe(error)}",
-        hint="it was changed by other hands or written by another version; restore a backup of the database",
+        hint=_HINT,
     )

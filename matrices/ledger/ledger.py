@@ -21,16 +21,16 @@ from pydantic import ValidationError
 from sqlalchemy.engine import Connection
 
 from matrices.cells.cell import Cell, Evidence, task_types
-from matrices.cells.levels import missing_evidence
+from matrices.cells.missing import missing_evidence
 from matrices.ledger import query
 from matrices.ledger.build_records import BuildRecord
 from matrices.ledger.db import Database
 from matrices.ledger.db_rows import cell_columns, evidence_columns, ruling_columns, stage_columns, storable
-from matrices.ledger.merge import STATE_OF, consistent, stand
+from matrices.ledger.merge import STATE_OF, consistent, merge
 from matrices.ledger.models import ReleaseCellRow
 from matrices.ledger.query import CELLS, EVIDENCE, RELEASES, RULINGS, STAGES
-from matrices.releases.release import Approval, Release
-from matrices.releases.ruling import Ruling, Verb
+from matrices.releases.release import Release
+from matrices.releases.ruling import Approval, Ruling, Verb
 from registry.digest import short
 from registry.errors import ConfigurationError, RefusedError
 from registry.value import Value, configuration_error
@@ -52,7 +52,7 @@ class Ledger:
         return query.find_stage(self._database, key)
 
     def put_stage(self, record: BuildRecord) -> BuildRecord:
-        """Record a finished stage; the record that stands for its key.
+        """Record a finished stage; the record of its key.
 
         Equal keys have equal results: an existing record, perhaps of another process, is kept.
         """
@@ -60,8 +60,8 @@ class Ledger:
         with self._database.writing() as connection:
             if connection.execute(sa.select(STAGES.c.key).where(STAGES.c.key == checked.key)).first() is None:
                 connection.execute(sa.insert(STAGES).values(stage_columns(checked)))
-        standing = self.find_stage(checked.key)
-        return checked if standing is None else standing
+        stored = self.find_stage(checked.key)
+        return checked if stored is None else stored
 
     def forget_stage(self, key: str) -> None:
         """Remove a stage's record, so that the stage runs again: for a result whose bytes are lost."""
@@ -69,7 +69,7 @@ class Ledger:
             connection.execute(sa.delete(STAGES).where(STAGES.c.key == key))
 
     def put_cell(self, cell: Cell) -> Cell:
-        """Record what a build knows of a cell; the cell as it stands then.
+        """Record what a build knows of a cell; the stored cell after that.
 
         Putting the same again changes nothing. Evidence is added, never taken away.
 
@@ -81,9 +81,9 @@ class Ledger:
             found = query.select_cells(connection, CELLS.c.id == reported.id)
             before = found[0] if found else None
             ruled = query.select_rulings(connection, RULINGS.c.cell_id == reported.id)
-            standing = stand(before, reported, ruled=ruled)
-            _store(connection, standing.cell, before=before)
-            _append(connection, standing.cell.id, standing.fresh)
+            merged = merge(before, reported, ruled=ruled)
+            _store(connection, merged.cell, before=before)
+            _append(connection, merged.cell.id, merged.fresh)
             return query.select_cells(connection, CELLS.c.id == reported.id)[0]
 
     def approve(
@@ -168,7 +168,7 @@ class Ledger:
             return query.select_cells(connection, CELLS.c.id == cell)[0]
 
     def put_release(self, release: Release) -> Release:
-        """Record a release; the one that stands for its name.
+        """Record a release; the one that is stored under its name.
 
         The same content under the same name again changes nothing.
 
@@ -284,23 +284,23 @@ def _refuse_unapprovable(cell: Cell, *, missing: list[str], waiver: str | None) 
         )
 
 
-def _same_release(standing: Release, release: Release) -> Release:
-    """The release that stands, if the new one has its content."""
-    if standing.is_same_content(release):
-        return standing
+def _same_release(stored: Release, release: Release) -> Release:
+    """The stored release, if the new one has its content."""
+    if stored.is_same_content(release):
+        return stored
     raise RefusedError(
-        f"the release `{release.name}` exists with other content ({short(standing.digest)})",
+        f"the release `{release.name}` exists with other content ({short(stored.digest)})",
         hint="releases are frozen: choose another name",
     )
 
 
 def _refuse_unapproved(connection: Connection, release: Release) -> None:
-    standing = {cell.id: cell for cell in query.select_cells(connection, CELLS.c.family == release.family)}
+    stored = {cell.id: cell for cell in query.select_cells(connection, CELLS.c.family == release.family)}
     for released in release.cells:
-        now = standing.get(released.cell.id)
+        now = stored.get(released.cell.id)
         if now is None or now.state != "approved" or now.artifact != released.manifest.digest:
             state = "not in the matrix" if now is None else now.state
             raise RefusedError(
                 f"the release `{release.name}` holds `{released.cell.id}`, which is {state} now",
-                hint="create the release again from the cells as they stand",
+                hint="create the release again from the cells as they are now",
             )

@@ -1,4 +1,4 @@
-"""Merge a build's report into the stored cell: which state it has now, and when it loses its approval.
+"""Merge a report into the stored cell: how it keeps, gains or loses its state and its approval.
 
 Pure, and the heart of `matrices/ledger/ledger.py`, which states the rules.
 """
@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from matrices.cells.cell import Cell, Evidence, State, cell_id
-from matrices.cells.levels import missing_evidence, rank
+from matrices.cells.levels import own_steps, rank
+from matrices.cells.missing import missing_evidence
 from matrices.releases.ruling import Ruling, Verb
 from registry.digest import short
 from registry.errors import ConfigurationError
@@ -22,8 +23,8 @@ _NEEDS_REASON: tuple[State, ...] = ("failed", "unsupported", "expired")
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """A cell as it stands, and what the report changed."""
+class Merged:
+    """A cell after a report, and what the report added to it."""
 
     cell: Cell
     """Without the evidence that is new."""
@@ -44,12 +45,12 @@ def consistent(cell: Cell) -> Cell:
     return cell
 
 
-def stand(before: Cell | None, reported: Cell, *, ruled: Sequence[Ruling]) -> Standing:
-    """How a cell stands after a report.
+def merge(before: Cell | None, reported: Cell, *, ruled: Sequence[Ruling]) -> Merged:
+    """Merge a report into the stored cell.
 
     Args:
-        before: The cell as it stood, with its evidence; None if it is new.
-        reported: What a build says of it.
+        before: The stored cell with its evidence; None if it is new.
+        reported: What a build, or a node's evidence, reports of it.
         ruled: All rulings on the cell, oldest first.
 
     Raises:
@@ -57,45 +58,117 @@ def stand(before: Cell | None, reported: Cell, *, ruled: Sequence[Ruling]) -> St
     """
     _refuse_claimed_ruling(before, reported)
     if before is None:
-        return Standing(cell=reported, fresh=_with_state(reported, list(reported.evidence), changed=True))
+        return Merged(cell=reported, fresh=_with_state(reported, list(reported.evidence), changed=True))
     if reported.state == "declared" and before.state != "declared":
-        return Standing(cell=before, fresh=())
+        return Merged(cell=before, fresh=())  # a build that has only begun takes nothing back
     fresh = [entry for entry in reported.evidence if _is_new(entry, before.evidence)]
     whole = _with_numbers(reported, of=before, over="absent")
     whole = whole.model_copy(update={"evidence": (*before.evidence, *fresh)})
-    whole = _lifted(whole, evidence=whole.evidence)
-    cell, note = _judge(before, whole, ruled=ruled)
-    if note:
-        at, digest = reported.updated_at, cell.artifact
-        fresh.append(Evidence(state=cell.state, digest=digest, at=at, detail=note))
-    return Standing(cell=cell, fresh=_with_state(cell, fresh, changed=cell.state != before.state))
+    whole = _benchmarked_if_timed(whole, evidence=whole.evidence)
+    case = _Case(before, whole, tuple(ruled))
+    outcome = next(found for rule in _RULES if (found := rule(case)) is not None)
+    cell = outcome.cell
+    if outcome.lost:
+        detail = f"lost {case.approved_by}: {outcome.lost}"
+        fresh.append(Evidence(state=cell.state, digest=cell.artifact, at=reported.updated_at, detail=detail))
+    return Merged(cell=cell, fresh=_with_state(cell, fresh, changed=cell.state != before.state))
 
 
-def _judge(before: Cell, reported: Cell, *, ruled: Sequence[Ruling]) -> tuple[Cell, str]:
-    """The cell as it stands, and a note on an approval that it lost."""
-    same = reported.artifact is not None and reported.artifact == before.artifact
-    latest = next((one for one in reversed(ruled) if one.artifact == reported.artifact), None)
-    if reported.artifact is not None and latest is not None and latest.verb != "approve":
-        state = STATE_OF[latest.verb]
-        reason = f"{state} by {latest.who}: {latest.why}"
-        return reported.model_copy(update={"state": state, "reason": reason}), ""
-    if same and _says_nothing_new(before, reported):
-        return _lifted(_with_numbers(before, of=reported, over="all"), evidence=reported.evidence), ""
-    if before.state != "approved":
-        return reported, ""
-    approval = next((one for one in reversed(ruled) if one.verb == "approve"), None)
-    by = f"the approval by {approval.who}" if approval else "the approval"
-    if not same:
-        was = short(before.artifact) if before.artifact else "none"
-        return reported, f"lost {by}: it was for the artifact {was}"
-    if rank(reported.state) is None:
-        return reported, f"lost {by}: it is {reported.state} now"
-    known = {result.task_type for result in before.tasks}
-    waived = set(approval.missing) if approval else set()
-    lacking = [one for one in missing_evidence(reported, tasks=known) if one not in waived]
-    if lacking:
-        return reported, f"lost {by}: {'; '.join(lacking)}"
-    return reported.model_copy(update={"state": "approved"}), ""
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """What a rule looks at."""
+
+    before: Cell
+    reported: Cell
+    """With all evidence, and the numbers that only the stored cell has."""
+    ruled: tuple[Ruling, ...]
+
+    @property
+    def same_artifact(self) -> bool:
+        """Whether the report is about the artifact that the stored cell has."""
+        return self.reported.artifact is not None and self.reported.artifact == self.before.artifact
+
+    @property
+    def approval(self) -> Ruling | None:
+        """The latest approval."""
+        return next((one for one in reversed(self.ruled) if one.verb == "approve"), None)
+
+    @property
+    def approved_by(self) -> str:
+        """The approval, for people."""
+        return f"the approval by {self.approval.who}" if self.approval else "the approval"
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What a rule decides."""
+
+    cell: Cell
+    lost: str = ""
+    """Why the cell loses its approval; empty: it does not."""
+
+
+def _refused_by_a_person(case: _Case) -> _Outcome | None:
+    """What a person rejected or withdrew stays so."""
+    artifact = case.reported.artifact
+    latest = next((one for one in reversed(case.ruled) if one.artifact == artifact), None)
+    if artifact is None or latest is None or latest.verb == "approve":
+        return None
+    state = STATE_OF[latest.verb]
+    reason = f"{state} by {latest.who}: {latest.why}"
+    return _Outcome(case.reported.model_copy(update={"state": state, "reason": reason}))
+
+
+def _nothing_new(case: _Case) -> _Outcome | None:
+    """An earlier step on the same artifact takes nothing back."""
+    if not (case.same_artifact and _says_nothing_new(case.before, case.reported)):
+        return None
+    cell = _with_numbers(case.before, of=case.reported, over="all")
+    return _Outcome(_benchmarked_if_timed(cell, evidence=case.reported.evidence))
+
+
+def _not_approved_before(case: _Case) -> _Outcome | None:
+    """A cell without an approval is as reported."""
+    return _Outcome(case.reported) if case.before.state != "approved" else None
+
+
+def _another_artifact(case: _Case) -> _Outcome | None:
+    """An approval holds for one artifact."""
+    if case.same_artifact:
+        return None
+    was = short(case.before.artifact) if case.before.artifact else "none"
+    return _Outcome(case.reported, lost=f"it was for the artifact {was}")
+
+
+def _off_the_ladder(case: _Case) -> _Outcome | None:
+    """What failed or expired is not approved any more."""
+    if rank(case.reported.state) is not None:
+        return None
+    return _Outcome(case.reported, lost=f"it is {case.reported.state} now")
+
+
+def _evidence_gone(case: _Case) -> _Outcome | None:
+    """An approval holds while the evidence that it rested on does; what was waived is not asked for."""
+    known = {result.task_type for result in case.before.tasks}
+    waived = set(case.approval.missing) if case.approval else set()
+    lacking = [one for one in missing_evidence(case.reported, tasks=known) if one not in waived]
+    return _Outcome(case.reported, lost="; ".join(lacking)) if lacking else None
+
+
+def _keeps_its_approval(case: _Case) -> _Outcome | None:
+    return _Outcome(case.reported.model_copy(update={"state": "approved"}))
+
+
+_RULES: Final = (
+    _refused_by_a_person,
+    _nothing_new,
+    _not_approved_before,
+    _another_artifact,
+    _off_the_ladder,
+    _evidence_gone,
+    _keeps_its_approval,
+)
+"""In this order; the first that applies decides. From the fourth on the stored cell is approved."""
 
 
 def _with_numbers(cell: Cell, *, of: Cell, over: Literal["absent", "all"]) -> Cell:
@@ -110,17 +183,20 @@ def _with_numbers(cell: Cell, *, of: Cell, over: Literal["absent", "all"]) -> Ce
     return cell.model_copy(update=taken) if taken else cell
 
 
-def _lifted(cell: Cell, *, evidence: Sequence[Evidence]) -> Cell:
-    """An evaluated cell that was timed with the same version of its runtime is benchmarked."""
+def _benchmarked_if_timed(cell: Cell, *, evidence: Sequence[Evidence]) -> Cell:
+    """The cell, `benchmarked` where it is evaluated and was timed with the same version of its runtime."""
     if cell.state != "evaluated" or cell.speed is None:
         return cell
-    own = [e for e in reversed(evidence) if e.digest == cell.artifact and e.via == "chip"]
-    versions = [
-        next((e.runtime_version for e in own if e.state == state), None)
-        for state in ("evaluated", "benchmarked")
-    ]
+    own = own_steps(cell.model_copy(update={"evidence": tuple(evidence)}))
+    versions = [_runtime_version(own, state) for state in ("evaluated", "benchmarked")]
     same = versions[0] is not None and versions[0] == versions[1]
     return cell.model_copy(update={"state": "benchmarked"}) if same else cell
+
+
+def _runtime_version(steps: Sequence[Evidence], state: State) -> str | None:
+    """The version of the runtime that the latest of some steps was measured with."""
+    latest = next((entry for entry in reversed(steps) if entry.state == state), None)
+    return latest.measurement.runtime_version if latest and latest.measurement else None
 
 
 def _says_nothing_new(before: Cell, reported: Cell) -> bool:
@@ -144,7 +220,14 @@ def _is_new(entry: Evidence, stored: Sequence[Evidence]) -> bool:
         return False
     same_step = (one for one in reversed(stored) if (one.state, one.digest) == (entry.state, entry.digest))
     latest = next(same_step, None)
-    return latest is None or latest.model_copy(update={"at": entry.at}) != entry
+    return latest is None or not _same_but_for_time(latest, entry)
+
+
+def _same_but_for_time(one: Evidence, other: Evidence) -> bool:
+    measured, again = one.measurement, other.measurement
+    if measured is not None and again is not None:
+        measured = measured.model_copy(update={"at": again.at})
+    return one.model_copy(update={"at": other.at, "measurement": measured}) == other
 
 
 def _with_state(cell: Cell, fresh: list[Evidence], *, changed: bool) -> tuple[Evidence, ...]:

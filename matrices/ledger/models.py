@@ -101,13 +101,10 @@ class EvidenceRow(SQLModel, table=True):
     cell_id: str = Field(foreign_key="rung_cell.id", index=True)
     state: str
     digest: str | None = None
-    runtime: str | None = None
-    runtime_version: str | None = None
-    chip: str | None = None
     at: datetime = Field(sa_type=UtcDateTime)
     detail: str = Field(default="", sa_type=Text)
-    via: str = Field(default="chip", sa_column_kwargs={"server_default": "chip"})
-    driver: str | None = None
+    measurement: str | None = Field(default=None, sa_type=Text)
+    """JSON of what it was measured on (`matrices/cells/measurement.py`); null where nothing was measured."""
 
 
 class RulingRow(SQLModel, table=True):

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
-from pydantic import ValidationError
 from sqlalchemy.engine import Connection
 
 from matrices.cells.cell import Cell, Evidence
@@ -16,10 +15,9 @@ from matrices.ledger.build_records import BuildRecord
 from matrices.ledger.db import Database
 from matrices.ledger.db_rows import read_cell, read_evidence, read_ruling, read_stage
 from matrices.ledger.models import CellRow, EvidenceRow, ReleaseRow, RulingRow, StageRow
-from matrices.releases.release import Approval, Release
-from matrices.releases.ruling import Ruling
-from registry.errors import ConfigurationError, CorruptError, NotFoundError
-from registry.value import describe
+from matrices.releases.release import Release
+from matrices.releases.ruling import Approval, Ruling
+from registry.errors import ConfigurationError, CorruptError, NotFoundError, SchemaError
 
 CELLS: Final = CellRow.__table__  # type: ignore[attr-defined]  # SQLModel's plugin does not declare it
 EVIDENCE: Final = EvidenceRow.__table__  # type: ignore[attr-defined]  # as above
@@ -227,11 +225,10 @@ def _near(name: str, known: Iterable[str], *, what: str) -> str:
 def read_release(row: sa.Row[Any]) -> Release:  # Any: a row's columns
     """The release of a row, its digest checked."""
     try:
-        found = Release.model_validate_json(row.document)
-    except ValidationError as error:
+        found = Release.parse(row.document, where=row.name)
+    except SchemaError as error:
         raise CorruptError(
-            f"the database's release `{row.name}` cannot be read: {describe(error)}",
-            hint="restore a backup of the database",
+            f"the database's release cannot be read: {error.message}", hint="restore a backup of the database"
         ) from error
     if found.digest != row.digest:
         raise CorruptError(

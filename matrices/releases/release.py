@@ -12,26 +12,14 @@ from typing import ClassVar, Final, Literal
 from pydantic import Field
 
 from matrices.cells.cell import Cell
+from matrices.releases.ruling import Approval
 from registry.artifact import Manifest
-from registry.digest import Digest, digest_value
+from registry.digest import Digest
+from registry.document import Document, JsonObject, Upgrade
 from registry.ladder import EvidenceLevel
-from registry.value import Grown, Value
+from registry.value import Value
 
-SchemaVersion = Literal[1, 2]
-SCHEMA_VERSION: Final = 2
-"""What is written. Version 2 added means, drivers, speeds and demanded evidence; version 1 is still read."""
-
-
-class Approval(Value):
-    """Who approved a cell, and why."""
-
-    who: str
-    why: str
-    at: datetime
-    artifact: Digest
-    """The artifact that was looked at; an approval holds for no other."""
-    waiver: str | None = None
-    """Text of the explicit waiver, where the evidence alone would not have sufficed."""
+_ON: Final = ("runtime", "runtime_version", "chip", "driver", "via")
 
 
 class ReleasedCell(Value):
@@ -53,12 +41,39 @@ class UnreleasedCell(Value):
     """Task type → tier earned."""
 
 
-class Release(Grown):
-    """The snapshot."""
+def _to_version_2(document: JsonObject) -> JsonObject:
+    """Version 2 added means, drivers, speeds and demanded evidence, all of which may be absent."""
+    return document
 
-    LATER: ClassVar[tuple[str, ...]] = ("min_evidence",)
 
-    schema_version: SchemaVersion = SCHEMA_VERSION
+def _to_version_3(document: JsonObject) -> JsonObject:
+    """Version 3 has what evidence was measured on as one object, where earlier ones had its fields inline."""
+    return document | {
+        "cells": [
+            released | {"cell": released["cell"] | {"evidence": _nested(released["cell"]["evidence"])}}
+            for released in document["cells"]
+        ]
+    }
+
+
+def _nested(evidence: list[JsonObject]) -> list[JsonObject]:
+    found = []
+    for entry in evidence:
+        rest = {name: value for name, value in entry.items() if name not in _ON}
+        on = {name: entry[name] for name in _ON if entry.get(name) is not None}
+        was_measured = set(on) - {"via"} or on.get("via", "chip") != "chip"
+        found.append(rest | {"measurement": on | {"at": entry["at"]} if was_measured else None})
+    return found
+
+
+class Release(Document):
+    """The signed document."""
+
+    KIND: ClassVar[str] = "release"
+    RENEW: ClassVar[str] = "fetch it again, or create it again with `rung release create`"
+    UPGRADES: ClassVar[tuple[Upgrade, ...]] = (_to_version_2, _to_version_3)
+
+    schema_version: Literal[3] = 3
     name: str
     family: str
     created_at: datetime
@@ -74,16 +89,7 @@ class Release(Grown):
     min_evidence: dict[str, EvidenceLevel] = Field(default={})
     """Target → least evidence that the release demands; of targets that are not named it demands none."""
 
-    @property
-    def digest(self) -> str:
-        """The release's digest."""
-        return digest_value(self)
-
     def is_same_content(self, other: Release) -> bool:
-        """Whether the two say the same, whoever created them and whenever."""
-        made = {
-            "created_at": self.created_at,
-            "created_by": self.created_by,
-            "schema_version": self.schema_version,
-        }
-        return self == other.model_copy(update=made)
+        """Whether the two hold the same, whoever created them, whenever, and in whichever version."""
+        made = {"created_at": self.created_at, "created_by": self.created_by}
+        return self.model_copy(update=made) == other.model_copy(update=made)

@@ -1,19 +1,31 @@
-"""Rulings: what a person decided about a cell. Append-only; the latest ruling on an artifact wins.
+"""Rulings and approvals: what a person decided about a cell. The latest ruling on an artifact wins.
 
 An approval is a ruling that lets the cell into a release. (A *decision* is what a node takes.)
 """
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Literal
 
 from pydantic import AwareDatetime
 
-from matrices.releases.release import Approval
 from registry.digest import Digest
 from registry.value import Value
 
 Verb = Literal["approve", "reject", "withdraw"]
+
+
+class Approval(Value):
+    """Who approved a cell, and why."""
+
+    who: str
+    why: str
+    at: datetime
+    artifact: Digest
+    """The artifact that was looked at; an approval holds for no other."""
+    waiver: str | None = None
+    """Text of the explicit waiver, where the evidence alone would not have sufficed."""
 
 
 class Ruling(Value):

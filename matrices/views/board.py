@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from matrices.cells.cell import Cell, task_types
-from matrices.cells.levels import missing_evidence
+from matrices.cells.missing import missing_evidence
 from matrices.cells.proxy import proxies
 from matrices.chips.throughput import cell_throughput
 from matrices.ledger import query

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from compilers.check.speed import Speed
-from matrices.cells.cell import Cell, Evidence, TaskResult, Via
+from matrices.cells.cell import Cell, Evidence, TaskResult
 from matrices.cells.levels import (
     earned_tiers,
     evaluated_on,
     evidence_level,
-    in_words,
-    missing_evidence,
     rehearsed_by,
+    state_in_words,
 )
+from matrices.cells.measurement import Measurement, Via
+from matrices.cells.missing import missing_evidence
 from matrices.cells.proxy import Proxy
 from matrices.chips.throughput import Throughput
 from matrices.releases.ruling import Ruling
@@ -46,7 +47,7 @@ class CellPage:
 def explain_cell(page: CellPage) -> list[str]:
     """The cell in lines for a person."""
     cell, history, proxy = page.cell, page.history, page.proxy
-    lines = [cell.id, f"  state      {MARKS[cell.state]} {in_words(cell)}"]
+    lines = [cell.id, f"  state      {MARKS[cell.state]} {state_in_words(cell)}"]
     if cell.reason:
         lines.append(f"  reason     {one_line(cell.reason)}")
     ruling = _standing_ruling(cell, history)
@@ -174,8 +175,16 @@ def _entry(entry: Entry) -> str:
     if isinstance(entry, Ruling):
         waiver = f"; waiver: {one_line(entry.waiver)}" if entry.waiver else ""
         return f"{at}  ruling: {entry.verb} by {entry.who}: {one_line(entry.why)}{waiver}"
-    on = " ".join(part for part in (entry.runtime, entry.runtime_version) if part)
-    details = [f"[{short(entry.digest)}]" if entry.digest else "", f"on {on}" if on else ""]
-    details += [_WHERE[entry.via] + entry.chip if entry.chip else "", one_line(entry.detail)]
-    details.insert(3, f"driver {entry.driver}" if entry.driver else "")
+    details = [f"[{short(entry.digest)}]" if entry.digest else ""]
+    details += _measured_on(entry.measurement) if entry.measurement else []
+    details.append(one_line(entry.detail))
     return f"{at}  {entry.state:<11} " + ", ".join(detail for detail in details if detail)
+
+
+def _measured_on(measurement: Measurement) -> list[str]:
+    on = " ".join(part for part in (measurement.runtime, measurement.runtime_version) if part)
+    return [
+        f"on {on}" if on else "",
+        _WHERE[measurement.via] + measurement.chip if measurement.chip else "",
+        f"driver {measurement.driver}" if measurement.driver else "",
+    ]

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from matrices.cells.cell import LADDER, Cell, Evidence, State, task_types
-from matrices.cells.levels import earned_tiers, evaluated_on, evidence_level, missing_evidence, rehearsed_by
+from matrices.cells.levels import earned_tiers, evaluated_on, evidence_level, rehearsed_by
+from matrices.cells.measurement import Measurement
+from matrices.cells.missing import missing_evidence
 from matrices.cells.proxy import Proxy, proxies
 from matrices.chips.throughput import throughput_json
 from matrices.releases.ruling import Ruling
@@ -200,8 +202,9 @@ def matrix_json(
 
 
 def evidence_json(entry: Evidence) -> dict[str, Any]:  # Any: JSON
-    """A step of evidence as plain data, every field of it."""
-    return {"via": entry.via, "driver": entry.driver} | entry.model_dump(mode="json")
+    """A step of evidence as plain data, with what it was measured on beside its fields."""
+    on = entry.measurement or Measurement(at=entry.at)
+    return on.model_dump(mode="json") | entry.model_dump(mode="json", exclude={"measurement"})
 
 
 def size(size_bytes: int | None) -> str:

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Final
 
 from compilers.backend import find_format
-from evals.judge import judge
 from evals.scorecard import Scorecard
-from evals.verdict import earned_tier
 from matrices.cells.cell import Cell, TaskResult
+from matrices.cells.steps import task_result
 from matrices.ledger import query
 from matrices.ledger.db import Database
 from pipeline.evidence.document import EvidenceFile, Measured
@@ -153,34 +152,36 @@ class _Check:
 
     def check_versions(self, one: Measured, manifest: Manifest) -> None:
         """One version of the runtime throughout, and one that the artifact can have been run with."""
-        if one.runtime != manifest.format:
-            raise self.refused(f"`{one.cell}` is of the format `{manifest.format}`, not `{one.runtime}`")
-        claimed = self.report.node.runtimes.get(one.runtime)
-        said: dict[str, str | None] = {"its result": one.runtime_version} if _ran(one) else {}
+        runtime = one.measurement.runtime
+        if runtime != manifest.format:
+            raise self.refused(f"`{one.cell}` is of the format `{manifest.format}`, not `{runtime}`")
+        claimed = self.report.node.runtimes.get(manifest.format)
+        named: dict[str, str | None] = {"its result": one.measurement.runtime_version} if _ran(one) else {}
         if one.verify is not None:
-            said["its parity"] = one.verify.runtime_version
+            named["its parity"] = one.verify.measurement.runtime_version
         if one.speed is not None:
-            said["its speed"] = one.speed.runtime_version
-        said |= {f"its scorecard of {card.task_type}": card.runtime_version for card in one.scorecards}
-        for what, version in said.items():
+            named["its speed"] = one.speed.measurement.runtime_version
+        named |= {f"its scorecard of {card.task_type}": card.runtime_version for card in one.scorecards}
+        for what, version in named.items():
             if version is None or version != claimed:
-                raise self.refused(
-                    f"it claims {one.runtime} {claimed} for `{one.cell}`, {what} says {version}"
-                )
+                raise self.refused(f"it claims {runtime} {claimed} for `{one.cell}`, {what} says {version}")
         if _ran(one) and not find_format(manifest.format).runs(claimed or "", manifest):
             raise self.refused(
                 f"`{one.cell}` was built with {manifest.toolchain} {manifest.toolchain_version}, "
-                f"it was measured with {one.runtime} {claimed}",
+                f"it was measured with {runtime} {claimed}",
                 "install that version of the runtime on the node, or build the cell with the node's",
             )
 
     def check_chip(self, one: Measured) -> None:
-        """One chip and driver throughout."""
-        node = self.report.node
-        for part in (one.verify, one.speed):
-            if part is not None and (part.chip, part.driver) != (node.chip, node.driver):
-                named = f"`{part.chip}` with driver {part.driver}"
+        """One chip and driver throughout, the machine's own, and nothing by other means."""
+        node, whole = self.report.node, one.measurement
+        parts = [part.measurement for part in (one.verify, one.speed) if part is not None]
+        for on in (whole, *parts):
+            if (on.chip, on.driver, on.via) != (node.chip, node.driver, "chip"):
+                named = f"`{on.chip}` with driver {on.driver}" + ("" if on.via == "chip" else f" by {on.via}")
                 raise self.refused(f"it is of `{node.chip}` with driver {node.driver}, a result of {named}")
+        if any(not on.same_conditions(whole) for on in parts):
+            raise self.refused(f"the parts of its result for `{one.cell}` are of different conditions")
         for card in one.scorecards:
             if card.chip != node.chip:
                 raise self.refused(
@@ -212,7 +213,7 @@ class _Check:
         if task is None:
             raise self.refused(f"its kit does not ask for `{card.task_type}`")
         what = f"the scorecard of {card.task_type} for `{one.cell}`"
-        if (card.subject, card.runtime) != (one.artifact, one.runtime):
+        if (card.subject, card.runtime) != (one.artifact, one.measurement.runtime):
             raise self.refused(f"{what} is of the artifact {short(card.subject)} on `{card.runtime}`")
         if card.tasks_digest != task.tasks_digest:
             raise self.refused(
@@ -230,20 +231,9 @@ class _Check:
         if card.available != min(reference.available for reference in references.values()):
             raise self.refused(f"{what} had {card.available} samples to take, the references had others")
         try:
-            verdicts = tuple(judge(card, reference=references[bar.tier], bar=bar) for bar in task.bars)
+            result = task_result(card, references=references, bars=task.bars)
         except EvaluationError as error:
             raise self.refused(f"{what} cannot be judged: {error.message}", error.hint) from error
-        result = TaskResult(
-            task_type=card.task_type,
-            accuracy=card.accuracy,
-            samples=len(card.outcomes),
-            available=card.available,
-            batch_size=card.batch_size,
-            tier=earned_tier(list(verdicts)),
-            verdicts=verdicts,
-            scorecard=digest_value(card),
-            tasks_digest=card.tasks_digest,
-        )
         return Judged(result, card)
 
     def refused(self, why: str, hint: str = AGAIN) -> RefusedError:

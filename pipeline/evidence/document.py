@@ -9,23 +9,25 @@ first part, so that the `model-signing` package verifies it as well.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
-from pydantic import AwareDatetime, ValidationError
+from pydantic import AwareDatetime
 
 from compilers.portable.node_compile import NodeCompile
 from evals.scorecard import Scorecard
+from matrices.cells.measurement import Measurement
 from pipeline.stages.speed import SpeedOutput
 from pipeline.stages.verify import VerifyOutput
 from registry.atomic import write_atomically
-from registry.digest import Digest, canonical_json, digest_value, short
-from registry.errors import NotFoundError, SchemaError, SignatureError
+from registry.digest import Digest, canonical_json, short
+from registry.document import Document, JsonObject, Upgrade
+from registry.errors import NotFoundError, SignatureError
 from registry.host import Host
-from registry.signing import fingerprint, sign, signer, verify
-from registry.value import Value, describe
+from registry.signed_document import sign_bytes, verify_bytes
+from registry.signing import fingerprint, signer
+from registry.value import Value
 
 SIGNED_NAME: Final = "evidence.json"
 MAX_BYTES: Final = 512 << 20
@@ -60,14 +62,12 @@ class Measured(Value):
 
     cell: str
     artifact: Digest
-    runtime: str
-    """Format of the artifact, and name of its runtime."""
-    runtime_version: str | None = None
-    at: AwareDatetime
+    measurement: Measurement
+    """What it was measured on; its runtime is the artifact's format."""
     verify: VerifyOutput | None = None
     """It loaded, and how close it is."""
     scorecards: tuple[Scorecard, ...] = ()
-    """Per task type, sample by sample; verdicts are made where the evidence is taken in."""
+    """Per task type, sample by sample; verdicts are made where the evidence is imported."""
     speed: SpeedOutput | None = None
     compiled: NodeCompile | None = None
     """A portable artifact's compilation on the node."""
@@ -75,10 +75,31 @@ class Measured(Value):
     """Why the rest is absent."""
 
 
-class EvidenceFile(Value):
+def _to_version_2(document: JsonObject) -> JsonObject:
+    """Version 2 has what was measured on which chip as one object, where version 1 had its fields inline."""
+    node = document["node"]
+    return document | {"results": [_result_of_version_2(one, node=node) for one in document["results"]]}
+
+
+def _result_of_version_2(result: JsonObject, *, node: JsonObject) -> JsonObject:
+    moved = ("runtime", "runtime_version", "at")
+    on = {name: result.get(name) for name in moved} | {name: node.get(name) for name in ("chip", "driver")}
+    after = {name: value for name, value in result.items() if name not in moved} | {"measurement": on}
+    for part, holds in (("verify", "parity"), ("speed", "speed")):
+        if (found := result.get(part)) is not None:
+            own = {name: found.get(name) for name in ("runtime_version", "chip", "driver")}
+            after[part] = {holds: found[holds], "measurement": on | own}
+    return after
+
+
+class EvidenceFile(Document):
     """All that one run on a node brought."""
 
-    schema_version: Literal[1] = 1
+    KIND: ClassVar[str] = "evidence file"
+    RENEW: ClassVar[str] = "run `rung evidence run` with the version of Rung that this workspace has"
+    UPGRADES: ClassVar[tuple[Upgrade, ...]] = (_to_version_2,)
+
+    schema_version: Literal[2] = 2
     kit: Digest | None
     """The kit that it answers; None for a compilation alone."""
     target: str
@@ -87,11 +108,6 @@ class EvidenceFile(Value):
     quality: Literal["measured", "not asked", "lm-eval is not installed"] = "not asked"
     results: tuple[Measured, ...]
     """By cell id."""
-
-    @property
-    def digest(self) -> str:
-        """The report's digest."""
-        return digest_value(self)
 
 
 def write_report(report: EvidenceFile, *, path: Path, private_key: Path) -> None:
@@ -102,12 +118,8 @@ def write_report(report: EvidenceFile, *, path: Path, private_key: Path) -> None
         StorageFullError: No space left.
     """
     data = canonical_json(report)
-    with tempfile.TemporaryDirectory(prefix="rung-evidence-") as scratch:
-        directory, signature = Path(scratch) / "signed", Path(scratch) / "signature"
-        directory.mkdir()
-        (directory / SIGNED_NAME).write_bytes(data)
-        sign(directory, signature=signature, private_key=private_key)
-        document = {"evidence": json.loads(data), "signature": json.loads(signature.read_bytes())}
+    signature = sign_bytes(data, name=SIGNED_NAME, private_key=private_key)
+    document = {"evidence": json.loads(data), "signature": json.loads(signature)}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(document, ensure_ascii=False, indent=1).encode() + b"\n")
 
@@ -125,31 +137,22 @@ def read_report(path: Path, *, trusted: Iterable[Path]) -> tuple[EvidenceFile, P
         SchemaError: It is no evidence file that this version reads.
     """
     document = _parse(path)
-    with tempfile.TemporaryDirectory(prefix="rung-evidence-") as scratch:
-        directory, signature = Path(scratch) / "signed", Path(scratch) / "signature"
-        directory.mkdir()
-        (directory / SIGNED_NAME).write_bytes(canonical_json(document["evidence"]))
-        signature.write_bytes(canonical_json(document["signature"]))
-        key = _signing_key(path, signature, trusted=list(trusted))
-        try:
-            verify(directory, signature=signature, public_key=key)
-        except SignatureError as error:
-            raise SignatureError(
-                f"evidence file `{path}` was changed after it was signed, or its signature is not one: "
-                + error.message.splitlines()[0].replace(scratch, ""),
-                hint="fetch it from the node again",
-            ) from error
+    signature = canonical_json(document["signature"])
+    key = _signing_key(path, signer(document["signature"]), trusted=list(trusted))
     try:
-        return EvidenceFile.model_validate(document["evidence"]), key
-    except ValidationError as error:
-        raise SchemaError(
-            f"`{path}` is not evidence that this version of Rung reads: {describe(error)}",
-            hint="run `rung evidence run` with the version of Rung that this workspace has",
+        verify_bytes(
+            canonical_json(document["evidence"]), name=SIGNED_NAME, signature=signature, public_key=key
+        )
+    except SignatureError as error:
+        raise SignatureError(
+            f"evidence file `{path}` was changed after it was signed, or its signature is not one: "
+            + error.message,
+            hint="fetch it from the node again",
         ) from error
+    return EvidenceFile.parse(document["evidence"], where=str(path)), key
 
 
-def _signing_key(path: Path, signature: Path, *, trusted: list[Path]) -> Path:
-    named = signer(signature)
+def _signing_key(path: Path, named: str | None, *, trusted: list[Path]) -> Path:
     for key in trusted:
         if named is None or fingerprint(key) == named:
             return key
@@ -161,7 +164,7 @@ def _signing_key(path: Path, signature: Path, *, trusted: list[Path]) -> Path:
     )
 
 
-def _parse(path: Path) -> dict[str, object]:
+def _parse(path: Path) -> dict[str, JsonObject]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise _not_signed(path, f"it has more than {MAX_BYTES} bytes")

@@ -76,7 +76,7 @@ def _taken(
     for found in verified:
         listed = query.cells(database, target=report.target)
         before = next(cell for cell in listed if cell.id == found.measured.cell)
-        after = with_evidence(before, found, node=report.node, by=by)
+        after = with_evidence(before, found, by=by)
         if after is None:
             continue
         for judged in found.judged:

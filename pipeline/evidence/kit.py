@@ -12,27 +12,34 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from evals.verdict import Bar
 from pipeline.stages.probe import ProbeOutput
 from registry.artifact import Manifest
-from registry.atomic import remove_tree, storage_errors, temporary_directory, write_atomically
+from registry.atomic import remove_tree, storage_errors
 from registry.checkpoint import FileEntry
-from registry.digest import Digest, canonical_json, digest_value, short
-from registry.errors import CorruptError, NotFoundError, RungError, SchemaError
+from registry.digest import Digest, canonical_json, short
+from registry.document import Document
+from registry.errors import CorruptError, RungError, SchemaError
 from registry.ladder import EvaluationEntry, TaskEntry
-from registry.signing import sign, verify
+from registry.signed_document import SignedNames, read_signed, write_signed
 from registry.target import targets
-from registry.value import Value, describe
-from serving.node.source import Source
+from registry.value import Value
+from serving.node.source import Source, read_small
 
 DIRECTORY: Final = "kits"
 INDEX_NAME: Final = "kit.json"
 SIGNATURE_NAME: Final = "kit.sig"
 MAX_BYTES: Final = 64 << 20
+_NAMES: Final = SignedNames(
+    kind="kit",
+    document=INDEX_NAME,
+    signature=SIGNATURE_NAME,
+    obtain="make one: `rung evidence export LADDER --target T`",
+)
 
 
 class KitTask(Value):
@@ -59,8 +66,11 @@ class KitSubject(Value):
     checkpoint_probe: ProbeOutput
 
 
-class Kit(Value):
+class Kit(Document):
     """The index."""
+
+    KIND: ClassVar[str] = "kit"
+    RENEW: ClassVar[str] = "export it again with the version of Rung that this machine has"
 
     schema_version: Literal[1] = 1
     target: str
@@ -71,11 +81,6 @@ class Kit(Value):
     """By cell id."""
     blobs: tuple[FileEntry, ...]
     """Probes, reference scorecards and task files, with their sizes; bundles' files are in the manifests."""
-
-    @property
-    def digest(self) -> str:
-        """The kit's digest."""
-        return digest_value(self)
 
     def subject(self, cell: str) -> KitSubject | None:
         """The subject of a cell's id."""
@@ -107,19 +112,8 @@ def read_kit(directory: Path, *, public_key: Path) -> Kit:
         SignatureError: It is not signed with the key, or was changed.
         SchemaError: It was written by another version.
     """
-    path = directory / INDEX_NAME
-    if not path.is_file():
-        raise NotFoundError(
-            f"no kit at `{directory}`", hint="make one: `rung evidence export LADDER --target T`"
-        )
-    verify(directory, signature=directory / SIGNATURE_NAME, public_key=public_key)
-    try:
-        return Kit.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise SchemaError(
-            f"`{path}` is not a kit that this version of Rung reads: {describe(error)}",
-            hint="export it again with the version of Rung that this machine has",
-        ) from error
+    data = read_signed(directory, names=_NAMES, public_key=public_key)
+    return Kit.parse(data, where=str(directory / INDEX_NAME))
 
 
 def fetch_kit(source: Source, *, target: str, public_key: Path) -> Kit:
@@ -129,10 +123,10 @@ def fetch_kit(source: Source, *, target: str, public_key: Path) -> Kit:
         NotFoundError: The source has none.
         SignatureError, SchemaError: See `read_kit`.
     """
-    place = source.within(f"{DIRECTORY}/{target}")
+    published = source.within(f"{DIRECTORY}/{target}")
     with tempfile.TemporaryDirectory(prefix="rung-kit-") as scratch:
         for name in (INDEX_NAME, SIGNATURE_NAME):
-            (Path(scratch) / name).write_bytes(_read_small(place, name))
+            (Path(scratch) / name).write_bytes(read_small(published, name, limit_bytes=MAX_BYTES, what="kit"))
         kit = read_kit(Path(scratch), public_key=public_key)
     if kit.target != target:
         raise CorruptError(
@@ -158,8 +152,9 @@ def blobs_of_kits(base: Path) -> set[str]:
     found: set[str] = set()
     for target in targets():
         try:
-            kit = Kit.model_validate_json((base / DIRECTORY / target / INDEX_NAME).read_bytes())
-        except (OSError, ValidationError):
+            path = base / DIRECTORY / target / INDEX_NAME
+            kit = Kit.parse(path.read_bytes(), where=str(path))
+        except (OSError, SchemaError):
             continue  # a kit that cannot be read is taken by nobody
         found |= {entry.digest for entry in kit.blobs}
         found |= {subject.manifest.digest for subject in kit.subjects}
@@ -167,10 +162,7 @@ def blobs_of_kits(base: Path) -> set[str]:
 
 
 def _write(kit: Kit, directory: Path, *, private_key: Path) -> None:
-    with temporary_directory(directory) as draft:
-        write_atomically(draft / INDEX_NAME, canonical_json(kit))
-        sign(draft, signature=draft / SIGNATURE_NAME, private_key=private_key)
-        draft.chmod(0o755)
+    write_signed(canonical_json(kit), directory=directory, names=_NAMES, private_key=private_key)
 
 
 def _holds(directory: Path, kit: Kit) -> bool:
@@ -179,19 +171,6 @@ def _holds(directory: Path, kit: Kit) -> bool:
         return whole and (directory / INDEX_NAME).read_bytes() == canonical_json(kit)
     except OSError:
         return False
-
-
-def _read_small(source: Source, name: str) -> bytes:
-    data = bytearray()
-    with source.open(name) as content:
-        for chunk in content.chunks:
-            data += chunk
-            if len(data) > MAX_BYTES:
-                raise CorruptError(
-                    f"`{name}` of the source has more than {MAX_BYTES} bytes",
-                    hint="this is not a kit: check `--from`",
-                )
-    return bytes(data)
 
 
 def folder_of(kit: Kit, task: KitTask) -> str:

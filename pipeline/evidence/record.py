@@ -1,14 +1,14 @@
-"""From evidence that stands to the cell: its steps, its numbers, and the state that they lift it to."""
+"""From an evidence file's results to the cell, by the steps of `matrices/cells/steps.py`."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from matrices.cells.cell import Cell, Evidence, State, TaskResult
+from matrices.cells import steps
+from matrices.cells.cell import Cell, State, TaskResult
 from matrices.cells.levels import evaluated_on, evidence_level, rank
-from pipeline.build.compose import summary_of
 from pipeline.evidence.check import Verified
-from pipeline.evidence.document import Machine, Measured
+from pipeline.evidence.document import Measured
 
 NOT_THE_ARTIFACTS: Final = frozenset(
     {
@@ -26,143 +26,86 @@ NOT_THE_ARTIFACTS: Final = frozenset(
 """Codes of problems that say nothing of the artifact."""
 
 
-def with_evidence(cell: Cell, found: Verified, *, node: Machine, by: str) -> Cell | None:
-    """The cell as a node's evidence tells it; None if it tells nothing.
+def with_evidence(cell: Cell, found: Verified, *, by: str) -> Cell | None:
+    """The stored cell with a node's evidence; None if there is none.
+
+    Evidence of less than the cell has keeps the state that it is in; see `_raises`.
 
     Args:
-        cell: As it stands.
+        cell: The stored cell.
         found: The evidence.
-        node: Where it was obtained.
         by: Who signed it, for people.
     """
-    return _Grown(cell, found, node, by).cell()
+    after = _with_results(cell.model_copy(update={"state": "declared"}), found, before=cell)
+    fresh = after.evidence[len(cell.evidence) :]
+    if not fresh:
+        return None
+    signed = tuple(
+        entry.model_copy(update={"detail": f"{entry.detail}; {by}" if entry.detail else by})
+        for entry in fresh
+    )
+    after = after.model_copy(update={"evidence": (*cell.evidence, *signed)})
+    if after.state == "failed" or (after.state != "declared" and _raises(cell, after.state)):
+        return after
+    is_ruled = cell.state in ("approved", "rejected", "withdrawn")
+    return after.model_copy(update={"state": _level(cell) if is_ruled else cell.state, "reason": cell.reason})
 
 
-class _Grown:
-    """A cell that takes one step after the other."""
+def _with_results(cell: Cell, found: Verified, *, before: Cell) -> Cell:
+    """The cell with every step that a result shows; `declared` if none of them leads to a state."""
+    one = found.measured
+    if (made := one.compiled) is not None and made.ok:
+        files = [file.path for file in made.outputs[:4]]
+        by = f"{made.tool} {made.tool_version}"
+        cell = steps.compiled(cell, by=by, files=files, measurement=one.measurement)
+    if one.verify is not None:
+        cell = steps.verified(cell, one.verify.parity, measurement=one.verify.measurement)
+    new = [steps.Evaluated(judged.result, one.measurement) for judged in found.judged]
+    kept = _kept_results(before, new)
+    if new or kept != before.tasks:
+        asked = [task.task_type for task in found.kit.tasks] if found.kit else []
+        cell = steps.evaluated(cell, new, asked=asked, kept=kept)
+        by_type = sorted(cell.tasks, key=lambda result: result.task_type)
+        cell = cell.model_copy(update={"tasks": tuple(by_type)})
+    if one.speed is not None:
+        cell = steps.benchmarked(cell, one.speed.speed, measurement=one.speed.measurement)
+    if (why := _failure(before, one)) is not None:
+        on, reason = one.measurement, f"on {one.measurement.chip}: {why}"
+        cell = steps.failed(cell, why=why, reason=reason, at=on.at, measurement=on)
+    return cell
 
-    def __init__(self, cell: Cell, found: Verified, node: Machine, by: str) -> None:
-        self.before = cell
-        self.one: Measured = found.measured
-        self.results = tuple(judged.result for judged in found.judged)
-        self.asked = {task.task_type for task in found.kit.tasks} if found.kit else set()
-        self.node = node
-        self.by = by
-        self.steps: list[Evidence] = []
-        self.state: State | None = None
-        self.changes: dict[str, object] = {}
 
-    def cell(self) -> Cell | None:
-        self.compiled()
-        self.verified()
-        self.evaluated()
-        self.timed()
-        self.failed()
-        if not self.steps:
-            return None
-        if self.state is None or (self.state != "failed" and not self.lifts(self.state)):
-            ruled = self.before.state in ("approved", "rejected", "withdrawn")
-            self.state = _level(self.before) if ruled else self.before.state
-            self.changes.pop("reason", None)
-        self.changes |= {
-            "state": self.state,
-            "evidence": (*self.before.evidence, *self.steps),
-            "updated_at": max(self.one.at, self.before.updated_at),
-        }
-        return self.before.model_copy(update=self.changes)
+def _kept_results(before: Cell, new: list[steps.Evaluated]) -> tuple[TaskResult, ...]:
+    """Results of task types that were not measured anew, where they are of the same runtime and hold."""
+    earlier = evaluated_on(before)
+    if earlier is None or before.state == "expired":
+        return ()
+    if any(one.measurement.runtime_version != earlier.runtime_version for one in new):
+        return ()
+    replaced = {one.result.task_type for one in new}
+    return tuple(result for result in before.tasks if result.task_type not in replaced)
 
-    def compiled(self) -> None:
-        made = self.one.compiled
-        if made is None or not made.ok:
-            return
-        self.state = "built"
-        files = ", ".join(file.path for file in made.outputs[:4])
-        self.step("built", f"compiled on the node by {made.tool} {made.tool_version}: {files}", runs=False)
-        self.changes["reason"] = f"compiled on its node by {made.tool} {made.tool_version}"
 
-    def verified(self) -> None:
-        if self.one.verify is None:
-            return
-        parity = self.one.verify.parity
-        self.state = "close" if parity.within else "loads"
-        self.step("loads", "")
-        if parity.within:
-            self.step("close", parity.reason)
-        self.changes |= {"parity": parity, "reason": "" if parity.within else parity.reason}
+def _failure(before: Cell, one: Measured) -> str | None:
+    """Why the artifact fails there; None if it does not, or if it was evaluated on another chip."""
+    made, problem = one.compiled, one.problem
+    if made is not None and not made.ok:
+        tail = made.log_tail.strip().splitlines()[-1:] or ["it printed nothing"]
+        why = f"{made.tool} {made.tool_version} does not compile it: {tail[0]}"
+    elif problem is not None and one.verify is None and problem.code not in NOT_THE_ARTIFACTS:
+        why = f"{problem.message} ({problem.hint})"
+    else:
+        return None
+    earlier = None if before.state in ("failed", "expired") else evaluated_on(before)
+    return None if earlier is not None and earlier.chip != one.measurement.chip else why
 
-    def evaluated(self) -> None:
-        for result in self.results:
-            self.step("evaluated", summary_of(result))
-        kept = self.kept_results()
-        if self.results or kept != self.before.tasks:
-            tasks = (*kept, *self.results)
-            self.changes["tasks"] = tuple(sorted(tasks, key=lambda result: result.task_type))
-        known = {result.task_type for result in (*kept, *self.results)}
-        if self.state == "close" and self.results and self.asked <= known:
-            self.state = "evaluated"
 
-    def kept_results(self) -> tuple[TaskResult, ...]:
-        """Results of task types that were not measured anew, where they are of the same runtime and stand."""
-        entry = evaluated_on(self.before)
-        if entry is None or self.before.state == "expired":
-            return ()
-        if self.results and entry.runtime_version != self.one.runtime_version:
-            return ()
-        new = {result.task_type for result in self.results}
-        return tuple(result for result in self.before.tasks if result.task_type not in new)
-
-    def timed(self) -> None:
-        if self.one.speed is None:
-            return
-        speed = self.one.speed.speed
-        rates = f"decode {speed.decode_tokens_per_s:.1f}, prefill {speed.prefill_tokens_per_s:.1f} tokens/s"
-        self.step("benchmarked", rates)
-        self.changes["speed"] = speed
-        if self.state == "evaluated":
-            self.state = "benchmarked"
-
-    def failed(self) -> None:
-        why = self.failure()
-        if why is None:
-            return
-        self.state, self.changes["reason"] = "failed", f"on {self.node.chip}: {why}"
-        self.step("failed", why, runs=False)
-
-    def failure(self) -> str | None:
-        """Why the artifact fails there; None if it does not, or if another chip's evidence stands."""
-        made, problem = self.one.compiled, self.one.problem
-        if made is not None and not made.ok:
-            tail = made.log_tail.strip().splitlines()[-1:] or ["it printed nothing"]
-            why = f"{made.tool} {made.tool_version} does not compile it: {tail[0]}"
-        elif problem is not None and self.one.verify is None and problem.code not in NOT_THE_ARTIFACTS:
-            why = f"{problem.message} ({problem.hint})"
-        else:
-            return None
-        standing = evaluated_on(self.before)
-        stands = standing is not None and self.before.state not in ("failed", "expired")
-        return None if stands and standing is not None and standing.chip != self.node.chip else why
-
-    def lifts(self, state: State) -> bool:
-        """Whether a step is as high as the cell's own evidence reaches, or that does not stand."""
-        if self.before.state in ("failed", "expired"):
-            return True
-        here, there = rank(_level(self.before)), rank(state)
-        return here is None or (there is not None and there >= here)
-
-    def step(self, state: State, detail: str, *, runs: bool = True) -> None:
-        version = self.one.runtime_version if runs else None
-        self.steps.append(
-            Evidence(
-                state=state,
-                digest=self.one.artifact,
-                runtime=self.one.runtime if version else None,
-                runtime_version=version,
-                chip=self.node.chip,
-                driver=self.node.driver,
-                at=self.one.at,
-                detail=f"{detail}; {self.by}" if detail else self.by,
-            )
-        )
+def _raises(cell: Cell, state: State) -> bool:
+    """Whether a step shows as much as the cell's own evidence does, or that does not hold any more."""
+    if cell.state in ("failed", "expired"):
+        return True
+    here, there = rank(_level(cell)), rank(state)
+    return here is None or (there is not None and there >= here)
 
 
 def _level(cell: Cell) -> State:

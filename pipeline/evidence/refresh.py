@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from matrices.cells.cell import Cell
-from matrices.cells.levels import Versions, evaluated_on, expired, rehearsed_by
+from matrices.cells.expiry import Versions, expired
+from matrices.cells.levels import evaluated_on, rehearsed_by
 from matrices.ledger import query
 from matrices.ledger.db import Database
 from matrices.ledger.ledger import Ledger

@@ -145,6 +145,7 @@ class _Node:
         self.settings = settings
         self.report = report
         self.facts = describe_node(kit.target)
+        self.chip = chip_here(find_target(kit.target), self.facts.host)
         scratch = work / "scratch"
         if scratch.is_dir():
             remove_stale_scratch(scratch)
@@ -173,9 +174,7 @@ class _Node:
         return Measured(
             cell=subject.cell,
             artifact=manifest.digest,
-            runtime=manifest.format,
-            runtime_version=version,
-            at=kept.at,
+            measurement=self.chip.measurement(runtime=manifest.format, runtime_version=version, at=kept.at),
             verify=kept.verify,
             scorecards=kept.scorecards,
             speed=kept.speed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from evals.verdict import Bar
 from matrices.cells.cell import TaskResult
+from matrices.cells.measurement import Measurement
 from registry.digest import Digest
 from registry.ladder import TaskEntry
 from registry.value import Value
@@ -13,10 +14,7 @@ class EvaluateOutput(Value):
     """One task type of one artifact, judged against every tier."""
 
     result: TaskResult
-    runtime_version: str
-    chip: str
-    driver: str | None = None
-    """Version of the accelerator's driver; None for processors."""
+    measurement: Measurement
 
 
 class TaskRequest(Value):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from compilers.check.parity import Parity
+from matrices.cells.measurement import Measurement
 from pipeline.stages.probe import ProbeOutput
 from registry.artifact import Manifest
 from registry.digest import Digest
@@ -19,7 +20,8 @@ class RehearseOutput(Value):
     """None: nothing here can."""
     means: str
     """What ran it, or why nothing could."""
-    runtime_version: str = ""
+    measurement: Measurement | None = None
+    """None: nothing ran it."""
 
 
 class RehearseRequest(Value):

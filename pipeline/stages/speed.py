@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from compilers.check.speed import Speed
+from matrices.cells.measurement import Measurement
 from registry.digest import Digest
 from registry.value import Value
 
@@ -13,10 +14,7 @@ class SpeedOutput(Value):
     """The artifact's throughput."""
 
     speed: Speed
-    runtime_version: str
-    chip: str
-    driver: str | None = None
-    """Version of the accelerator's driver; None for processors."""
+    measurement: Measurement
 
 
 class SpeedRequest(Value):

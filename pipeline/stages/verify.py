@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from compilers.check.parity import Parity
+from matrices.cells.measurement import Measurement
 from registry.value import Value
 
 
@@ -10,7 +11,4 @@ class VerifyOutput(Value):
     """The artifact loaded, and how close it is."""
 
     parity: Parity
-    runtime_version: str
-    chip: str
-    driver: str | None = None
-    """Version of the accelerator's driver; None for processors."""
+    measurement: Measurement

@@ -8,7 +8,8 @@ from pathlib import Path
 from matrices.ledger import query
 from matrices.ledger.db import Database
 from matrices.ledger.ledger import Ledger
-from matrices.releases.files import create_release, write_release
+from matrices.releases.create import create_release
+from matrices.releases.files import write_release
 from matrices.releases.release import Release
 from pipeline.build.plan import Filters, make_plan
 from registry.errors import UnknownNameError

@@ -7,9 +7,11 @@ import shutil
 import subprocess
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from compilers.tvm.gpu.driver import amd_architectures, open_gpus
+from matrices.cells.measurement import Measurement
 from registry.errors import LoadError
 from registry.host import Accelerator, Host
 from registry.target import Target, accelerator_for
@@ -27,6 +29,18 @@ class ChipHere:
     name: str
     driver: str | None = None
     """None for processors, and where no tool says it."""
+
+    def measurement(
+        self, *, runtime: str, runtime_version: str | None, at: datetime | None = None
+    ) -> Measurement:
+        """The provenance of what was measured on this chip (`at`; None: now) with a runtime."""
+        return Measurement(
+            runtime=runtime,
+            runtime_version=runtime_version,
+            chip=self.name,
+            driver=self.driver,
+            at=at or datetime.now(UTC),
+        )
 
 
 def chip_here(target: Target, host: Host) -> ChipHere:

@@ -43,7 +43,7 @@ from serving.node.choose import Wanted, choose_artifacts, find_released
 from serving.node.directory import NodeDirectory, check_key
 from serving.node.fetch import fetch_blob, is_sound
 from serving.node.load import read_bundle
-from serving.node.source import Source
+from serving.node.source import Source, read_small
 
 MAX_RELEASE_BYTES = 256 << 20
 
@@ -151,9 +151,11 @@ def pull_release(source: Source, *, public_key: Path, into: NodeDirectory) -> Re
         SignatureError, SchemaError, NotFoundError, StorageFullError: See `pull`.
         RefusedError: The directory holds another release of the same name.
     """
-    files = {RELEASE_NAME: _read_small(source, RELEASE_NAME)}
+    files = {RELEASE_NAME: read_small(source, RELEASE_NAME, limit_bytes=MAX_RELEASE_BYTES, what="release")}
     try:
-        files[SIGNATURE_NAME] = _read_small(source, SIGNATURE_NAME)
+        files[SIGNATURE_NAME] = read_small(
+            source, SIGNATURE_NAME, limit_bytes=MAX_RELEASE_BYTES, what="release"
+        )
     except NotFoundError as error:
         raise SignatureError(
             f"the release is not signed: {error.message}", hint="without its signature it is not trusted"
@@ -245,19 +247,6 @@ def _clear(directory: Path) -> None:
     with storage_errors(directory), suppress(FileNotFoundError):
         directory.rename(aside)
     remove_tree(aside)
-
-
-def _read_small(source: Source, name: str) -> bytes:
-    data = bytearray()
-    with source.open(name) as content:
-        for chunk in content.chunks:
-            data += chunk
-            if len(data) > MAX_RELEASE_BYTES:
-                raise CorruptError(
-                    f"`{name}` of the source has more than {MAX_RELEASE_BYTES} bytes",
-                    hint="this is not a release: check `--from`",
-                )
-    return bytes(data)
 
 
 def _write_files(directory: Path, files: Mapping[str, bytes]) -> None:

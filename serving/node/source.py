@@ -79,6 +79,31 @@ def find_source(where: str | Path) -> Source:
             )
 
 
+def read_small(source: Source, name: str, *, limit_bytes: int, what: str) -> bytes:
+    """A small file of a source, whole.
+
+    Args:
+        source: The source.
+        name: The file's path there.
+        limit_bytes: More is refused.
+        what: What it is to be, for the message.
+
+    Raises:
+        CorruptError: It has more than `limit_bytes`.
+        NotFoundError, InterruptedFetchError, RegistryError: See `Source.open`.
+    """
+    data = bytearray()
+    with source.open(name) as content:
+        for chunk in content.chunks:
+            data += chunk
+            if len(data) > limit_bytes:
+                raise CorruptError(
+                    f"`{name}` of the source has more than {limit_bytes} bytes",
+                    hint=f"this is not a {what}: check `--from`",
+                )
+    return bytes(data)
+
+
 @dataclass(frozen=True, slots=True)
 class DirectorySource:
     """A directory, perhaps on a mount."""

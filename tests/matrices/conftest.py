@@ -12,9 +12,11 @@ import pytest
 from compilers.check.parity import Parity
 from evals.verdict import Verdict
 from matrices.cells.cell import LADDER, Cell, Evidence, State, TaskResult, cell_id
+from matrices.cells.measurement import Measurement
 from matrices.ledger.db import Database, open_database
 from matrices.ledger.ledger import Ledger
-from matrices.releases.release import Approval, Release, ReleasedCell, UnreleasedCell
+from matrices.releases.release import Release, ReleasedCell, UnreleasedCell
+from matrices.releases.ruling import Approval
 from registry.artifact import Manifest, ModelFacts
 from registry.checkpoint import FileEntry
 from registry.digest import digest_value
@@ -103,8 +105,11 @@ def _evidence(state: State, *, artifact: str, toolchain: str, version: str) -> t
     return tuple(
         Evidence(
             state=step, digest=None if step == "declared" else artifact,
-            runtime=toolchain if number > 1 else None, runtime_version=version if number > 1 else None,
-            chip="a chip", at=START + timedelta(minutes=number), detail=f"step {step}",
+            at=START + timedelta(minutes=number), detail=f"step {step}",
+            measurement=None if number < 2 else Measurement(
+                runtime=toolchain, runtime_version=version, chip="a chip",
+                at=START + timedelta(minutes=number),
+            ),
         )
         for number, step in enumerate(steps)
         if step != "approved"

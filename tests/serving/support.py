@@ -10,7 +10,9 @@ import numpy as np
 
 from evals.verdict import Verdict
 from matrices.cells.cell import Cell, Evidence, TaskResult
-from matrices.releases.release import Approval, Release, ReleasedCell
+from matrices.cells.measurement import Measurement
+from matrices.releases.release import Release, ReleasedCell
+from matrices.releases.ruling import Approval
 from registry.artifact import Manifest, ModelFacts
 from registry.checkpoint import FileEntry
 from registry.digest import canonical_json, digest_bytes, digest_file
@@ -184,13 +186,8 @@ def make_manifest(
 def make_cell(manifest, *, tiers, runtime_version="1.0", runtime="onnxruntime"):
     now = datetime(2026, 11, 1, tzinfo=UTC)
     digest = manifest.digest
-    step = {
-        "digest": digest,
-        "runtime": runtime,
-        "runtime_version": runtime_version,
-        "chip": "chip",
-        "at": now,
-    }
+    on = Measurement(runtime=runtime, runtime_version=runtime_version, chip="chip", at=now)
+    step = {"digest": digest, "at": now, "measurement": on}
     cell = Cell(
         id=f"{manifest.checkpoint}:{manifest.recipe}:{manifest.target}:{manifest.toolchain}",
         family=manifest.family,

@@ -11,7 +11,7 @@ from pipeline.cli import context, output
 from registry.errors import ConfigurationError, RungError
 
 if TYPE_CHECKING:
-    from matrices.cells.levels import Versions
+    from matrices.cells.expiry import Versions
     from pipeline.build.plan import BuildPlan
     from pipeline.evidence.document import Measured
     from pipeline.evidence.kit import Kit
@@ -259,7 +259,7 @@ def _settings(only: list[str], *, threads: int, timeout_s: float, cells: list[st
 
 
 def _versions(runtime: list[str], driver: list[str], toolchain: list[str]) -> Versions | None:
-    from matrices.cells.levels import Versions
+    from matrices.cells.expiry import Versions
 
     if not (runtime or driver or toolchain):
         return None

@@ -36,6 +36,8 @@ def node_compile(
     from pipeline.evidence.document import EvidenceFile, Measured, write_report
     from pipeline.evidence.run import describe_node
     from registry.signing import generate_keys
+    from registry.target import find_target
+    from serving.node.accelerator import chip_here
     from serving.node.directory import NodeDirectory
     from serving.node.load import read_bundle
 
@@ -53,16 +55,16 @@ def node_compile(
             generate_keys(key, key.with_suffix(".pub"))
             output.note(f"made a key pair; have {key.with_suffix('.pub')} trusted: `rung evidence trust`")
         now = datetime.now(UTC)
+        manifest, machine = verified.manifest, describe_node(verified.manifest.target)
+        chip = chip_here(find_target(manifest.target), machine.host)
         result = Measured(
-            cell=manifest_cell_id(verified.manifest),
-            artifact=verified.manifest.digest,
-            runtime=verified.manifest.format,
-            at=now,
+            cell=manifest_cell_id(manifest),
+            artifact=manifest.digest,
+            measurement=chip.measurement(runtime=manifest.format, runtime_version=None, at=now),
             compiled=made,
         )
-        target = verified.manifest.target
         document = EvidenceFile(
-            kit=None, target=target, node=describe_node(target), created_at=now, results=(result,)
+            kit=None, target=manifest.target, node=machine, created_at=now, results=(result,)
         )
         write_report(document, path=report, private_key=key)
         output.note(f"signed evidence in {report}")

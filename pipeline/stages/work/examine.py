@@ -13,10 +13,11 @@ from compilers.check.speed import measure_machine, measure_speed
 from compilers.model.tokenizer import Tokenizer
 from compilers.runtime import Bundle, Session
 from evals.harness import evaluate, load_tasks, scorecard
-from evals.judge import SequentialJudge, judge
+from evals.judge import SequentialJudge
 from evals.scorecard import Scorecard
-from evals.verdict import earned_tier
 from matrices.cells.cell import TaskResult
+from matrices.cells.measurement import Measurement
+from matrices.cells.steps import task_result
 from pipeline.stages.evaluate import EvaluateOutput, TaskRequest
 from pipeline.stages.examine import ExamineRequest
 from pipeline.stages.reporter import Reporter
@@ -43,6 +44,12 @@ class _Subject:
     threads: int
     store: Store
     scratch: Path
+
+    def measurement(self) -> Measurement:
+        """What something was measured on, just now."""
+        return self.chip.measurement(
+            runtime=self.request.manifest.format, runtime_version=self.runtime_version
+        )
 
 
 def examine(request: ExamineRequest, *, store: Store, scratch: Path, report: Reporter, threads: int) -> None:
@@ -71,12 +78,7 @@ def examine(request: ExamineRequest, *, store: Store, scratch: Path, report: Rep
     )
     if request.verify_key is not None:
         start = time.monotonic()
-        output = VerifyOutput(
-            parity=_parity(subject),
-            runtime_version=subject.runtime_version,
-            chip=subject.chip.name,
-            driver=subject.chip.driver,
-        )
+        output = VerifyOutput(parity=_parity(subject), measurement=subject.measurement())
         report.output(request.verify_key, output, stage="verify", seconds=time.monotonic() - start)
     if request.speed is not None:
         start = time.monotonic()
@@ -85,12 +87,8 @@ def examine(request: ExamineRequest, *, store: Store, scratch: Path, report: Rep
         report.output(request.speed.key, timed, stage="speed", seconds=time.monotonic() - start)
     for task in request.tasks:
         start = time.monotonic()
-        evaluated = EvaluateOutput(
-            result=_evaluate(subject, task, report=report),
-            runtime_version=subject.runtime_version,
-            chip=subject.chip.name,
-            driver=subject.chip.driver,
-        )
+        result = _evaluate(subject, task, report=report)
+        evaluated = EvaluateOutput(result=result, measurement=subject.measurement())
         report.output(task.key, evaluated, stage="evaluate", seconds=time.monotonic() - start)
 
 
@@ -121,12 +119,7 @@ def _time(subject: _Subject, *, is_processor: bool) -> SpeedOutput:
         threads=subject.threads,
         machine=measure_machine(threads=subject.threads) if is_processor else None,
     )
-    return SpeedOutput(
-        speed=speed,
-        runtime_version=subject.runtime_version,
-        chip=subject.chip.name,
-        driver=subject.chip.driver,
-    )
+    return SpeedOutput(speed=speed, measurement=subject.measurement())
 
 
 def _evaluate(subject: _Subject, task: TaskRequest, *, report: Reporter) -> TaskResult:
@@ -159,15 +152,5 @@ def _evaluate(subject: _Subject, task: TaskRequest, *, report: Reporter) -> Task
         runtime_version=subject.runtime_version,
         chip=subject.chip.name,
     )
-    verdicts = tuple(judge(card, reference=references[bar.tier], bar=bar) for bar in task.bars)
-    return TaskResult(
-        task_type=task.task_type,
-        accuracy=card.accuracy,
-        samples=len(card.outcomes),
-        available=card.available,
-        batch_size=card.batch_size,
-        tier=earned_tier(list(verdicts)),
-        verdicts=verdicts,
-        scorecard=subject.store.add_bytes(canonical_json(card)).digest,
-        tasks_digest=card.tasks_digest,
-    )
+    subject.store.add_bytes(canonical_json(card))
+    return task_result(card, references=references, bars=task.bars)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from compilers.backend import rehearse as open_rehearsal
 from compilers.check.probe import measure_parity
 from compilers.runtime import Bundle
 from compilers.toolchain import Unsupported
+from matrices.cells.measurement import Measurement
 from pipeline.stages.rehearse import RehearseOutput, RehearseRequest
 from pipeline.stages.reporter import Reporter
 from pipeline.stages.work.files import materialise_bundle
@@ -39,5 +41,12 @@ def rehearse(request: RehearseRequest, *, store: Store, scratch: Path, report: R
             recipe=request.recipe,
             toolchain=manifest.toolchain,
         )
-        output = RehearseOutput(parity=parity, means=opened.means, runtime_version=opened.runtime_version)
+        measurement = Measurement(
+            runtime=manifest.format,
+            runtime_version=opened.runtime_version,
+            chip=opened.means,
+            via="emulator",
+            at=datetime.now(UTC),
+        )
+        output = RehearseOutput(parity=parity, means=opened.means, measurement=measurement)
     report.output(request.key, output, stage="rehearse", seconds=time.monotonic() - start)

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 from matrices.cells.cell import VariantFacts
-from matrices.cells.levels import evidence_level, missing_evidence
+from matrices.cells.levels import evidence_level
+from matrices.cells.missing import missing_evidence
 from matrices.cells.proxy import proxies
 from matrices.views.table import lay_out, matrix_json
 from registry.digest import digest_value
@@ -24,7 +25,7 @@ def test_a_cell_that_was_not_evaluated_shows_what_the_same_weights_earned_elsewh
     assert found[cell.id].cell == source.id
     assert found[cell.id].words == f"evaluated by proxy: `{source.id}` on a chip"
     step = found[cell.id].evidence(cell)
-    assert (step.via, step.digest, step.runtime_version) == ("proxy", None, "1.31.1")
+    assert (step.via, step.digest, step.measurement.runtime_version) == ("proxy", None, "1.31.1")
     grid = lay_out([source, cell])
     assert grid.proxy_tiers(cell) == ("2", "2", "2")
     assert grid.tiers(cell) == ("·", "·", "·"), "a proxy earns no tier"

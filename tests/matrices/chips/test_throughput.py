@@ -6,10 +6,13 @@ import pytest
 
 from compilers.check.speed import MachinePeaks, Speed
 from matrices.cells.cell import Evidence, VariantFacts
+from matrices.cells.measurement import Measurement
 from matrices.chips.chip import chips, find_chip
 from matrices.chips.throughput import cell_throughput, penalties
 from registry.digest import digest_value
 from registry.target import targets
+
+AT = datetime(2026, 11, 22, tzinfo=UTC)
 
 
 def _timed(cell, *, chip, decode, prefill=1000.0, machine=None, weights="w", recipe="fp16"):
@@ -21,8 +24,8 @@ def _timed(cell, *, chip, decode, prefill=1000.0, machine=None, weights="w", rec
         weights=digest_value(weights), weights_bytes=10**9, parameters=5 * 10**8, kv_bytes_per_token=10**5
     )
     entry = Evidence(
-        state="benchmarked", digest=cell.artifact, runtime=cell.toolchain, runtime_version="1", chip=chip,
-        at=datetime(2026, 11, 22, tzinfo=UTC),
+        state="benchmarked", digest=cell.artifact, at=AT,
+        measurement=Measurement(runtime=cell.toolchain, runtime_version="1", chip=chip, at=AT),
     )  # fmt: skip
     return cell.model_copy(
         update={"speed": speed, "variant": facts, "state": "benchmarked", "evidence": (*cell.evidence, entry)}
@@ -102,7 +105,10 @@ def test_a_chip_that_nobody_knows_has_no_roofline_and_says_so(new_cell):
 def test_expired_and_emulated_times_do_not_count(h100):
     assert cell_throughput(h100.model_copy(update={"state": "expired", "reason": "r"})) is None
     emulated = tuple(
-        e.model_copy(update={"via": "emulator"}) if e.state == "benchmarked" else e for e in h100.evidence
+        e.model_copy(update={"measurement": e.measurement.model_copy(update={"via": "emulator"})})
+        if e.state == "benchmarked"
+        else e
+        for e in h100.evidence
     )
     assert cell_throughput(h100.model_copy(update={"evidence": emulated})) is None
 

@@ -294,4 +294,6 @@ def test_a_database_of_the_first_schema_is_brought_forward_with_its_evidence(url
     with database.reading() as connection:
         (step,) = query.select_evidence(connection)["a/1:fp32:t:tvm"]
     database.close()
-    assert (step.state, step.via, step.driver, step.chip) == ("loads", "chip", None, "a chip")
+    assert (step.state, step.via) == ("loads", "chip")
+    assert (step.measurement.driver, step.measurement.chip) == (None, "a chip")
+    assert step.measurement.at == step.at

@@ -242,15 +242,20 @@ def test_expired_evidence_takes_the_approval_until_it_is_obtained_again(database
     assert query.approvals(database) == {}
     after = ledger.put_cell(new_cell(version="1.32.0"))
     assert after.state == "evaluated"
-    assert after.evidence[-1].runtime_version == "1.32.0"
+    assert after.evidence[-1].measurement.runtime_version == "1.32.0"
+
+
+def _again(entry, *, at):
+    on = entry.measurement and entry.measurement.model_copy(update={"at": at})
+    return entry.model_copy(update={"at": at, "measurement": on})
 
 
 def test_evidence_obtained_again_on_an_earlier_version_counts_as_the_latest(ledger, new_cell):
     for version in ("1.31.1", "1.32.0", "1.31.1"):
         cell = new_cell(version=version)
-        newer = tuple(one.model_copy(update={"at": datetime.now(UTC)}) for one in cell.evidence)
+        newer = tuple(_again(one, at=datetime.now(UTC)) for one in cell.evidence)
         stored = ledger.put_cell(cell.model_copy(update={"evidence": newer}))
-    versions = [one.runtime_version for one in stored.evidence if one.state == "evaluated"]
+    versions = [one.measurement.runtime_version for one in stored.evidence if one.state == "evaluated"]
     assert versions == ["1.31.1", "1.32.0", "1.31.1"]
 
 
@@ -367,7 +372,8 @@ def _timed(cell):
         repeats=1, threads=1,
     )  # fmt: skip
     last = cell.evidence[-1]
-    entry = last.model_copy(update={"state": "benchmarked", "detail": "timed", "driver": "580.1"})
+    on = last.measurement.model_copy(update={"driver": "580.1"})
+    entry = last.model_copy(update={"state": "benchmarked", "detail": "timed", "measurement": on})
     steps = (*cell.evidence, entry)
     return cell.model_copy(update={"speed": speed, "state": "benchmarked", "evidence": steps})
 
@@ -376,7 +382,7 @@ def test_means_driver_and_speed_are_stored_and_read_back(ledger, new_cell):
     stored = ledger.put_cell(_timed(new_cell()))
     assert stored.state == "benchmarked"
     assert stored.speed.decode_tokens_per_s == 5.0
-    assert (stored.evidence[-1].via, stored.evidence[-1].driver) == ("chip", "580.1")
+    assert (stored.evidence[-1].via, stored.evidence[-1].measurement.driver) == ("chip", "580.1")
 
 
 def test_a_build_takes_back_neither_speed_nor_the_state_that_it_gave(ledger, new_cell):

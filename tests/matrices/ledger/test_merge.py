@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from matrices.cells.cell import Cell
-from matrices.ledger.merge import STATE_OF, stand
+from matrices.ledger.merge import STATE_OF, merge
 from matrices.releases.ruling import Ruling, Verb
 
 REPORTS = st.tuples(
@@ -43,9 +43,9 @@ def test_law_no_sequence_of_reports_contradicts_a_person(new_cell, steps):
             continue
         reported = new_cell(state=name, build=build, reason="r" if name in ("failed", "expired") else "")
         before = cell
-        standing = stand(before, reported, ruled=ruled)
-        cell = standing.cell.model_copy(
-            update={"evidence": (*(before.evidence if before else ()), *standing.fresh)}
+        merged = merge(before, reported, ruled=ruled)
+        cell = merged.cell.model_copy(
+            update={"evidence": (*(before.evidence if before else ()), *merged.fresh)}
         )
         latest = next((one for one in reversed(ruled) if one.artifact == cell.artifact), None)
         if cell.state == "approved":
@@ -56,7 +56,7 @@ def test_law_no_sequence_of_reports_contradicts_a_person(new_cell, steps):
         if latest is not None and cell.artifact is not None and latest.verb != "approve":
             assert cell.state == STATE_OF[latest.verb]
         if before is None or before.state != cell.state:
-            assert any(entry.state == cell.state for entry in standing.fresh)
-        again = stand(cell, reported, ruled=ruled)
+            assert any(entry.state == cell.state for entry in merged.fresh)
+        again = merge(cell, reported, ruled=ruled)
         assert again.cell.state == cell.state
         assert again.fresh == ()

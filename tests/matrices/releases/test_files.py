@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from matrices.releases.files import check_name, create_release, read_release, write_release
-from matrices.releases.release import Approval, Release
+from matrices.releases.create import create_release
+from matrices.releases.files import check_name, read_release, write_release
+from matrices.releases.release import Release
+from matrices.releases.ruling import Approval
 from registry.digest import digest_value
 from registry.errors import (
     ConfigurationError,
@@ -215,7 +217,9 @@ def test_what_is_missing_is_named(written, keys, tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "said"),
     [
-        ({"schema_version": 3}, SchemaError, "has schema 3, this version of Rung reads up to 2"),
+        ({"schema_version": 4}, SchemaError, "has schema 4, this version of Rung reads up to 3"),
+        ({"schema_version": 0}, SchemaError, "schema_version"),
+        ({"schema_version": 2, "cells": [{}]}, SchemaError, "does not have the form of schema 2"),
         ({"tiers": "many"}, SchemaError, "tiers"),
         ({"surprise": 1}, SchemaError, "surprise"),
     ],

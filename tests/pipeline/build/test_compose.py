@@ -8,7 +8,8 @@ import pytest
 
 from compilers.check.parity import Parity
 from compilers.proof.proof import Proof
-from matrices.cells.levels import evidence_level, in_words
+from matrices.cells.levels import evidence_level, state_in_words
+from matrices.cells.measurement import Measurement
 from matrices.ledger.build_records import BuildRecord
 from pipeline.build.cell_progress import CellProgress
 from pipeline.build.compose import compose_cell
@@ -23,6 +24,7 @@ from registry.checkpoint import Checkpoint, FileEntry
 from registry.digest import digest_value
 from registry.recipe import parse_recipe
 from registry.target import find_target
+from registry.value import Value
 from registry.variant import Variant
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
@@ -50,6 +52,10 @@ class Given:
 
     def record(self, key: str) -> BuildRecord | None:
         return self.found.get(key)
+
+    def find(self, key: str, kind: type[Value]) -> Value | None:
+        record = self.record(key)
+        return None if record is None else kind.model_validate(record.output)
 
 
 @pytest.fixture
@@ -88,7 +94,9 @@ def rehearsal(*, within: bool) -> RehearseOutput:
         max_abs=1.0, rms=1.0, kl=0.0, kl_variant=0.0, greedy_agreement=1.0, positions=1, probe=NO_DIGEST,
         within=within, reason="as measured",
     )  # fmt: skip
-    return RehearseOutput(parity=parity, means="QNN HTP emulation 2.7", runtime_version="2.7")
+    means = "QNN HTP emulation 2.7"
+    on = Measurement(runtime="qnn", runtime_version="2.7", chip=means, via="emulator", at=NOW)
+    return RehearseOutput(parity=parity, means=means, measurement=on)
 
 
 def test_an_artifact_that_only_its_node_can_compile_is_portable(records: Given):
@@ -103,10 +111,10 @@ def test_a_rehearsal_is_shown_and_lifts_nothing(records: Given):
     made = progress(records, target="npu-qnn-v73", made_as="qnn", lacks="htp")
     made.rehearse_key = records.add("rehearse", rehearsal(within=True))
     cell = compose(made, records)
-    assert (cell.state, in_words(cell)) == ("built", "built, close in emulation")
+    assert (cell.state, state_in_words(cell)) == ("built", "built, close in emulation")
     assert cell.parity is None
     last = cell.evidence[-1]
-    assert (last.state, last.via, last.chip) == ("close", "emulator", "QNN HTP emulation 2.7")
+    assert (last.state, last.via, last.measurement.chip) == ("close", "emulator", "QNN HTP emulation 2.7")
 
 
 def test_a_rehearsal_that_is_not_close_is_told_in_the_reason(records: Given):
@@ -115,7 +123,7 @@ def test_a_rehearsal_that_is_not_close_is_told_in_the_reason(records: Given):
     cell = compose(made, records)
     assert cell.evidence[-1].state == "loads"
     assert "in emulation as measured" in cell.reason
-    assert in_words(cell) == "built, NOT close in emulation"
+    assert state_in_words(cell) == "built, NOT close in emulation"
 
 
 def test_what_the_files_hold_is_evidence_of_the_build(records: Given):

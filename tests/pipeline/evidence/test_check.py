@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from compilers.backend import find_format
+from matrices.cells.measurement import Measurement
 from matrices.ledger.db import open_database
 from pipeline.evidence.check import _Check
-from pipeline.evidence.document import EvidenceFile, read_report, write_report
+from pipeline.evidence.document import EvidenceFile, Measured, read_report, write_report
 from pipeline.evidence.import_report import take_in
 from registry.digest import digest_value
 from registry.errors import NotFoundError, RefusedError, SchemaError, SignatureError
@@ -44,6 +45,11 @@ def with_result(report: EvidenceFile, **changes: object) -> EvidenceFile:
     """The report with another first result."""
     first = report.results[0].model_copy(update=changes)
     return report.model_copy(update={"results": (first, *report.results[1:])})
+
+
+def on(result: Measured, **changes: object) -> Measurement:
+    """What a result was measured on, changed."""
+    return result.measurement.model_copy(update=changes)
 
 
 def with_card(report: EvidenceFile, **changes: object) -> EvidenceFile:
@@ -148,9 +154,9 @@ def test_another_key_that_claims_to_be_a_trusted_one_is_refused(
 def test_a_form_that_this_version_does_not_know_is_told(report: EvidenceFile, tmp_path: Path, box: Box):
     path = tmp_path / "evidence.json"
     write_report(
-        report.model_copy(update={"schema_version": 2}), path=path, private_key=box.root / "node.key"
+        report.model_copy(update={"schema_version": 3}), path=path, private_key=box.root / "node.key"
     )
-    with pytest.raises(SchemaError, match="schema_version"):
+    with pytest.raises(SchemaError, match="has schema 3, this version of Rung reads up to 2"):
         read_report(path, trusted=[box.root / "node.pub"])
 
 
@@ -167,15 +173,26 @@ def test_evidence_for_another_digest_is_refused(take, report: EvidenceFile):
     [
         (lambda r: with_node(r, runtimes={"onnxruntime": "9.9"}), "claims onnxruntime 9.9"),
         (lambda r: with_node(r, runtimes={}), "claims onnxruntime None"),
-        (lambda r: with_result(r, runtime_version="9.9"), "its result says 9.9"),
+        (
+            lambda r: with_result(r, measurement=on(r.results[0], runtime_version="9.9")),
+            "its result says 9.9",
+        ),
         (
             lambda r: with_result(
-                r, verify=r.results[0].verify.model_copy(update={"runtime_version": "9.9"})
+                r,
+                verify=r.results[0].verify.model_copy(
+                    update={"measurement": on(r.results[0], runtime_version="9.9")}
+                ),
             ),
             "its parity says 9.9",
         ),
         (
-            lambda r: with_result(r, speed=r.results[0].speed.model_copy(update={"runtime_version": "9.9"})),
+            lambda r: with_result(
+                r,
+                speed=r.results[0].speed.model_copy(
+                    update={"measurement": on(r.results[0], runtime_version="9.9")}
+                ),
+            ),
             "its speed says 9.9",
         ),
         (lambda r: with_card(r, runtime_version="9.9"), "its scorecard of retrieval says 9.9"),
@@ -213,8 +230,9 @@ def test_a_runtime_that_is_not_of_the_toolchain_that_compiled_is_refused(
         update={"format": "tvm", "toolchain": "tvm", "toolchain_version": "0.27+ffi0.1"}
     )
     one = report.results[0]
-    parts = {"runtime": "tvm", "runtime_version": "0.28+ffi0.1", "speed": None, "scorecards": ()}
-    parts["verify"] = one.verify.model_copy(update={"runtime_version": "0.28+ffi0.1"})
+    newer = on(one, runtime="tvm", runtime_version="0.28+ffi0.1")
+    parts = {"measurement": newer, "speed": None, "scorecards": ()}
+    parts["verify"] = one.verify.model_copy(update={"measurement": newer})
     other = with_node(report, runtimes={"tvm": "0.28+ffi0.1"})
     database = open_database(build.workspace.database_url)
     check = _Check(tmp_path / "f", other, build.workspace, database)
@@ -241,9 +259,13 @@ def test_a_runtime_that_is_not_of_the_toolchain_that_compiled_is_refused(
         ),
         (lambda r: r.model_copy(update={"results": (r.results[0],) * 2}), "two results for one cell"),
         (lambda r: with_result(r, cell="tiny-a/9:fp32:cpu-x86-64-v3:onnxruntime"), "is no cell of"),
-        (lambda r: with_result(r, runtime="tvm"), "is of the format `onnxruntime`, not `tvm`"),
+        (
+            lambda r: with_result(r, measurement=on(r.results[0], runtime="tvm")),
+            "is of the format `onnxruntime`, not `tvm`",
+        ),
         (lambda r: with_node(r, chip="a better chip"), "it is of `a better chip`"),
         (lambda r: with_node(r, driver="1"), "with driver 1"),
+        (lambda r: with_result(r, measurement=on(r.results[0], via="emulator")), "by emulator"),
         (lambda r: with_card(r, chip="a better chip"), "its scorecard of retrieval of `a better chip`"),
         (lambda r: with_card(r, subject=OTHER), "is of the artifact"),
         (lambda r: with_card(r, tasks_digest=OTHER), "is of the tasks"),

@@ -9,11 +9,12 @@ import pytest
 
 from compilers.check.parity import Parity
 from matrices.cells.cell import Cell, Evidence
+from matrices.cells.measurement import Measurement
 from matrices.ledger.db import open_database
 from matrices.ledger.ledger import Ledger
 from matrices.releases.release import Release
 from pipeline.evidence.check import Verified
-from pipeline.evidence.document import Machine, Measured, MeasurementProblem
+from pipeline.evidence.document import Measured, MeasurementProblem
 from pipeline.evidence.record import with_evidence
 from pipeline.stages.verify import VerifyOutput
 from registry.artifact import MANIFEST_NAME
@@ -47,7 +48,7 @@ def test_a_node_without_a_workspace_fills_its_column(build: Build, box: Box, evi
         assert [entry.state for entry in fresh] == ["loads", "close", "evaluated", "benchmarked"]
         assert {entry.via for entry in fresh} == {"chip"}
         assert all("by node key" in entry.detail for entry in fresh)
-        assert {entry.chip for entry in fresh} == {this_host().chip}
+        assert {entry.measurement.chip for entry in fresh} == {this_host().chip}
 
     build.place.must("evidence", "import", str(evidence_file))
     assert {cell.id: cell for cell in build.cells() if cell.target == "cpu-x86-64-v3"} == after, "idempotent"
@@ -179,10 +180,9 @@ def test_a_node_without_the_toolkit_is_told_what_to_install(
 
 # The state that evidence leads to, without files and processes.
 
-NODE = Machine(
-    host=this_host(), chip="a chip", driver="580.1", runtimes={"onnxruntime": "1"}, rung="1", python="3",
-    system="Linux",
-)  # fmt: skip
+ON = Measurement(
+    runtime="onnxruntime", runtime_version="1", chip="a chip", driver="580.1", at=datetime.now(UTC)
+)
 
 
 def _cell(build: Build, state: str) -> Cell:
@@ -194,9 +194,7 @@ def _cell(build: Build, state: str) -> Cell:
 
 
 def _measured(cell: Cell, **parts: object) -> Verified:
-    one = Measured(
-        cell=cell.id, artifact=cell.artifact, runtime="onnxruntime", runtime_version="1", at=datetime.now(UTC)
-    )
+    one = Measured(cell=cell.id, artifact=cell.artifact, measurement=ON)
     return Verified(one.model_copy(update=parts), None, ())
 
 
@@ -205,15 +203,15 @@ def _verify(*, within: bool) -> VerifyOutput:
         max_abs=1.0, rms=1.0, kl=0.0, kl_variant=0.0, greedy_agreement=1.0, positions=1,
         probe=digest_value("p"), within=within, reason="as measured",
     )  # fmt: skip
-    return VerifyOutput(parity=parity, runtime_version="1", chip="a chip", driver="580.1")
+    return VerifyOutput(parity=parity, measurement=ON)
 
 
 def test_parity_alone_lifts_to_close_and_names_chip_and_driver(build: Build):
     cell = _cell(build, "built")
-    after = with_evidence(cell, _measured(cell, verify=_verify(within=True)), node=NODE, by="by a key")
+    after = with_evidence(cell, _measured(cell, verify=_verify(within=True)), by="by a key")
     assert (after.state, after.parity.within) == ("close", True)
-    assert (after.evidence[-1].chip, after.evidence[-1].driver) == ("a chip", "580.1")
-    apart = with_evidence(cell, _measured(cell, verify=_verify(within=False)), node=NODE, by="by a key")
+    assert (after.evidence[-1].measurement.chip, after.evidence[-1].measurement.driver) == ("a chip", "580.1")
+    apart = with_evidence(cell, _measured(cell, verify=_verify(within=False)), by="by a key")
     assert (apart.state, apart.reason) == ("loads", "as measured")
 
 
@@ -223,7 +221,7 @@ def test_parity_alone_lifts_to_close_and_names_chip_and_driver(build: Build):
 def test_only_what_says_something_of_the_artifact_fails_it(build: Build, code: str, state: str | None):
     cell = _cell(build, "built")
     problem = MeasurementProblem(code=code, message="it does not", hint="do")
-    after = with_evidence(cell, _measured(cell, problem=problem), node=NODE, by="by a key")
+    after = with_evidence(cell, _measured(cell, problem=problem), by="by a key")
     assert (after.state if after else None) == state
     if after:
         assert after.reason == "on a chip: it does not (do)"
@@ -232,12 +230,12 @@ def test_only_what_says_something_of_the_artifact_fails_it(build: Build, code: s
 def test_a_failure_on_one_chip_does_not_take_back_what_another_showed(build: Build):
     cell = next(one for one in build.cells() if one.target == "cpu-x86-64-v3" and one.tasks)
     problem = MeasurementProblem(code="load", message="it does not", hint="do")
-    assert with_evidence(cell, _measured(cell, problem=problem), node=NODE, by="by a key") is None
+    assert with_evidence(cell, _measured(cell, problem=problem), by="by a key") is None
 
 
 def test_less_evidence_than_the_cell_has_is_added_and_takes_nothing_back(build: Build):
     cell = next(one for one in build.cells() if one.target == "cpu-x86-64-v3" and one.tasks)
-    after = with_evidence(cell, _measured(cell, verify=_verify(within=True)), node=NODE, by="by a key")
+    after = with_evidence(cell, _measured(cell, verify=_verify(within=True)), by="by a key")
     assert after.state == cell.state
     assert after.tasks == cell.tasks
     assert len(after.evidence) == len(cell.evidence) + 2

@@ -1,0 +1,101 @@
+"""Versioned documents: JSON that Rung writes with a schema version, and reads in every version it ever wrote.
+
+A document's class has one function per past version that turns the JSON of that version into that of the
+next. Old documents are never rewritten: what is verified is their bytes, and their digest is that of the
+content as it was written, whatever later versions add to it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self
+
+from pydantic import PrivateAttr, ValidationError
+
+from registry.digest import digest_value
+from registry.errors import SchemaError
+from registry.value import Value, describe
+
+JsonObject = dict[str, Any]  # Any: JSON
+Upgrade = Callable[[JsonObject], JsonObject]
+
+
+class Document(Value):
+    """The base of documents. A subclass narrows `schema_version` to the version that it writes."""
+
+    KIND: ClassVar[str]
+    """What it is, for messages: `release`."""
+    RENEW: ClassVar[str]
+    """How to get one that this version reads, for hints."""
+    UPGRADES: ClassVar[tuple[Upgrade, ...]] = ()
+    """From version 1 to 2, from 2 to 3, and so on to the version that is written."""
+
+    schema_version: int
+    _digest: str | None = PrivateAttr(default=None)
+
+    @property
+    def digest(self) -> str:
+        """The digest of the document as it was written."""
+        return self._digest or digest_value(self)
+
+    @classmethod
+    def newest_version(cls) -> int:
+        """The version that is written."""
+        return len(cls.UPGRADES) + 1
+
+    @classmethod
+    def parse(cls, content: bytes | str | JsonObject, *, where: str) -> Self:
+        """The document of any version.
+
+        Args:
+            content: Its JSON, or what the JSON holds.
+            where: Path or name, for messages.
+
+        Raises:
+            SchemaError: It is none, or was written by a newer version of Rung.
+        """
+        found = content if isinstance(content, dict) else _load(content, cls, where=where)
+        version = found.get("schema_version", 1)
+        newest = cls.newest_version()
+        if isinstance(version, int) and version > newest:
+            raise SchemaError(
+                f"the {cls.KIND} at `{where}` has schema {version}, "
+                f"this version of Rung reads up to {newest}",
+                hint="upgrade Rung on this machine",
+            )
+        try:
+            upgraded = dict(found)
+            for upgrade in cls.UPGRADES[version - 1 :]:
+                upgraded = upgrade(upgraded)
+            value = cls.model_validate(upgraded | {"schema_version": newest if version > 0 else version})
+        except ValidationError as error:
+            raise _unreadable(cls, where, describe(error)) from error
+        except (AttributeError, KeyError, TypeError) as error:
+            raise _unreadable(cls, where, f"it does not have the form of schema {version!r}") from error
+        if version != newest:
+            value._digest = digest_value(found)
+        return value
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy; with changes it is a new document of the newest version."""  # Any: pydantic's signature
+        copied = super().model_copy(update=update, deep=deep)
+        if update:
+            copied._digest = None
+        return copied
+
+
+def _load(content: bytes | str, kind: type[Document], *, where: str) -> JsonObject:
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(kind, where, "it is not JSON") from error
+    if not isinstance(found, dict):
+        raise _unreadable(kind, where, "it is not a JSON object")
+    return found
+
+
+def _unreadable(kind: type[Document], where: str, why: str) -> SchemaError:
+    return SchemaError(
+        f"`{where}` is not a {kind.KIND} that this version of Rung reads: {why}", hint=kind.RENEW
+    )
