@@ -19,10 +19,15 @@ Where activations are static (w8a16, w4a16) there are, beside each quantized mat
 
 from __future__ import annotations
 
+from typing import Final
+
 from registry.checkpoint import FileEntry
 from registry.digest import Digest
 from registry.recipe import Recipe
 from registry.value import Value
+
+WEIGHTS_NAME: Final = "weights.safetensors"
+"""Name of the canonical weights file, in a variant and in an artifact."""
 
 
 class Variant(Value):

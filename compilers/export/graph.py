@@ -15,7 +15,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from compilers.model.architecture import Architecture
-from compilers.model.weights import FILE_NAME, Layout, weights_layout
+from compilers.model.onnx_weights import external_tensor
+from compilers.model.weights import Layout, weights_layout
 from registry.atomic import write_atomically
 from registry.recipe import parse_recipe
 
@@ -97,16 +98,7 @@ class _Emitter:
         """A reference into the weights file, made once."""
         if name not in self._known:
             self._known.add(name)
-            tensor = self.layout.tensors[name]
-            proto = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=tensor.shape)
-            proto.data_location = TensorProto.EXTERNAL
-            for key, value in (
-                ("location", FILE_NAME),
-                ("offset", tensor.offset),
-                ("length", tensor.size_bytes),
-            ):
-                proto.external_data.add(key=key, value=str(value))
-            self.initializers.append(proto)
+            self.initializers.append(external_tensor(name, [self.layout.tensors[name]]))
         return name
 
     def decoder(self) -> None:

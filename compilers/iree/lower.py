@@ -16,8 +16,8 @@ from pathlib import Path
 from compilers.iree.binaries import embedded_binaries
 from compilers.iree.package import COMPILER, installed_version
 from compilers.iree.target import CODE, CUDA_KNOWN, compiler_flags
-from compilers.model.weights import read_layout
-from compilers.static.plan import PLAN_NAME, STEPS, write_plan
+from compilers.plan_file import PLAN_NAME
+from compilers.static.plan import STEPS, write_plan
 from compilers.toolchain import Lowered, LoweringInput, Support, Supported, Unsupported
 from registry.artifact import ArtifactFormat, ModelFacts
 from registry.errors import BuildError, CorruptError, ToolchainMissingError
@@ -95,14 +95,11 @@ class IreeToolchain:
             )
         installed_version(COMPILER)
         from compilers.iree.module import import_graphs
-        from compilers.model.network import read_network
+        from compilers.model.variant_files import read_variant_files
         from compilers.static.graph import StaticForm, static_model, static_plan
 
-        network = read_network(source.graph)
-        try:
-            layout = read_layout(source.weights)
-        except CorruptError as error:
-            raise BuildError(error.message, hint=error.hint) from error
+        read = read_variant_files(source)
+        network, layout = read.network, read.layout
         form = StaticForm(context=min(CONTEXT, source.facts.max_context), tokens=PREFILL_TOKENS)
         models = {step: static_model(network, layout, source.recipe, form=form, step=step) for step in STEPS}
         _compile(import_graphs(models), target, source.recipe, out / MODULE_NAME)

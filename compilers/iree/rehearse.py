@@ -7,13 +7,14 @@ from pathlib import Path
 
 from compilers.iree.device import find_device, open_session
 from compilers.iree.package import RUNTIME, installed_version
-from compilers.model.weights import FILE_NAME
+from compilers.plan_file import PLAN_NAME
 from compilers.rehearsal import Rehearsal
 from compilers.runtime import Bundle
-from compilers.static.plan import PLAN_NAME, read_plan
+from compilers.static.plan import read_plan
 from compilers.toolchain import Unsupported
 from registry.errors import LoadError
 from registry.target import find_target
+from registry.variant import WEIGHTS_NAME
 
 SOFTWARE_DEVICE = "llvmpipe"
 
@@ -37,7 +38,7 @@ def rehearse_iree(bundle: Bundle) -> Rehearsal | Unsupported:
         return Unsupported("not_upstream", f"Mesa's llvmpipe is not on this machine: {error.message}")
     plan = read_plan(bundle.path / PLAN_NAME)
     session = open_session(
-        found.device, plan, module=bundle.path / bundle.manifest.entry, weights=bundle.path / FILE_NAME
+        found.device, plan, module=bundle.path / bundle.manifest.entry, weights=bundle.path / WEIGHTS_NAME
     )
     return Rehearsal(session=session, means=found.name, runtime_version=version)
 

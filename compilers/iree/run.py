@@ -5,15 +5,16 @@ from __future__ import annotations
 from compilers.iree.device import open_cpu, open_device, open_session
 from compilers.iree.package import RUNTIME, installed_version
 from compilers.iree.target import DRIVERS
-from compilers.model.weights import FILE_NAME
+from compilers.plan_file import PLAN_NAME
 from compilers.runtime import Bundle
-from compilers.static.plan import PLAN_NAME, read_plan
+from compilers.static.plan import read_plan
 from compilers.static.session import StaticSession
 from compilers.toolchain import Support, Supported, Unsupported
 from registry.artifact import ArtifactFormat, Manifest
 from registry.errors import LoadError, UnknownNameError
 from registry.host import Host
 from registry.target import find_target, missing_features
+from registry.variant import WEIGHTS_NAME
 
 
 class IreeRuntime:
@@ -62,5 +63,5 @@ class IreeRuntime:
         kind = find_target(bundle.manifest.target).kind
         device = open_cpu(threads=threads) if kind == "cpu" else open_device(DRIVERS[kind])
         return open_session(
-            device, plan, module=bundle.path / bundle.manifest.entry, weights=bundle.path / FILE_NAME
+            device, plan, module=bundle.path / bundle.manifest.entry, weights=bundle.path / WEIGHTS_NAME
         )

@@ -18,19 +18,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from compilers.model.activations import INPUT, OUTPUT
 from compilers.model.architecture import Architecture, Shape, expected_tensors, linear_weights
 from registry.errors import CorruptError
 from registry.recipe import Recipe
 from registry.weight_form import CodedWeights, FloatWeights
 
-FILE_NAME = "weights.safetensors"
 ALIGNMENT_BYTES = 64
 
 Dtype = Literal["F32", "F16", "U8", "I8"]
 """Element types, in the words of safetensors."""
 
-ITEM_BYTES: Mapping[Dtype, int] = {"F32": 4, "F16": 2, "U8": 1, "I8": 1}
+NUMPY_TYPES: Mapping[Dtype, type[np.generic]] = {
+    "F32": np.float32,
+    "F16": np.float16,
+    "U8": np.uint8,
+    "I8": np.int8,
+}
+ITEM_BYTES: Mapping[Dtype, int] = {name: np.dtype(kind).itemsize for name, kind in NUMPY_TYPES.items()}
 _MAX_HEADER_BYTES = 100_000_000  # the limit of safetensors itself
 _ROW = re.compile(r"(?<=self_attn\.)[qkv](?=_proj)")
 
@@ -129,7 +136,7 @@ def read_layout(path: Path) -> Layout:
     """The layout of an existing weights file, from its header.
 
     Raises:
-        CorruptError: The file is missing, has no such header, or is not as long as the header says.
+        CorruptError: The file is missing, has no such header, or its tensors are not where the header says.
     """
     try:
         with path.open("rb") as stream:
@@ -140,10 +147,14 @@ def read_layout(path: Path) -> Layout:
             header = prefix + stream.read(size)
         entries = json.loads(header[8:])
         entries.pop("__metadata__", None)
-        tensors = {
-            name: StoredTensor(entry["dtype"], tuple(entry["shape"]), len(header) + entry["data_offsets"][0])
-            for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"])
-        }
+        tensors: dict[str, StoredTensor] = {}
+        end = 0
+        for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
+            tensor = StoredTensor(entry["dtype"], tuple(entry["shape"]), len(header) + end)
+            if entry["data_offsets"] != [end, end + tensor.size_bytes]:
+                raise ValueError(f"`{name}` lies in bytes {entry['data_offsets']}, not from {end} on")
+            tensors[name] = tensor
+            end += tensor.size_bytes
         layout = Layout(header, tensors)
         if layout.size_bytes != path.stat().st_size:
             raise ValueError(f"{path.stat().st_size} bytes instead of {layout.size_bytes}")

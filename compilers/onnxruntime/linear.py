@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from compilers.model.weights import FILE_NAME, Dtype, Layout, StoredTensor
+from compilers.model.onnx_weights import external_tensor
+from compilers.model.weights import Layout, StoredTensor
 from registry.errors import BuildError
 from registry.recipe import Recipe
 from registry.weight_form import CodedWeights
@@ -20,12 +21,6 @@ ACCURACY_LEVEL = 4
 """MatMulNBits: activations may be rounded to int8 per block of a token."""
 ACTIVATION_ZERO = 128
 ACTIVATION_LIMIT = 127.0
-TYPES: dict[Dtype, int] = {
-    "F32": TensorProto.FLOAT,
-    "F16": TensorProto.FLOAT16,
-    "U8": TensorProto.UINT8,
-    "I8": TensorProto.INT8,
-}
 
 
 class Graph(Protocol):
@@ -124,17 +119,12 @@ class OrtLinears:
         tensors = [self._tensor(name) for name in names]
         return all(b.offset == a.offset + a.size_bytes and b.dtype == a.dtype for a, b in pairwise(tensors))
 
-    def _reference(self, names: Sequence[str], shape: Sequence[int] | None = None) -> str:
+    def _reference(self, names: Sequence[str]) -> str:
         """Adjoining tensors of the file as one initializer."""
         tensors = [self._tensor(name) for name in names]
         rows = sum(tensor.shape[0] for tensor in tensors)
-        dims = shape or (rows, *tensors[0].shape[1:])
-        proto = TensorProto(name="+".join(names), data_type=TYPES[tensors[0].dtype], dims=dims)
-        proto.data_location = TensorProto.EXTERNAL
-        size = sum(tensor.size_bytes for tensor in tensors)
-        for key, value in (("location", FILE_NAME), ("offset", tensors[0].offset), ("length", size)):
-            proto.external_data.add(key=key, value=str(value))
-        return self._graph.initializer(proto)
+        dims = (rows, *tensors[0].shape[1:])
+        return self._graph.initializer(external_tensor("+".join(names), tensors, shape=dims))
 
     def _float(self, names: Sequence[str]) -> str:
         """Adjoining float tensors as float32; a cast of float16 is constant and done once at load."""

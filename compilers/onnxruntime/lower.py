@@ -23,7 +23,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from compilers.installed import required_version
-from compilers.model.weights import read_layout
+from compilers.model.variant_files import build_layout
 from compilers.onnxruntime.emit import lower_graph
 from compilers.toolchain import Lowered, LoweringInput, Support, Supported, Unsupported
 from registry.artifact import ArtifactFormat, ModelFacts
@@ -82,7 +82,7 @@ class OnnxRuntimeToolchain:
                 f"`{source.graph}` cannot be read as ONNX: {error}", hint="export the checkpoint again"
             ) from error
         model = lower_graph(
-            graph, layout=read_layout(source.weights), recipe=source.recipe, facts=source.facts
+            graph, layout=build_layout(source.weights), recipe=source.recipe, facts=source.facts
         )
         write_atomically(out / ENTRY, model.SerializeToString(deterministic=True))
         return Lowered(entry=ENTRY, files=(ENTRY,), options={"kv_type": "float32"})

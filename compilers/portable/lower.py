@@ -12,14 +12,13 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from compilers.model.network import read_network
-from compilers.model.weights import read_layout
+from compilers.model.variant_files import read_variant_files
 from compilers.portable.node_compile import OPTION
 from compilers.portable.operators import check_operators, find_allow_list
 from compilers.toolchain import Lowered, LoweringInput, Support, Supported, Unsupported
 from registry.artifact import ArtifactFormat, ModelFacts
 from registry.atomic import write_atomically
-from registry.errors import BuildError, CorruptError, ToolchainMissingError
+from registry.errors import BuildError, ToolchainMissingError
 from registry.recipe import Recipe
 from registry.target import Target
 
@@ -148,15 +147,13 @@ def _lower(
     source: LoweringInput, *, out: Path, toolchain: str, command: Callable[[str], list[str]]
 ) -> Lowered:
     _onnx_version()
+    from compilers.plan_file import PLAN_NAME
     from compilers.static.graph import StaticForm, static_model, static_plan
-    from compilers.static.plan import PLAN_NAME, write_plan
+    from compilers.static.plan import write_plan
 
     allowed = find_allow_list(toolchain)
-    network = read_network(source.graph)
-    try:
-        layout = read_layout(source.weights)
-    except CorruptError as error:
-        raise BuildError(error.message, hint=error.hint) from error
+    read = read_variant_files(source)
+    network, layout = read.network, read.layout
     context = min(CONTEXT, source.facts.max_context)
     form = StaticForm(
         context=context,

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compilers.model.network import read_network
-from compilers.model.weights import read_layout
-from compilers.onnxruntime.fallback import check_assignment, check_context, is_refusal
+from compilers.model.variant_files import read_variant_files
+from compilers.plan_file import PLAN_NAME
+from compilers.qnn.fallback import check_assignment, check_context, is_refusal
 from compilers.qnn.provider import CHIPS, PROVIDER, HtpChip, Provider, chip_of, find_provider, find_version
-from compilers.static.plan import PLAN_NAME, STEPS, write_plan
+from compilers.static.plan import STEPS, write_plan
 from compilers.toolchain import Lowered, LoweringInput, Support, Supported, Unsupported
 from registry.artifact import ArtifactFormat, ModelFacts
-from registry.errors import BuildError, CorruptError
+from registry.errors import BuildError
 from registry.recipe import Recipe
 from registry.target import Target
 from registry.weight_form import CodedWeights, FloatWeights
@@ -105,11 +105,8 @@ def write_graphs(source: LoweringInput, *, out: Path) -> dict[str, bytes]:
     from compilers.qnn.linear import StaticLinears
     from compilers.static.graph import StaticForm, static_model, static_plan
 
-    network = read_network(source.graph)
-    try:
-        layout = read_layout(source.weights)
-    except CorruptError as error:
-        raise BuildError(error.message, hint=error.hint) from error
+    read = read_variant_files(source)
+    network, layout = read.network, read.layout
     context = min(CONTEXT, source.facts.max_context)
     form = StaticForm(
         context=context,

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from compilers.onnxruntime.fallback import STRICT
+from compilers.qnn.fallback import STRICT
 from registry.errors import ToolchainMissingError
 from registry.target import Target
 

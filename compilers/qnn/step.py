@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compilers.onnxruntime.fallback import check_assignment
+from compilers.plan_file import PLAN_NAME
+from compilers.qnn.fallback import check_assignment
 from compilers.qnn.provider import PROVIDER, HtpChip, Provider
-from compilers.static.plan import PLAN_NAME, STEPS, StaticPlan, read_plan
+from compilers.static.plan import STEPS, StaticPlan, read_plan
 from compilers.static.session import StaticSession, StepInputs, StepOutputs
 from registry.errors import BuildError, LoadError
 

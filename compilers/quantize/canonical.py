@@ -5,7 +5,7 @@ Writing keeps one tensor in memory. The file appears under its name only when it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -15,19 +15,12 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from compilers.model.weights import Layout, StoredTensor
+from compilers.model.weights import NUMPY_TYPES, Layout, StoredTensor
 from compilers.quantize.coded import Coded
 from registry.atomic import flush, storage_errors, sweep, sync_directory, temporary_file
 from registry.errors import BuildError, CorruptError
 from registry.recipe import Recipe
 from registry.weight_form import CodedWeights
-
-NUMPY_TYPES: Mapping[str, type[np.generic]] = {
-    "F32": np.float32,
-    "F16": np.float16,
-    "U8": np.uint8,
-    "I8": np.int8,
-}
 
 
 class WeightsWriter:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from compilers.model.activations import INPUT, OUTPUT
 from compilers.model.architecture import Architecture, expected_tensors, linear_weights
-from compilers.model.weights import FILE_NAME, coded_weights, weights_layout
+from compilers.model.weights import coded_weights, weights_layout
 from compilers.quantize.canonical import to_stored, write_weights
 from compilers.quantize.coded import CodedMatrix
 from compilers.quantize.gptq import gptq_codes
@@ -18,6 +18,7 @@ from registry.digest import Digest, digest_value
 from registry.errors import BuildError
 from registry.recipe import Recipe
 from registry.value import Value
+from registry.variant import WEIGHTS_NAME
 from registry.weight_form import CodedWeights
 
 
@@ -74,7 +75,7 @@ def quantize(
     layout = weights_layout(architecture, recipe)
     static = {name for name, form in matrices.items() if form.activations == "int16-static"}
     meter = RangeMeter(checkpoint_dir, architecture) if static else None
-    with write_weights(out / FILE_NAME, layout) as writer:
+    with write_weights(out / WEIGHTS_NAME, layout) as writer:
         for name in layout.tensors.keys() & expected_tensors(architecture).keys():
             writer.put(name, to_stored(tensors.read(name), layout.tensors[name], name=name))
         for matrix in quantized:

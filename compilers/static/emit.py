@@ -9,17 +9,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from compilers.model.weights import FILE_NAME, Dtype, Layout, StoredTensor
+from compilers.model.onnx_weights import TYPES, external_tensor
+from compilers.model.weights import Layout, StoredTensor
 from compilers.static.plan import Compute
 from registry.errors import BuildError
 
-TYPES: dict[Dtype, int] = {
-    "F32": TensorProto.FLOAT,
-    "F16": TensorProto.FLOAT16,
-    "U8": TensorProto.UINT8,
-    "I8": TensorProto.INT8,
-}
-"""Element types of the weights file as ONNX numbers them."""
 FLOATS: dict[Compute, int] = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}
 
 
@@ -81,14 +75,7 @@ class Emitter:
         """A tensor of the weights file, as it is stored."""
         if name not in self._known:
             self._known.add(name)
-            place = self.tensor(name)
-            proto = TensorProto(name=name, data_type=TYPES[place.dtype], dims=place.shape)
-            proto.data_location = TensorProto.EXTERNAL
-            for key, value in (
-                ("location", FILE_NAME), ("offset", place.offset), ("length", place.size_bytes)
-            ):  # fmt: skip
-                proto.external_data.add(key=key, value=str(value))
-            self.initializers.append(proto)
+            self.initializers.append(external_tensor(name, [self.tensor(name)]))
         return name
 
     def weight(self, name: str, *, to: int | None = None) -> str:

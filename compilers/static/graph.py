@@ -20,14 +20,16 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from compilers.model.network import Layer, Linear, Network, Norm, read_network
-from compilers.model.weights import Layout, read_layout
+from compilers.model.network import Layer, Linear, Network, Norm
+from compilers.model.variant_files import read_variant_files
+from compilers.model.weights import Layout
+from compilers.plan_file import PLAN_NAME
 from compilers.static.emit import FLOATS, Emitter
 from compilers.static.linear import DequantizedLinears, Linears
-from compilers.static.plan import PLAN_NAME, STEPS, Compute, Ids, Mask, StaticPlan, write_plan
+from compilers.static.plan import STEPS, Compute, Ids, Mask, StaticPlan, write_plan
 from compilers.toolchain import LoweringInput
 from registry.atomic import write_atomically
-from registry.errors import BuildError, CorruptError
+from registry.errors import BuildError
 from registry.recipe import Recipe
 
 OPERATORS = frozenset(
@@ -71,11 +73,8 @@ def write_static(
         BuildError: The graph is not of the interchange form, or the weights file does not fit it.
         ToolchainMissingError: `onnx` is not installed.
     """
-    network = read_network(source.graph)
-    try:
-        layout = read_layout(source.weights)
-    except CorruptError as error:
-        raise BuildError(error.message, hint=error.hint) from error
+    read = read_variant_files(source)
+    network, layout = read.network, read.layout
     plan = static_plan(network, form)
     for step in STEPS:
         model = static_model(network, layout, source.recipe, form=form, step=step, linears=linears)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from compilers.static.plan import PLAN_NAME, StaticPlan, read_plan
+from compilers.plan_file import PLAN_NAME
+from compilers.static.plan import StaticPlan, read_plan
 from compilers.static.session import StaticSession, StepInputs, StepOutputs
 from registry.errors import LoadError, ToolchainMissingError
 

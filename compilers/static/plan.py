@@ -15,13 +15,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
+from compilers.plan_file import read_plan_file
 from registry.atomic import write_atomically
-from registry.errors import LoadError
-from registry.value import Value, describe
+from registry.value import Value
 
-PLAN_NAME = "plan.json"
 STEPS = ("decode", "prefill")
 
 Compute = Literal["float32", "float16"]
@@ -82,14 +81,4 @@ def read_plan(path: Path) -> StaticPlan:
     Raises:
         LoadError: The file is missing, damaged, or of another version.
     """
-    try:
-        return StaticPlan.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise LoadError(
-            f"cannot read `{path}`: {error.strerror}", hint="pull or build the artifact again"
-        ) from error
-    except ValidationError as error:
-        raise LoadError(
-            f"`{path}` is not a plan in the format this version reads: {describe(error)}",
-            hint="pull or build the artifact again",
-        ) from error
+    return read_plan_file(path, StaticPlan)

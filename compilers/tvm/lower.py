@@ -9,15 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compilers.plan_file import PLAN_NAME
 from compilers.toolchain import Lowered, LoweringInput, Support, Supported, Unsupported
-from compilers.tvm.common.forms import TensorForm
+from compilers.tvm.common.forms import forms_of
 from compilers.tvm.common.library import installed_version
-from compilers.tvm.common.weights import read_forms
 from compilers.tvm.cpu.link import OPTIONS, find_linker
-from compilers.tvm.cpu.plan import LIBRARY_NAME, PLAN_NAME
+from compilers.tvm.cpu.plan import LIBRARY_NAME
 from compilers.tvm.gpu.lower import lower_gpu, supports_gpu
 from registry.artifact import ArtifactFormat, ModelFacts
-from registry.errors import BuildError, CorruptError
+from registry.errors import BuildError
 from registry.recipe import Recipe
 from registry.target import Target
 
@@ -81,15 +81,16 @@ class TvmToolchain:
                 f"tvm cannot lower to `{target.name}`: {support.reason}", hint="choose another target"
             )
         installed_version()
-        from compilers.model.network import read_network
+        from compilers.model.variant_files import read_variant_files
 
-        network = read_network(source.graph)
+        read = read_variant_files(source)
+        network, forms = read.network, forms_of(read.layout)
         _check_facts(network, source.facts)
         if target.kind != "cpu":
-            return lower_gpu(network, _forms(source.weights), target, out=out)
+            return lower_gpu(network, forms, target, out=out)
         from compilers.tvm.cpu.program import build_program
 
-        program = build_program(network, tensors=_forms(source.weights), machine=machine_of(target))
+        program = build_program(network, tensors=forms, machine=machine_of(target))
         _compile(program.module, target, out / LIBRARY_NAME)
         (out / PLAN_NAME).write_text(program.plan.model_dump_json() + "\n", encoding="utf-8")
         return Lowered(entry=LIBRARY_NAME, files=(LIBRARY_NAME, PLAN_NAME))
@@ -110,13 +111,6 @@ def _check_facts(network: Network, facts: ModelFacts) -> None:
                 f"the graph has {name} {value}, the model's facts say {getattr(facts, name)}",
                 hint="export the checkpoint again",
             )
-
-
-def _forms(path: Path) -> dict[str, TensorForm]:
-    try:
-        return read_forms(path)
-    except CorruptError as error:
-        raise BuildError(error.message, hint=error.hint) from error
 
 
 def machine_of(target: Target) -> VectorUnit:

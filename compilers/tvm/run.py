@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from pydantic import ValidationError
-
+from compilers.plan_file import PLAN_NAME, read_plan_file
 from compilers.runtime import Bundle, Session
 from compilers.toolchain import Support, Supported, Unsupported
 from compilers.tvm.common.library import Library, installed_version, load_runtime, use_threads
-from compilers.tvm.common.weights import make_parameter, open_weights
-from compilers.tvm.cpu.plan import PLAN_NAME, LibraryPlan
+from compilers.tvm.common.weights import open_weights
+from compilers.tvm.cpu.memory import make_parameter
+from compilers.tvm.cpu.plan import LibraryPlan
 from compilers.tvm.cpu.session import TvmSession
 from registry.artifact import ArtifactFormat, Manifest
 from registry.errors import LoadError, UnknownNameError
 from registry.host import Host
 from registry.target import find_target, missing_features
-from registry.value import describe
-
-WEIGHTS_NAME = "weights.safetensors"
+from registry.variant import WEIGHTS_NAME
 
 
 class TvmRuntime:
@@ -72,8 +68,8 @@ class TvmRuntime:
             from compilers.tvm.gpu.open import open_session
 
             return open_session(bundle, target)
-        plan = _read_plan(bundle.path / PLAN_NAME)
-        weights = open_weights(bundle.path / WEIGHTS_NAME, plan)
+        plan = read_plan_file(bundle.path / PLAN_NAME, LibraryPlan)
+        weights = open_weights(bundle.path / WEIGHTS_NAME, plan.tensors)
         library = Library(bundle.path / bundle.manifest.entry)
         use_threads(threads)
         ffi = load_runtime()
@@ -82,15 +78,3 @@ class TvmRuntime:
         return TvmSession(
             library, plan, tensors, max_context=bundle.manifest.facts.max_context, threads=threads
         )
-
-
-def _read_plan(path: Path) -> LibraryPlan:
-    try:
-        return LibraryPlan.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise LoadError(f"cannot read `{path}`: {error}", hint="pull or build the artifact again") from error
-    except ValidationError as error:
-        raise LoadError(
-            f"`{path}` is not a plan in the format this version reads: {describe(error)}",
-            hint="pull or build the artifact again",
-        ) from error

@@ -33,7 +33,6 @@ CODE: Mapping[str, tuple[str, ...]] = {
     "lower-qnn": (
         "compilers.qnn",
         "compilers.model.activations",
-        "compilers.onnxruntime.fallback",
         "compilers.static",
         "compilers.model.network",
     ),

@@ -13,6 +13,7 @@ from typing import Literal
 
 from compilers.model.activations import INPUT
 from compilers.model.network import Linear, Network
+from compilers.model.weights import Layout
 from registry.errors import BuildError
 from registry.value import Value
 from registry.weight_form import CodedWeights, FloatWeights, WeightForm
@@ -27,6 +28,13 @@ class TensorForm(Value):
     dtype: str
     """As safetensors names it: `F32`, `F16`, `U8`, `I8`."""
     shape: tuple[int, ...]
+
+
+def forms_of(layout: Layout) -> dict[str, TensorForm]:
+    """Types and shapes of the tensors of a weights file."""
+    return {
+        name: TensorForm(dtype=tensor.dtype, shape=tensor.shape) for name, tensor in layout.tensors.items()
+    }
 
 
 @dataclass(frozen=True, slots=True)

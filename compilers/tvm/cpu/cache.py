@@ -9,21 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from compilers.ragged_cache import cache_allocation
+from compilers.tvm.cpu.memory import aligned_zeros
 from compilers.tvm.cpu.plan import BLOCK, CHUNK, LibraryPlan
-
-ALIGNMENT_BYTES = 64
-"""What compiled code expects of the address of parameters and caches."""
-
-
-def aligned_zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Zeros at an address that is a multiple of `ALIGNMENT_BYTES`."""
-    size = int(np.prod(shape)) * dtype.itemsize
-    memory = np.zeros(size + ALIGNMENT_BYTES, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT_BYTES
-    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 class CpuKvMemory:

@@ -10,7 +10,6 @@ from typing import Literal
 from compilers.tvm.common.forms import TensorForm
 from registry.value import Value
 
-PLAN_NAME = "plan.json"
 LIBRARY_NAME = "model.so"
 BLOCK = 16
 """Positions of one block of the cache."""

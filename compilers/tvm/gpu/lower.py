@@ -8,7 +8,7 @@ from pathlib import Path
 from compilers.model.network import Network
 from compilers.toolchain import Lowered, Support, Supported, Unsupported
 from compilers.tvm.common.forms import TensorForm
-from compilers.tvm.gpu.plan import CODE_NAMES, PLAN_NAME
+from compilers.tvm.gpu.plan import CODE_NAMES, LAUNCHES_NAME
 from registry.recipe import Recipe
 from registry.target import Target
 
@@ -35,5 +35,5 @@ def lower_gpu(network: Network, tensors: Mapping[str, TensorForm], target: Targe
     made = compile_kernels(build_launches(network, tensors=tensors), target)
     entry = CODE_NAMES[target.kind]
     (out / entry).write_bytes(made.code)
-    (out / PLAN_NAME).write_text(made.plan.model_dump_json() + "\n", encoding="utf-8")
-    return Lowered(entry=entry, files=(entry, PLAN_NAME), options={"compiler": made.compiler})
+    (out / LAUNCHES_NAME).write_text(made.plan.model_dump_json() + "\n", encoding="utf-8")
+    return Lowered(entry=entry, files=(entry, LAUNCHES_NAME), options={"compiler": made.compiler})

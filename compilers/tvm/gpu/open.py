@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import ValidationError
-
+from compilers.plan_file import read_plan_file
 from compilers.runtime import Bundle
 from compilers.tvm.common.weights import open_weights
 from compilers.tvm.gpu.driver import Driver, open_gpus
-from compilers.tvm.gpu.plan import PLAN_NAME, GpuPlan
+from compilers.tvm.gpu.plan import LAUNCHES_NAME, GpuPlan
 from compilers.tvm.gpu.session import GpuSession
 from registry.errors import LoadError
 from registry.target import Target, runs_on
-from registry.value import describe
+from registry.variant import WEIGHTS_NAME
 
-WEIGHTS_NAME = "weights.safetensors"
 _STARTS = {"cuda": b"\x50\xed\x55\xba", "rocm": b"\x7fELF"}
 """First bytes of a fatbin and of a code object."""
 
@@ -37,7 +35,7 @@ def start(bundle: Bundle, plan: GpuPlan, driver: Driver, code: bytes) -> GpuSess
     Raises:
         LoadError: The weights do not belong to the plan, or the GPU refuses the code.
     """
-    weights = open_weights(bundle.path / WEIGHTS_NAME, plan)
+    weights = open_weights(bundle.path / WEIGHTS_NAME, plan.tensors)
     return GpuSession(plan, driver, code, weights, max_context=bundle.manifest.facts.max_context)
 
 
@@ -63,16 +61,7 @@ def read_plan(folder: Path) -> GpuPlan:
     Raises:
         LoadError: It is missing or of another version.
     """
-    path = folder / PLAN_NAME
-    hint = "pull or build the artifact again"
-    try:
-        return GpuPlan.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise LoadError(f"cannot read `{path}`: {error}", hint=hint) from error
-    except ValidationError as error:
-        raise LoadError(
-            f"`{path}` is not a plan in the format this version reads: {describe(error)}", hint=hint
-        ) from error
+    return read_plan_file(folder / LAUNCHES_NAME, GpuPlan)
 
 
 def read_code(path: Path, target: Target) -> bytes:

@@ -11,7 +11,7 @@ from typing import Literal
 from compilers.tvm.common.forms import TensorForm
 from registry.value import Value
 
-PLAN_NAME = "launches.json"
+LAUNCHES_NAME = "launches.json"
 CODE_NAMES = {"cuda": "kernels.fatbin", "rocm": "kernels.hsaco"}
 """Kind of target → file with its machine code."""
 BLOCK = 32

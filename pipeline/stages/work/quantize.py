@@ -17,7 +17,7 @@ from pipeline.stages.reporter import Reporter
 from pipeline.stages.work.files import add_entry, materialise_checkpoint
 from pipeline.stages.work.probe import read_texts, store_probe, tokenize
 from registry.store import Store
-from registry.variant import Variant
+from registry.variant import WEIGHTS_NAME, Variant
 
 
 def quantize(request: QuantizeRequest, *, store: Store, scratch: Path, report: Reporter) -> None:
@@ -37,7 +37,7 @@ def quantize(request: QuantizeRequest, *, store: Store, scratch: Path, report: R
     out = scratch / "variant"
     out.mkdir()
     made = quantize_weights(directory, recipe, architecture=architecture, out=out, calibration=texts)
-    weights = out / "weights.safetensors"
+    weights = out / WEIGHTS_NAME
     report.progress("asking torch")
     sequences = make_probe(texts, vocab_size=facts.vocab_size, max_context=facts.max_context)
     session = TorchSession(directory, weights=dequantized_state(weights, recipe))
@@ -46,7 +46,7 @@ def quantize(request: QuantizeRequest, *, store: Store, scratch: Path, report: R
         checkpoint_digest=checkpoint.digest,
         recipe=recipe,
         graph=request.export.graph,
-        weights=add_entry(store, weights, name="weights.safetensors"),
+        weights=add_entry(store, weights, name=WEIGHTS_NAME),
         calibration_digest=made.calibration_digest,
         quantization_error=made.mean_error,
     )

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from compilers.model.torch_reference import TorchSession
+from compilers.model.weights import read_layout
 from compilers.quantize.canonical import dequantized_state
 from compilers.runtime import FloatArray, Segment, Session
 from compilers.toolchain import LoweringInput
-from compilers.tvm.common.weights import read_forms
+from compilers.tvm.common.forms import forms_of
 from compilers.tvm.cpu.session import TOKENS_AT_ONCE
 from compilers.tvm.lower import TvmToolchain
 from registry.target import find_target, missing_features
@@ -135,7 +136,9 @@ def test_logits_are_torchs_with_activations_rounded_to_8_bits(
 
 def codes_of(weights: Path) -> dict[str, int]:
     """Names of the matrices that are stored as codes, with the number of groups of a row."""
-    forms = {n.removesuffix(".codes"): f for n, f in read_forms(weights).items() if n.endswith(".codes")}
+    forms = {
+        n.removesuffix(".codes"): f for n, f in forms_of(read_layout(weights)).items() if n.endswith(".codes")
+    }
     return {name: form.shape[1] for name, form in forms.items()}
 
 

@@ -34,7 +34,7 @@ def target(request: pytest.FixtureRequest) -> str:
 
 
 def aligned(values: Array) -> Array:
-    from compilers.tvm.cpu.cache import aligned_zeros
+    from compilers.tvm.cpu.memory import aligned_zeros
 
     memory = aligned_zeros(values.shape, values.dtype)
     memory[...] = values

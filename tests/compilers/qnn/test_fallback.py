@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from compilers.onnxruntime.fallback import STRICT, assigned_nodes, check_assignment, check_context, is_refusal
+from compilers.qnn.fallback import STRICT, assigned_nodes, check_assignment, check_context, is_refusal
 from registry.errors import BuildError
 
 pytest.importorskip("onnxruntime_qnn", reason="needs `rung[qnn]`")
