@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from compilers.plan_file import PLAN_NAME
 from compilers.proof.claim import Claim, Readings
 from compilers.proof.rules import MACHINES
-from compilers.tvm.cpu.plan import PLAN_NAME
-from compilers.tvm.gpu.plan import PLAN_NAME as LAUNCHES_NAME
+from compilers.tvm.gpu.plan import LAUNCHES_NAME
 
 EXPORT_PREFIX = "__tvm_ffi_"
 """What TVM puts before the name of an exported function."""
