@@ -29,7 +29,7 @@ from compilers.rehearsal import Rehearsal, Rehearse
 from compilers.runtime import Bundle, Runtime
 from compilers.toolchain import Toolchain, Unsupported
 from registry.artifact import ArtifactFormat, Manifest
-from registry.errors import ConfigurationError, UnknownNameError
+from registry.errors import ConfigurationError, ToolchainMissingError, UnknownNameError
 
 ENTRY_POINTS = "rung.backends"
 """Group of the entry points by which other packages add backends."""
@@ -183,8 +183,16 @@ def find_toolchain(name: str, *, where: str = "") -> Toolchain:
 
     Raises:
         UnknownNameError: No such toolchain.
+        ToolchainMissingError: A package that it imports is not installed.
     """
-    return find_backend(name, where=where).toolchain.load()()
+    backend = find_backend(name, where=where)
+    try:
+        return backend.toolchain.load()()
+    except ModuleNotFoundError as missing:
+        raise ToolchainMissingError(
+            f"toolchain `{name}` needs `{missing.name}`, which is not installed here",
+            hint=f"install it: `pip install 'rung[{backend.extra}]'`",
+        ) from missing
 
 
 def find_runtime(name: str, *, where: str = "") -> Runtime:

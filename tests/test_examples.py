@@ -19,6 +19,22 @@ HEAVY = (
 """What a bare `pip install rung` does not bring."""
 
 
+def bare(*arguments: str, at: Path) -> subprocess.CompletedProcess[str]:
+    """Run `rung` as if only `pip install rung` had been run."""
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({HEAVY}))\n"
+        "from pipeline.cli.main import main; main(sys.argv[1:])"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=at,
+        env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 @pytest.mark.parametrize("path", sorted((EXAMPLES / "ladders").glob("*.toml")), ids=lambda path: path.stem)
 def test_a_ladder_can_be_read(path: Path) -> None:
     assert read_ladder(path).family == "my-agent"
@@ -36,22 +52,11 @@ def test_a_ladder_can_be_read(path: Path) -> None:
 )
 def test_the_demo_release_is_resolved_for_a_host(host: str, code: int, says: str, tmp_path: Path) -> None:
     """With a bare installation, outside of any workspace."""
-    program = (
-        f"import sys; sys.modules.update(dict.fromkeys({HEAVY}))\n"
-        "from pipeline.cli.main import main; main(sys.argv[1:])"
-    )
-    arguments = [
+    done = bare(
         "resolve", "--release", str(EXAMPLES / "demo/release"), "--key", str(EXAMPLES / "demo/rung.pub"),
         "--task", "tool-calling", "--min-tier", "1", "--host", str(EXAMPLES / f"hosts/{host}.json"),
-    ]  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+        at=tmp_path,
+    )  # fmt: skip
     assert done.returncode == code, done.stderr
     assert says in done.stdout
 
@@ -59,3 +64,10 @@ def test_the_demo_release_is_resolved_for_a_host(host: str, code: int, says: str
 def test_every_host_of_the_examples_is_tried_above() -> None:
     tried = {"frankfurt", "ashburn", "mumbai", "singapore", "sao-paulo"}
     assert {path.stem for path in (EXAMPLES / "hosts").glob("*.json")} == tried
+
+
+def test_doctor_says_which_toolchains_a_bare_installation_lacks(tmp_path: Path) -> None:
+    done = bare("doctor", at=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "toolchain   onnxruntime              missing: " in done.stdout
+    assert "rung[build]" in done.stdout
