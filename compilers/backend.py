@@ -30,6 +30,7 @@ from compilers.runtime import Bundle, Runtime
 from compilers.toolchain import Toolchain, Unsupported
 from registry.artifact import ArtifactFormat, Manifest
 from registry.errors import ConfigurationError, ToolchainMissingError, UnknownNameError
+from registry.host import Accelerator
 
 ENTRY_POINTS = "rung.backends"
 """Group of the entry points by which other packages add backends."""
@@ -91,6 +92,10 @@ class Format:
     """Artifacts are no machine code: a node compiles them first (`rung node-compile`)."""
 
 
+Devices = Callable[[], tuple[Accelerator, ...]]
+"""Accelerators of this machine, in their driver's order; empty where there is no driver."""
+
+
 @dataclass(frozen=True, slots=True)
 class Backend:
     """What is known of one toolchain and of the format that it produces."""
@@ -108,6 +113,9 @@ class Backend:
     """Layout of weights → how products are computed; others are float32 (`float_factor`)."""
     float_factor: float = 1.0
     """Factor on the bound of float32 arithmetic."""
+    devices: Lazy[Devices] | None = None
+    """Finds the accelerators of this machine that the backend's code runs on. One backend speaks for each
+    kind of hardware: of two that share a function it is called once."""
     private_files: re.Pattern[str] | None = None
     """Matches files under the vendor's licence, which no artifact of any backend may hold."""
 
@@ -233,6 +241,16 @@ def stand_ins_here(name: str) -> dict[str, str | None]:
             for folder, pattern in used.folders.items()
         },
     }
+
+
+def accelerators_here() -> tuple[Accelerator, ...]:
+    """All accelerators of this machine, by backend and in their driver's order.
+
+    Raises:
+        ConfigurationError: As in `backends`.
+    """
+    asked = dict.fromkeys(backend.devices for backend in backends() if backend.devices is not None)
+    return tuple(accelerator for find in asked for accelerator in find.load()())
 
 
 @functools.cache

@@ -12,13 +12,14 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+from compilers.installed import required_version
 from compilers.model.variant_files import read_variant_files
 from compilers.portable.node_compile import OPTION
 from compilers.portable.operators import check_operators, find_allow_list
 from compilers.toolchain import Lowered, LoweringInput, Support, Supported, Unsupported
 from registry.artifact import ArtifactFormat, ModelFacts
 from registry.atomic import write_atomically
-from registry.errors import BuildError, ToolchainMissingError
+from registry.errors import BuildError
 from registry.recipe import Recipe
 from registry.target import Target
 
@@ -134,13 +135,7 @@ def _require(support: Support, source: LoweringInput, target: Target) -> None:
 
 
 def _onnx_version() -> str:
-    try:
-        import onnx
-    except ImportError as error:
-        raise ToolchainMissingError(
-            f"portable graphs cannot be written: {error}", hint="install `rung[build]`"
-        ) from error
-    return str(onnx.__version__)
+    return required_version("onnx", versions=">=1.20", extra="build")
 
 
 def _lower(

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
+from compilers.installed import required_version
 from compilers.qnn.fallback import STRICT
 from registry.errors import ToolchainMissingError
 from registry.target import Target
@@ -22,8 +23,8 @@ Untyped: TypeAlias = Any
 """What onnxruntime returns: it ships no types."""
 
 PROVIDER: Final = "QNNExecutionProvider"
-OLDEST: Final = (1, 32)
-"""First version of onnxruntime with which it was seen to work, and that tells where nodes went."""
+VERSIONS: Final = ">=1.32"
+"""Of onnxruntime: the first with which it was seen to work, and that tells where nodes went."""
 INSTALL: Final = "pip install 'rung[qnn]'"
 
 
@@ -137,12 +138,13 @@ def chip_of(target: Target) -> HtpChip | None:
 
 
 def find_version() -> str:
-    """Versions of the provider's package and of onnxruntime; loads none of Qualcomm's libraries.
+    """Versions of the provider's package and of onnxruntime; imports neither.
 
     Raises:
-        ToolchainMissingError: They are not installed, or not for this machine.
+        ToolchainMissingError: They are not installed, or in versions that do not work.
     """
-    return _find_files().version
+    runtime = required_version("onnxruntime", versions=VERSIONS, extra="qnn")
+    return f"{required_version('onnxruntime-qnn', extra='qnn')}+onnxruntime-{runtime}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,19 +155,18 @@ class _Files:
 
 
 def _find_files() -> _Files:
+    version = find_version()
     try:
-        import onnxruntime
         import onnxruntime_qnn
     except ImportError as error:
         raise ToolchainMissingError(f"the qnn toolchain cannot be used: {error}", hint=INSTALL) from error
-    versions = f"onnxruntime-qnn {onnxruntime_qnn.__version__} with onnxruntime {onnxruntime.__version__}"
-    if tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) < OLDEST:
-        raise ToolchainMissingError(f"{versions} cannot be used: it is too old", hint=INSTALL)
     library, backend = Path(onnxruntime_qnn.get_library_path()), Path(onnxruntime_qnn.get_qnn_htp_path())
     for path in (library, backend):
         if not path.is_file():
-            raise ToolchainMissingError(f"{versions} has no `{path.name}` for this machine", hint=INSTALL)
-    return _Files(library, backend, f"{onnxruntime_qnn.__version__}+onnxruntime-{onnxruntime.__version__}")
+            raise ToolchainMissingError(
+                f"onnxruntime-qnn {version} has no `{path.name}` for this machine", hint=INSTALL
+            )
+    return _Files(library, backend, version)
 
 
 def _register() -> Provider:

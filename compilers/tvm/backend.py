@@ -41,6 +41,7 @@ BACKEND = Backend(
     ),
     toolchain=Lazy("compilers.tvm.lower:TvmToolchain"),
     extra="build",
+    devices=Lazy("compilers.tvm.devices:gpus_here"),
     page="docs/toolchains/tvm.md",
     arithmetic={
         **dict.fromkeys(("w8a8", "w4g32", "w4g64", "w4g128"), IntegerProducts(activation_bits=8)),

@@ -18,11 +18,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from compilers.backend import formats
+from compilers.backend import accelerators_here, formats
 from registry.errors import ConfigurationError, ToolchainMissingError
 from registry.host import Host
 from registry.value import configuration_error
-from serving.node.accelerator import accelerators_here
 
 ARM_PARTS: Mapping[tuple[int, int], str] = {
     (0x41, 0xD0C): "Arm Neoverse-N1",
