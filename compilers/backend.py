@@ -147,6 +147,20 @@ def find_backend(name: str, *, where: str = "") -> Backend:
     raise UnknownNameError.of("toolchain", name, known=backend_names(), where=where)
 
 
+def backend_module(name: str) -> str:
+    """The module that declares a backend; imports nothing.
+
+    Raises:
+        UnknownNameError: No such toolchain.
+        ConfigurationError: Two packages have a backend of this name.
+    """
+    if name in BACKENDS:
+        return Lazy[Backend](BACKENDS[name]).module
+    if name in _entry_points():
+        return _entry_points()[name].module
+    raise UnknownNameError.of("toolchain", name, known=backend_names())
+
+
 def backends() -> Iterator[Backend]:
     """All backends, ours first; each is imported when it is its turn.
 

@@ -1,49 +1,54 @@
-"""`rung build`: brings every cell of a ladder up to date, and nothing else.
+"""`rung build`: brings every cell of a ladder up to date, and does nothing twice.
 
-Makes the nodes, runs the graph, records each stage's output the moment it is reported, and composes the
-cells. What has a record whose bytes are still in the store is not done again.
+Makes the nodes of the ladder's plan, runs the graph, and composes the cells. What has a record whose bytes
+are still in the store is not done again, so the same command resumes a build that was killed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Protocol, assert_never
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, assert_never
 
 from matrices.cells.cell import Cell
-from matrices.ledger.build_records import BuildRecord
+from matrices.ledger.db import Database, open_database
 from matrices.ledger.ledger import Ledger
+from matrices.ledger.query import cells
 from pipeline.build.cell_progress import CellProgress
 from pipeline.build.compose import compose_cell
-from pipeline.build.graph import BuildNode, run_graph
+from pipeline.build.graph import run_graph
 from pipeline.build.nodes import StopAfter, make_nodes
-from pipeline.build.plan import BuildPlan
+from pipeline.build.plan import BuildPlan, Filters, make_plan
+from pipeline.build.plan_records import PlanRecords
+from pipeline.build.recorder import Display, Recorder
 from pipeline.build.records import Records
 from pipeline.executors.interface import Executor, Failure
-from pipeline.stages.events import ErrorEvent, Event, FinishEvent, OutputEvent, ProgressEvent
-from registry.errors import CorruptError, StorageFullError
+from pipeline.executors.local import LocalExecutor
+from pipeline.executors.scratch import remove_stale_scratch
+from pipeline.workspace.locks import alone, build_lock, writing
+from pipeline.workspace.upkeep import drop_unused
+from registry.ladder import read_ladder
+from registry.mlflow import Checkpoints
 from registry.store import Store
+from registry.workspace import Workspace
+from serving.node.host import this_host
 
 
-class Display(Protocol):
-    """Shows a build to a person."""
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a person wants a build to run."""
 
-    def total(self, count: int) -> None:
-        """How many nodes there are."""
-        ...
-
-    def started(self, name: str) -> None:
-        """A node's work began."""
-        ...
-
-    def progress(self, name: str, text: str) -> None:
-        """What a node's worker does now."""
-        ...
-
-    def ended(self, name: str, failure: Failure | None, *, ran: bool) -> None:
-        """A node is settled."""
-        ...
+    jobs: int
+    """0: as many as there are processors."""
+    memory_gib: float
+    """0: three quarters of this machine's, or all that the Ray cluster plans with."""
+    timeout_s: float
+    executor: Literal["local", "ray"] = "local"
+    stop_after: StopAfter = "evaluated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +68,47 @@ class BuildSummary:
     """What a build did."""
 
     cells: tuple[Cell, ...]
-    """All cells of the plan, as they stand now."""
+    """All cells of the plan, as they are now."""
     ran: tuple[str, ...]
     """Nodes whose work was run and succeeded."""
-    failures: dict[str, Failure] = field(default_factory=dict)
+    failures: Mapping[str, Failure] = field(default_factory=dict)
     """Cell id → why it failed in this build."""
+
+
+def build_ladder(
+    workspace: Workspace, ladder_file: Path, *, filters: Filters, options: Options, display: Display
+) -> BuildSummary:
+    """Bring every cell of a ladder up to date.
+
+    Raises:
+        ConfigurationError: The ladder is wrong, or another build runs in this workspace.
+        NotFoundError: A checkpoint is not registered.
+        RegistryError: The store or the database cannot be used; what was finished is recorded.
+    """
+    ladder = read_ladder(ladder_file)
+    checkpoints = Checkpoints(uri=workspace.mlflow_uri, store=workspace.store)
+    with build_lock(workspace):
+        database = open_database(workspace.database_url)
+        with writing(workspace):
+            plan = make_plan(
+                ladder, directory=ladder_file.resolve().parent, filters=filters, checkpoints=checkpoints
+            )
+            _bring_here(plan, checkpoints=checkpoints, store=workspace.store)
+            remove_stale_scratch(workspace.scratch)
+            executor, limits = _executor(workspace, options)
+            summary = build(
+                plan,
+                store=workspace.store,
+                ledger=Ledger(database),
+                known={cell.id: cell for cell in cells(database, family=plan.ladder.family)},
+                executor=executor,
+                display=display,
+                limits=limits,
+                stop_after=options.stop_after,
+            )
+        if summary.ran or summary.failures or workspace.dirty_marker.exists():
+            tidy(workspace, database=database, checkpoints=checkpoints)
+    return summary
 
 
 def build(
@@ -81,7 +122,7 @@ def build(
     known: Mapping[str, Cell],
     stop_after: StopAfter = "evaluated",
 ) -> BuildSummary:
-    """Bring every cell of the plan up to date.
+    """Bring every cell of a plan up to date.
 
     Args:
         plan: What is wanted.
@@ -94,87 +135,69 @@ def build(
         stop_after: The last step that is wanted.
 
     Raises:
-        RegistryError: The store or the database cannot be written; what was finished stays recorded.
+        RegistryError: The store or the database cannot be written; what was finished is recorded.
     """
     began = datetime.now(UTC)
-    records = Records(ledger, store)
-    watcher = _Watcher(ledger, display)
-    progress = [CellProgress(planned) for planned in plan.cells]
+    recorder = Recorder(ledger, display)
     failures: dict[str, Failure] = {}
-    cells: dict[str, Cell] = {}
+    done: dict[str, Cell] = {}
 
-    def settled(cell: CellProgress) -> Callable[[Failure | None], None]:
-        def settle(failure: Failure | None) -> None:
-            if failure is not None:
-                failures[cell.planned.id] = failure
-            before = known.get(cell.planned.id)
-            declared_at = before.evidence[0].at if before and before.evidence else began
-            now = compose_cell(cell, failure, records=records, declared_at=declared_at, at=datetime.now(UTC))
-            cells[now.id] = ledger.put_cell(now)
-
-        return settle
+    def on_cell(progress: CellProgress, failure: Failure | None) -> None:
+        cell_id = progress.planned.id
+        if failure is not None:
+            failures[cell_id] = failure
+        before = known.get(cell_id)
+        declared_at = before.evidence[0].at if before and before.evidence else began
+        cell = compose_cell(progress, failure, declared_at=declared_at, at=datetime.now(UTC))
+        done[cell_id] = ledger.put_cell(cell)
 
     nodes = make_nodes(
-        plan,
-        progress,
-        records=records,
+        PlanRecords.here(plan, Records(ledger, store)),
         store=store,
         timeout_s=limits.timeout_s,
-        settled=settled,
+        on_cell=on_cell,
         toolchain_version=executor.toolchain_version,
         stop_after=stop_after,
     )
     display.total(len(nodes))
-    run_graph(nodes, executor=executor, observer=watcher, jobs=limits.jobs, memory_bytes=limits.memory_bytes)
+    run_graph(nodes, executor=executor, observer=recorder, jobs=limits.jobs, memory_bytes=limits.memory_bytes)
     return BuildSummary(
-        cells=tuple(cells[planned.id] for planned in plan.cells), ran=tuple(watcher.ran), failures=failures
+        cells=tuple(done[planned.id] for planned in plan.cells), ran=tuple(recorder.ran), failures=failures
     )
 
 
-class _Watcher:
-    """Records outputs in the database as they arrive, and tells the display."""
-
-    def __init__(self, ledger: Ledger, display: Display) -> None:
-        self._ledger = ledger
-        self._display = display
-        self.ran: list[str] = []
-
-    def started(self, node: BuildNode) -> None:
-        self._display.started(node.name)
-
-    def event(self, node: BuildNode, event: Event) -> None:
-        match event:
-            case OutputEvent():
-                now = datetime.now(UTC)
-                self._ledger.put_stage(
-                    BuildRecord(
-                        key=event.key,
-                        stage=event.stage,
-                        output=event.output,
-                        seconds=event.seconds,
-                        started_at=now - timedelta(seconds=event.seconds),
-                        finished_at=now,
-                        peak_memory_bytes=event.peak_memory_bytes,
-                    )
-                )
-            case ProgressEvent():
-                self._display.progress(node.name, event.text)
-            case ErrorEvent():
-                if (kind := WORKSPACE_ERRORS.get(event.code)) is not None:
-                    # Not this cell's fault: nothing else can be built either.
-                    raise kind(event.message, hint=event.hint)
-            case FinishEvent():
-                pass
-            case _:
-                assert_never(event)
-
-    def ended(self, node: BuildNode, failure: Failure | None, *, ran: bool) -> None:
-        if ran and failure is None:
-            self.ran.append(node.name)
-        self._display.ended(node.name, failure, ran=ran)
+def tidy(workspace: Workspace, *, database: Database, checkpoints: Checkpoints) -> None:
+    """Remove what killed or failed work left behind; does nothing while somebody else adds to the store."""
+    with alone(workspace) as nobody_writes:
+        if nobody_writes:
+            remove_stale_scratch(workspace.scratch)
+            drop_unused(workspace, database=database, checkpoints=checkpoints)
+            workspace.dirty_marker.unlink(missing_ok=True)
 
 
-WORKSPACE_ERRORS: dict[str, type[StorageFullError | CorruptError]] = {
-    StorageFullError.code: StorageFullError,
-    CorruptError.code: CorruptError,
-}
+def _executor(workspace: Workspace, options: Options) -> tuple[Executor, BuildLimits]:
+    given = int(options.memory_gib * (1 << 30))
+    store, scratch, marker = workspace.store, workspace.scratch, workspace.dirty_marker
+    match options.executor:
+        case "local":
+            memory = given or this_host().memory_bytes * 3 // 4
+            local = LocalExecutor(store, scratch=scratch, dirty_marker=marker, memory_bytes=memory)
+            jobs = options.jobs or os.cpu_count() or 1
+            return local, BuildLimits(jobs=jobs, memory_bytes=memory, timeout_s=options.timeout_s)
+        case "ray":
+            from pipeline.executors.ray import RayExecutor
+
+            ray = RayExecutor(store, scratch=scratch, dirty_marker=marker, memory_bytes=given or None)
+            memory = given or ray.cluster_memory_bytes
+            jobs = options.jobs or ray.jobs
+            return ray, BuildLimits(jobs=jobs, memory_bytes=memory, timeout_s=options.timeout_s)
+        case _:
+            assert_never(options.executor)
+
+
+def _bring_here(plan: BuildPlan, *, checkpoints: Checkpoints, store: Store) -> None:
+    """Fetch from MLflow what the store lacks of checkpoints, such as those that others registered."""
+    for checkpoint in plan.checkpoints:
+        if not all(store.has(entry.digest) for entry in checkpoint.files):
+            with tempfile.TemporaryDirectory() as scratch:
+                checkpoints.materialise(checkpoint, out=Path(scratch) / "checkpoint")

@@ -6,31 +6,26 @@ from datetime import datetime
 
 from matrices.cells import steps
 from matrices.cells.cell import Cell, Evidence, VariantFacts
-from matrices.ledger.build_records import BuildRecord
 from pipeline.build.cell_progress import CellProgress
-from pipeline.build.records import Records
+from pipeline.build.records import Recorded
 from pipeline.executors.interface import Failure
-from pipeline.stages.evaluate import EvaluateOutput
 from pipeline.stages.lower import LowerOutput
-from pipeline.stages.prove import ProveOutput
 from pipeline.stages.rehearse import RehearseOutput
-from pipeline.stages.verify import VerifyOutput
 from registry.artifact import Manifest
 
 
 def compose_cell(
-    progress: CellProgress, failure: Failure | None, *, records: Records, declared_at: datetime, at: datetime
+    progress: CellProgress, failure: Failure | None, *, declared_at: datetime, at: datetime
 ) -> Cell:
     """The cell as the build's records show it; the ledger merges it with what a person ruled.
 
     Args:
         progress: What the build found and did.
         failure: Why it did not come through, if so.
-        records: Stage records.
         declared_at: When a build first asked for the cell.
         at: Now.
     """
-    cell = _with_outputs(_declared(progress, declared_at), progress, records)
+    cell = _with_outputs(_declared(progress, declared_at), progress)
     if failure is None:
         return cell
     reason = f"{failure.message} ({failure.hint})"
@@ -54,27 +49,28 @@ def _declared(progress: CellProgress, at: datetime) -> Cell:
     )
 
 
-def _with_outputs(cell: Cell, progress: CellProgress, records: Records) -> Cell:
+def _with_outputs(cell: Cell, progress: CellProgress) -> Cell:
     if (no := progress.unsupported) is not None:
         return steps.unsupported(cell, reason=f"{no.kind}: {no.reason}", at=cell.updated_at)
     if progress.manifest is None or progress.lowered is None:
         return cell
     cell = _built(cell, progress, manifest=progress.manifest, lowered=progress.lowered)
-    if (proof := records.record(progress.proof_key)) is not None:  # with problems it has failed before
-        summary = ProveOutput.model_validate(proof.output).proof.summary
-        cell = steps.proven(cell, summary=summary, at=proof.finished_at)
-    if (rehearsal := records.find(progress.rehearse_key, RehearseOutput)) is not None:
-        cell = _rehearsed(cell, rehearsal)
+    if (proven := progress.proven) is not None:  # with problems it has failed before
+        cell = steps.proven(cell, summary=proven.output.proof.summary, at=proven.finished_at)
+    if progress.rehearsed is not None:
+        cell = _rehearsed(cell, progress.rehearsed.output)
     if progress.cannot_run:
         return cell.model_copy(update={"reason": _why_no_further(cell, progress)})
-    if (verified := records.find(progress.verify_key, VerifyOutput)) is not None:
-        cell = steps.verified(cell, verified.parity, measurement=verified.measurement)
-    outputs = [records.find(key, EvaluateOutput) for key in progress.evaluate_keys.values()]
-    found = [steps.Evaluated(one.result, one.measurement) for one in outputs if one is not None]
-    return steps.evaluated(cell, found, asked=progress.evaluate_keys)
+    if (verified := progress.verified) is not None:
+        cell = steps.verified(cell, verified.output.parity, measurement=verified.output.measurement)
+    found = [one.output for one in progress.evaluated.values() if one is not None]
+    evaluated = [steps.Evaluated(output.result, output.measurement) for output in found]
+    return steps.evaluated(cell, evaluated, asked=progress.evaluated)
 
 
-def _built(cell: Cell, progress: CellProgress, *, manifest: Manifest, lowered: BuildRecord) -> Cell:
+def _built(
+    cell: Cell, progress: CellProgress, *, manifest: Manifest, lowered: Recorded[LowerOutput]
+) -> Cell:
     variant = None
     if progress.variant is not None:
         weights = progress.variant.variant.weights
@@ -84,8 +80,9 @@ def _built(cell: Cell, progress: CellProgress, *, manifest: Manifest, lowered: B
             parameters=progress.planned.checkpoint.parameters,
             kv_bytes_per_token=manifest.kv_bytes_per_token,
         )
-    log = LowerOutput.model_validate(lowered.output).log
-    return steps.built(cell, manifest=manifest, log=log, variant=variant, at=lowered.finished_at)
+    return steps.built(
+        cell, manifest=manifest, log=lowered.output.log, variant=variant, at=lowered.finished_at
+    )
 
 
 def _rehearsed(cell: Cell, output: RehearseOutput) -> Cell:

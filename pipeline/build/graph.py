@@ -29,10 +29,10 @@ class BuildNode:
     """The work to run, None if its outputs are there already, or why it cannot be done.
 
     Called in the caller's thread. A missing toolchain may also be raised: it fails this node alone."""
-    settle: Callable[[Failure | None], None]
-    """Called once in the caller's thread when the node is done (None) or failed or blocked."""
-    twin: str | None = None
-    """Nodes of equal twin do the same work; the later ones need the first, and then find it recorded."""
+    on_done: Callable[[Failure | None], None] = lambda failure: None
+    """Called once in the caller's thread when the node is done (None) or failed, unless it was blocked."""
+    on_blocked: Callable[[Failure], None] = lambda failure: None
+    """Called once in its place when a node that it needs failed: it was never prepared."""
 
 
 class Observer(Protocol):
@@ -84,7 +84,7 @@ class _Run:
         self._waiting: dict[str, BuildNode] = {}
         self._ready: list[tuple[BuildNode, Work]] = []
         self._running: dict[str, _Running] = {}
-        self._settled: dict[str, Failure | None] = {}
+        self._ended: dict[str, Failure | None] = {}
 
     def go(self, nodes: Sequence[BuildNode]) -> Mapping[str, Failure]:
         self._waiting = {node.name: node for node in nodes}
@@ -98,7 +98,7 @@ class _Run:
             raise
         finally:
             self._pool.shutdown(wait=True, cancel_futures=True)
-        return {name: failure for name, failure in self._settled.items() if failure is not None}
+        return {name: failure for name, failure in self._ended.items() if failure is not None}
 
     def _advance(self) -> None:
         """Prepare what has become possible, and start what fits."""
@@ -114,16 +114,18 @@ class _Run:
 
     def _prepare_one(self) -> bool:
         for node in self._waiting.values():
-            if any(need not in self._settled for need in node.needs):
+            if any(need not in self._ended for need in node.needs):
                 continue
             del self._waiting[node.name]
-            blocking = next((f for need in node.needs if (f := self._settled[need]) is not None), None)
+            blocking = next((f for need in node.needs if (f := self._ended[need]) is not None), None)
             if blocking is not None:
-                self._settle(node, blocking, ran=False)
+                node.on_blocked(blocking)
+                self._end(node, blocking, ran=False)
             elif isinstance(work := _prepared(node), Work):
                 self._ready.append((node, work))
             else:
-                self._settle(node, work, ran=False)
+                node.on_done(work)
+                self._end(node, work, ran=False)
             return True
         return False
 
@@ -144,11 +146,12 @@ class _Run:
             return
         del self._running[name]
         result = running.future.result()
-        self._settle(running.node, result if isinstance(result, Failure) else None, ran=True)
+        failure = result if isinstance(result, Failure) else None
+        running.node.on_done(failure)
+        self._end(running.node, failure, ran=True)
 
-    def _settle(self, node: BuildNode, failure: Failure | None, *, ran: bool) -> None:
-        self._settled[node.name] = failure
-        node.settle(failure)
+    def _end(self, node: BuildNode, failure: Failure | None, *, ran: bool) -> None:
+        self._ended[node.name] = failure
         self._observer.ended(node, failure, ran=ran)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from compilers.backend import find_backend, find_toolchain
 from pipeline.build.plan import PlannedCell
-from pipeline.stages import keys
 from pipeline.stages.lower import LowerOutput
 from registry.artifact import Manifest, ModelFacts
+from registry.digest import digest_value
 from registry.variant import Variant
 
 SHIPPED = (
@@ -42,11 +42,13 @@ def make_manifest(
     weights = [] if find_toolchain(planned.toolchain).embeds_weights else [variant.weights]
     files = sorted([*lowered.files, *shipped, *weights], key=lambda entry: entry.path)
     return Manifest(
-        build_key=keys.build_key(
-            checkpoint=checkpoint.digest,
-            recipe=planned.recipe,
-            lower=lower_key,
-            weights=variant.weights.digest,
+        build_key=digest_value(
+            {
+                "checkpoint": checkpoint.digest,
+                "recipe": planned.recipe,
+                "lower": lower_key,
+                "weights": variant.weights.digest,
+            }
         ),
         format=backend.format.name,
         toolchain=planned.toolchain,

@@ -1,20 +1,46 @@
-"""Stage records as the build sees them: an answer only while the bytes it names are still in the store."""
+"""Stage records as the build sees them: an answer only while the bytes they name are still in the store."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeVar
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, Protocol, TypeVar
 
 from matrices.ledger.build_records import BuildRecord
-from matrices.ledger.ledger import Ledger
-from registry.store import Store
+from pipeline.stages.stage import StageKey
 from registry.value import Value
 
-V = TypeVar("V", bound=Value)
+O_co = TypeVar("O_co", bound=Value, covariant=True)
+O = TypeVar("O", bound=Value)  # noqa: E741  # an output
 
 BLOB_FIELDS = frozenset({"tokens", "logits", "log", "scorecard"})
 """Fields whose digest is that of a blob; so is the `digest` of every file entry. Other digests name a
 checkpoint, an artifact or a set of tasks."""
+
+
+class FindsStages(Protocol):
+    """What finds stage records: the ledger."""
+
+    def find_stage(self, key: str) -> BuildRecord | None:
+        """The record of a build key."""
+        ...
+
+
+class HoldsBlobs(Protocol):
+    """What holds blobs: the store."""
+
+    def has(self, digest: str) -> bool:
+        """Whether a blob is there."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded(Generic[O_co]):
+    """A stage's output, and when it was finished."""
+
+    output: O_co
+    finished_at: datetime
 
 
 class Records:
@@ -25,13 +51,24 @@ class Records:
         store: Where the bytes are.
     """
 
-    def __init__(self, ledger: Ledger, store: Store) -> None:
+    def __init__(self, ledger: FindsStages, store: HoldsBlobs) -> None:
         self._ledger = ledger
         self._store = store
         self._found: dict[str, BuildRecord] = {}
 
-    def record(self, key: str) -> BuildRecord | None:
-        """The record of a key, or None if the stage has to be run (again)."""
+    def find(self, key: StageKey[O]) -> Recorded[O] | None:
+        """What is recorded under a key, or None if the stage has to be run (again)."""
+        record = self._record(key.digest)
+        if record is None:
+            return None
+        return Recorded(key.output.model_validate(record.output), record.finished_at)
+
+    def output(self, key: StageKey[O]) -> O | None:
+        """The recorded output of a key, or None if the stage has to be run (again)."""
+        found = self.find(key)
+        return None if found is None else found.output
+
+    def _record(self, key: str) -> BuildRecord | None:
         if key in self._found:
             return self._found[key]
         record = self._ledger.find_stage(key)
@@ -40,14 +77,9 @@ class Records:
         self._found[key] = record
         return record
 
-    def find(self, key: str, kind: type[V]) -> V | None:
-        """The recorded output of a key as a value, or None if the stage has to be run (again)."""
-        record = self.record(key)
-        return None if record is None else kind.model_validate(record.output)
-
 
 def blobs_of(output: object) -> Iterator[str]:
-    """Digests of the blobs that a stage's output refers to, wherever they stand in it."""
+    """Digests of the blobs that a stage's output refers to, wherever they are in it."""
     if isinstance(output, dict):
         if "path" in output and "digest" in output:
             yield str(output["digest"])

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from pipeline.build.build import Display
+from pipeline.build.recorder import Display
 from pipeline.executors.interface import Failure
 
 

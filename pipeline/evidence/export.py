@@ -11,8 +11,8 @@ from matrices.cells.cell import Cell, State
 from matrices.ledger import query
 from matrices.ledger.db import Database
 from matrices.ledger.ledger import Ledger
-from pipeline.build.nodes import Inputs, find_inputs
 from pipeline.build.plan import BuildPlan
+from pipeline.build.plan_records import ExaminationInputs, PlanRecords, find_inputs
 from pipeline.build.records import Records
 from pipeline.evidence.kit import Kit, KitSubject, KitTask, write_kit
 from registry.checkpoint import FileEntry
@@ -45,14 +45,14 @@ def make_kit(
     if target not in plan.ladder.targets:
         raise UnknownNameError.of("target", target, known=plan.ladder.targets, where="this ladder")
     wanted = _wanted(plan, target=target, database=database, everything=everything)
-    records = Records(Ledger(database), place.store)
+    found = PlanRecords.here(plan, Records(Ledger(database), place.store))
     subjects: list[KitSubject] = []
     references: dict[str, tuple[str, ...]] = {}
     for planned in plan.cells:
         cell = wanted.get(planned.id)
         if cell is None or cell.artifact is None or not place.store.has_artifact(cell.artifact):
             continue
-        inputs = find_inputs(plan, planned, records=records, store=place.store)
+        inputs = find_inputs(planned, found=found)
         if inputs is None:
             raise NotFoundError(
                 f"the probe or references of `{planned.id}` are not on record as the ladder is now",
@@ -108,7 +108,7 @@ def _wanted(plan: BuildPlan, *, target: str, database: Database, everything: boo
     return {cell.id: cell for cell in found if cell.id in planned and cell.state in states}
 
 
-def _subject(cell: Cell, artifact: str, inputs: Inputs, *, store: Store) -> KitSubject:
+def _subject(cell: Cell, artifact: str, inputs: ExaminationInputs, *, store: Store) -> KitSubject:
     return KitSubject(
         cell=cell.id,
         manifest=store.find_artifact(artifact),

@@ -25,10 +25,11 @@ from pipeline.evidence.kit import Kit, KitSubject, KitTask, folder_of
 from pipeline.executors.interface import Failure, Work
 from pipeline.executors.local import LocalExecutor
 from pipeline.executors.scratch import remove_stale_scratch
-from pipeline.stages.evaluate import EvaluateOutput, TaskRequest
+from pipeline.stages.evaluate import EvaluateOutput
 from pipeline.stages.events import ErrorEvent, Event, FinishEvent, OutputEvent, ProgressEvent
 from pipeline.stages.examine import ExamineRequest
 from pipeline.stages.speed import SpeedOutput, SpeedRequest
+from pipeline.stages.task import TaskRequest
 from pipeline.stages.verify import VerifyOutput
 from registry.artifact import Manifest
 from registry.atomic import write_atomically

@@ -22,8 +22,9 @@ from compilers.backend import find_toolchain
 from pipeline.executors.interface import Failure, Finished, Work
 from pipeline.executors.memory import held_bytes
 from pipeline.executors.scratch import scratch_directory
+from pipeline.stages.context import LOG_NAME
 from pipeline.stages.events import EVENT, ErrorEvent, Event, FinishEvent
-from pipeline.stages.order import LOG_NAME, WorkerOrder
+from pipeline.stages.order import WorkerOrder
 from registry.store import Store
 
 LOOK_EVERY_S = 0.5

@@ -10,25 +10,24 @@ Usage: `python -m pipeline.executors.worker ORDER.json EVENT_FD`. Standard outpu
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import assert_never
+from typing import cast
 
-from pipeline.stages.examine import ExamineRequest
-from pipeline.stages.export import ExportRequest
-from pipeline.stages.lower import LowerRequest
-from pipeline.stages.order import WorkerOrder
-from pipeline.stages.quantize import QuantizeRequest
-from pipeline.stages.reference import ReferenceRequest
-from pipeline.stages.rehearse import RehearseRequest
+from pipeline.stages.context import WorkerContext
+from pipeline.stages.order import Request, WorkerOrder
 from pipeline.stages.reporter import Reporter
 from registry.errors import LoadError, RungError
+from registry.store import Store
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
+
+Work = Callable[[Request, WorkerContext], None]
 
 
 def main() -> int:
@@ -41,7 +40,7 @@ def main() -> int:
     report = Reporter(int(sys.argv[2]))
     try:
         _check_chip(order)
-        _run(order)(report)
+        _run(order, report)
     except RungError as error:
         traceback.print_exc()
         report.error(error)
@@ -62,40 +61,10 @@ def _check_chip(order: WorkerOrder) -> None:
         )
 
 
-def _run(order: WorkerOrder) -> Callable[[Reporter], None]:
-    from registry.store import Store
-
-    store = Store(order.store)
-    request = order.request
-    match request:
-        case ExportRequest():
-            from pipeline.stages.work.export import export
-
-            return lambda report: export(request, store=store, scratch=order.scratch, report=report)
-        case QuantizeRequest():
-            from pipeline.stages.work.quantize import quantize
-
-            return lambda report: quantize(request, store=store, scratch=order.scratch, report=report)
-        case LowerRequest():
-            from pipeline.stages.work.lower import lower
-
-            return lambda report: lower(request, store=store, scratch=order.scratch, report=report)
-        case ReferenceRequest():
-            from pipeline.stages.work.reference import reference
-
-            return lambda report: reference(request, store=store, scratch=order.scratch, report=report)
-        case ExamineRequest():
-            from pipeline.stages.work.examine import examine
-
-            return lambda report: examine(
-                request, store=store, scratch=order.scratch, report=report, threads=order.threads
-            )
-        case RehearseRequest():
-            from pipeline.stages.work.rehearse import rehearse
-
-            return lambda report: rehearse(request, store=store, scratch=order.scratch, report=report)
-        case _:
-            assert_never(request)
+def _run(order: WorkerOrder, report: Reporter) -> None:
+    module, _, function = order.request.work.partition(":")
+    work = cast("Work", getattr(importlib.import_module(module), function))
+    work(order.request, WorkerContext(Store(order.store), order.scratch, order.threads, report))
 
 
 def _die_with_parent() -> None:

@@ -1,12 +1,20 @@
-"""The evaluate stage: an artifact's scorecard of one task type, judged against every tier."""
+"""The evaluate stage: an artifact's scorecard of one task type, judged against every tier.
+
+Its work is part of an examine request (`examine.py`), which loads the artifact once.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from evals.verdict import Bar
 from matrices.cells.cell import TaskResult
 from matrices.cells.measurement import Measurement
+from pipeline.stages.backend_code import runtime_code
+from pipeline.stages.stage import Stage, StageKey
+from registry.artifact import Manifest
 from registry.digest import Digest
-from registry.ladder import TaskEntry
+from registry.ladder import EvaluationEntry
 from registry.value import Value
 
 
@@ -17,12 +25,44 @@ class EvaluateOutput(Value):
     measurement: Measurement
 
 
-class TaskRequest(Value):
-    """One task type to evaluate."""
+EVALUATE = Stage(
+    "evaluate",
+    work="pipeline.stages.work.evaluate:evaluate_task",
+    output=EvaluateOutput,
+    needs=("reference", "prove"),
+)
 
-    key: Digest
-    task_type: str
-    entry: TaskEntry
-    bars: tuple[Bar, ...] = ()
-    references: tuple[Digest, ...] = ()
-    """Scorecard blobs of the tiers' reference checkpoints, by tier."""
+
+def evaluate_key(
+    manifest: Manifest,
+    *,
+    tasks: str,
+    bars: Sequence[Bar],
+    references: Sequence[Digest],
+    evaluation: EvaluationEntry,
+    max_samples: int | None,
+    runtime_version: str,
+    chip: str,
+) -> StageKey[EvaluateOutput]:
+    """The key of the evaluation of one task type.
+
+    Args:
+        manifest: The artifact.
+        tasks: Digest of the task type's definition (`evals/digest.py`).
+        bars: What each tier demands.
+        references: Scorecards of the tiers' reference checkpoints, by tier.
+        evaluation: How the ladder evaluates.
+        max_samples: The ladder's limit for the task type.
+        runtime_version: Version of the artifact's runtime.
+        chip: Of this machine.
+    """
+    return EVALUATE.key(
+        backend=runtime_code(manifest.toolchain),
+        artifact=manifest.digest,
+        tasks=tasks,
+        bars=list(bars),
+        references=tuple(references),
+        evaluation=evaluation,
+        max_samples=max_samples,
+        runtime={"version": runtime_version, "chip": chip},
+    )

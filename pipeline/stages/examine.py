@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pipeline.stages.evaluate import TaskRequest
 from pipeline.stages.probe import ProbeOutput
 from pipeline.stages.speed import SpeedRequest
+from pipeline.stages.task import TaskRequest
 from registry.artifact import Manifest
 from registry.digest import Digest
 from registry.ladder import EvaluationEntry
@@ -18,6 +18,7 @@ from registry.value import Value
 class ExamineRequest(Value):
     """Artifact → parity and scorecards, in one process that loads it once."""
 
+    work: ClassVar = "pipeline.stages.work.examine:examine"
     kind: Literal["examine"] = "examine"
     verify_key: Digest | None
     """None: already known."""

@@ -15,9 +15,6 @@ from pipeline.stages.reference import ReferenceRequest
 from pipeline.stages.rehearse import RehearseRequest
 from registry.value import Value
 
-LOG_NAME = "log.txt"
-"""File in the scratch directory that the worker's standard output and error go to."""
-
 Request = Annotated[
     ExportRequest | QuantizeRequest | LowerRequest | ReferenceRequest | ExamineRequest | RehearseRequest,
     Field(discriminator="kind"),

@@ -1,4 +1,4 @@
-"""The probe stage: the logits that torch computes for a checkpoint on a fixed set of tokens."""
+"""The probe's values: token sequences, and the logits that torch computes for them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from registry.value import Value
 
 
 class ProbeOutput(Value):
-    """What torch says with a checkpoint's or a variant's weights on the probe."""
+    """The probe, and the logits that torch computes for it with a checkpoint's or a variant's weights."""
 
     tokens: Digest
     """Blob: JSON list of token sequences; depends on the calibration set and the vocabulary alone."""

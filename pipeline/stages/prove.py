@@ -1,8 +1,16 @@
-"""The prove stage: what compiled files hold, as standard tools read it."""
+"""The prove stage: what compiled files hold, as standard tools read it.
+
+Its work is part of a lower request (`lower.py`), which has the files on disk.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from compilers.proof.proof import Proof
+from pipeline.stages.backend_code import proof_code
+from pipeline.stages.stage import Stage, StageKey
+from registry.target import Target
 from registry.value import Value
 
 
@@ -10,3 +18,17 @@ class ProveOutput(Value):
     """What the compiled files hold, as standard tools read it."""
 
     proof: Proof
+
+
+PROVE = Stage("prove", work="pipeline.stages.work.prove:prove_files", output=ProveOutput, needs=("lower",))
+
+
+def prove_key(*, lowered: Mapping[str, object], target: Target, toolchain: str) -> StageKey[ProveOutput]:
+    """The key of the proof of compiled files.
+
+    Args:
+        lowered: The lowering's output as JSON, without its log.
+        target: What they were compiled for.
+        toolchain: What compiled them.
+    """
+    return PROVE.key(backend=proof_code(toolchain), lowered=lowered, target=target, toolchain=toolchain)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pipeline.stages.evaluate import TaskRequest
+from compilers.installed import required_version
+from pipeline.stages.stage import Stage, StageKey
+from pipeline.stages.task import TaskRequest
 from registry.artifact import ModelFacts
 from registry.checkpoint import Checkpoint
 from registry.digest import Digest
@@ -22,8 +24,9 @@ class ReferenceOutput(Value):
 
 
 class ReferenceRequest(Value):
-    """Checkpoint → its own scorecards, in torch."""
+    """Checkpoint → its probe and its scorecards, in torch, in one process that loads it once."""
 
+    work: ClassVar = "pipeline.stages.work.measure_checkpoint:measure_checkpoint"
     kind: Literal["reference"] = "reference"
     probe_key: Digest | None
     """None: already known."""
@@ -33,3 +36,37 @@ class ReferenceRequest(Value):
     ladder_directory: Path
     evaluation: EvaluationEntry
     tasks: tuple[TaskRequest, ...]
+
+
+REFERENCE = Stage(
+    "reference",
+    work="pipeline.stages.work.reference:evaluate_checkpoint",
+    output=ReferenceOutput,
+    needs=("export",),
+)
+
+
+def reference_key(
+    checkpoint: Checkpoint, *, tasks: str, evaluation: EvaluationEntry, max_samples: int | None, chip: str
+) -> StageKey[ReferenceOutput]:
+    """The key of a checkpoint's scorecard of one task type.
+
+    Args:
+        checkpoint: The checkpoint.
+        tasks: Digest of the task type's definition (`evals/digest.py`).
+        evaluation: How the ladder evaluates.
+        max_samples: The ladder's limit for the task type.
+        chip: Where torch runs.
+
+    Raises:
+        ToolchainMissingError: torch or transformers is not installed.
+    """
+    return REFERENCE.key(
+        checkpoint=checkpoint.digest,
+        tasks=tasks,
+        evaluation=evaluation,
+        max_samples=max_samples,
+        torch=required_version("torch", extra="build"),
+        transformers=required_version("transformers", extra="build"),
+        chip=chip,
+    )

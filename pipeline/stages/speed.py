@@ -6,6 +6,7 @@ from pydantic import Field
 
 from compilers.check.speed import Speed
 from matrices.cells.measurement import Measurement
+from pipeline.stages.stage import Stage
 from registry.digest import Digest
 from registry.value import Value
 
@@ -24,3 +25,6 @@ class SpeedRequest(Value):
     prompt_tokens: int = Field(default=96, ge=1)
     decode_steps: int = Field(default=32, ge=1)
     repeats: int = Field(default=5, ge=1)
+
+
+SPEED = Stage("speed", work="pipeline.stages.work.speed:time_artifact", output=SpeedOutput, needs=("prove",))

@@ -50,8 +50,8 @@ def build(
     as_json: bool = typer.Option(False, "--json", help="Print the cells as JSON"),
 ) -> None:
     """Export, quantize, lower, verify, evaluate and judge whatever is missing or stale; resumable."""
+    from pipeline.build.build import Options, build_ladder
     from pipeline.build.plan import Filters
-    from pipeline.build.verb import Options, build_ladder
 
     options = Options(
         jobs=jobs, memory_gib=memory, timeout_s=timeout, executor=executor.value, stop_after=until.value

@@ -1,10 +1,9 @@
-"""Checkpoint × recipe → variant, and what torch says with its weights on the probe."""
+"""Checkpoint × recipe → variant, and what torch computes with its weights for the probe."""
 
 from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 
 from compilers.check.probe import make_probe, reference_logits
 from compilers.model.architecture import read_architecture
@@ -12,15 +11,14 @@ from compilers.model.tokenizer import Tokenizer
 from compilers.model.torch_reference import TorchSession
 from compilers.quantize.canonical import dequantized_state
 from compilers.quantize.variant import quantize as quantize_weights
+from pipeline.stages.context import WorkerContext
 from pipeline.stages.quantize import QuantizeOutput, QuantizeRequest
-from pipeline.stages.reporter import Reporter
 from pipeline.stages.work.files import add_entry, materialise_checkpoint
 from pipeline.stages.work.probe import read_texts, store_probe, tokenize
-from registry.store import Store
 from registry.variant import WEIGHTS_NAME, Variant
 
 
-def quantize(request: QuantizeRequest, *, store: Store, scratch: Path, report: Reporter) -> None:
+def quantize(request: QuantizeRequest, context: WorkerContext) -> None:
     """Write the variant's weights and its probe.
 
     Raises:
@@ -28,24 +26,24 @@ def quantize(request: QuantizeRequest, *, store: Store, scratch: Path, report: R
         BuildError: The recipe cannot be applied.
     """
     start = time.monotonic()
-    checkpoint, recipe, facts = request.checkpoint, request.recipe, request.export.facts
-    directory = materialise_checkpoint(checkpoint, store=store, out=scratch / "checkpoint")
+    checkpoint, recipe, facts, store = request.checkpoint, request.recipe, request.facts, context.store
+    directory = materialise_checkpoint(checkpoint, store=store, out=context.scratch / "checkpoint")
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     architecture = read_architecture(config, where=checkpoint.ref)
     tokenizer = Tokenizer.from_directory(directory, add_bos=checkpoint.add_bos)
     texts = tokenize(read_texts(request.calibration), tokenizer, longest=facts.max_context)
-    out = scratch / "variant"
+    out = context.scratch / "variant"
     out.mkdir()
     made = quantize_weights(directory, recipe, architecture=architecture, out=out, calibration=texts)
     weights = out / WEIGHTS_NAME
-    report.progress("asking torch")
+    context.report.progress("asking torch")
     sequences = make_probe(texts, vocab_size=facts.vocab_size, max_context=facts.max_context)
     session = TorchSession(directory, weights=dequantized_state(weights, recipe))
     variant = Variant(
         checkpoint=checkpoint.ref,
         checkpoint_digest=checkpoint.digest,
         recipe=recipe,
-        graph=request.export.graph,
+        graph=request.graph,
         weights=add_entry(store, weights, name=WEIGHTS_NAME),
         calibration_digest=made.calibration_digest,
         quantization_error=made.mean_error,
@@ -53,4 +51,4 @@ def quantize(request: QuantizeRequest, *, store: Store, scratch: Path, report: R
     output = QuantizeOutput(
         variant=variant, probe=store_probe(store, sequences, reference_logits(session, sequences))
     )
-    report.output(request.key, output, stage="quantize", seconds=time.monotonic() - start)
+    context.report.output(request.key, output, stage="quantize", seconds=time.monotonic() - start)

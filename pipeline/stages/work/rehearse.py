@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 
 from compilers.backend import rehearse as open_rehearsal
 from compilers.check.probe import measure_parity
 from compilers.runtime import Bundle
 from compilers.toolchain import Unsupported
 from matrices.cells.measurement import Measurement
+from pipeline.stages.context import WorkerContext
 from pipeline.stages.rehearse import RehearseOutput, RehearseRequest
-from pipeline.stages.reporter import Reporter
 from pipeline.stages.work.files import materialise_bundle
 from pipeline.stages.work.probe import load_probe
-from registry.store import Store
 
 
-def rehearse(request: RehearseRequest, *, store: Store, scratch: Path, report: Reporter) -> None:
+def rehearse(request: RehearseRequest, context: WorkerContext) -> None:
     """Run the probe by other means than the target, and measure how close it is.
 
     Raises:
         LoadError: The means are here and the artifact does not run.
     """
     start = time.monotonic()
-    manifest = request.manifest
-    path = materialise_bundle(manifest, store=store, out=scratch / "bundle")
+    manifest, store = request.manifest, context.store
+    path = materialise_bundle(manifest, store=store, out=context.scratch / "bundle")
     opened = open_rehearsal(Bundle(manifest=manifest, path=path))
     if isinstance(opened, Unsupported):
         output = RehearseOutput(parity=None, means=opened.reason)
@@ -49,4 +47,4 @@ def rehearse(request: RehearseRequest, *, store: Store, scratch: Path, report: R
             at=datetime.now(UTC),
         )
         output = RehearseOutput(parity=parity, means=opened.means, measurement=measurement)
-    report.output(request.key, output, stage="rehearse", seconds=time.monotonic() - start)
+    context.report.output(request.key, output, stage="rehearse", seconds=time.monotonic() - start)

@@ -71,7 +71,7 @@ def work(name: str, memory: int = 1) -> Work:
 
 
 def node(name: str, *needs: str, memory: int = 1, done: bool = False) -> BuildNode:
-    return BuildNode(name, needs, lambda: None if done else work(name, memory), lambda failure: None)
+    return BuildNode(name, needs, lambda: None if done else work(name, memory))
 
 
 def test_a_node_runs_after_all_that_it_needs() -> None:

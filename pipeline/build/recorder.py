@@ -1,0 +1,96 @@
+"""The observer of a build: records each stage's output the moment it arrives, and shows progress."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Protocol, assert_never
+
+from matrices.ledger.build_records import BuildRecord
+from matrices.ledger.ledger import Ledger
+from pipeline.build.graph import BuildNode
+from pipeline.executors.interface import Failure
+from pipeline.stages.events import ErrorEvent, Event, FinishEvent, OutputEvent, ProgressEvent
+from registry.errors import CorruptError, StorageFullError
+
+WORKSPACE_ERRORS: dict[str, type[StorageFullError | CorruptError]] = {
+    StorageFullError.code: StorageFullError,
+    CorruptError.code: CorruptError,
+}
+"""Errors of a worker that no other work would be spared; they end the build."""
+
+
+class Display(Protocol):
+    """Shows a build to a person."""
+
+    def total(self, count: int) -> None:
+        """How many nodes there are."""
+        ...
+
+    def started(self, name: str) -> None:
+        """A node's work began."""
+        ...
+
+    def progress(self, name: str, text: str) -> None:
+        """What a node's worker does now."""
+        ...
+
+    def ended(self, name: str, failure: Failure | None, *, ran: bool) -> None:
+        """A node is done, failed or blocked."""
+        ...
+
+
+class Recorder:
+    """Records outputs in the database as they arrive, and tells the display.
+
+    Args:
+        ledger: The writer of the database.
+        display: Who is told.
+    """
+
+    def __init__(self, ledger: Ledger, display: Display) -> None:
+        self._ledger = ledger
+        self._display = display
+        self.ran: list[str] = []
+        """Nodes whose work was run and succeeded."""
+
+    def started(self, node: BuildNode) -> None:
+        """Work of a node began."""
+        self._display.started(node.name)
+
+    def event(self, node: BuildNode, event: Event) -> None:
+        """A worker sent an event.
+
+        Raises:
+            StorageFullError: The worker had no space left.
+            CorruptError: A blob of the store is damaged.
+        """
+        match event:
+            case OutputEvent():
+                now = datetime.now(UTC)
+                self._ledger.put_stage(
+                    BuildRecord(
+                        key=event.key,
+                        stage=event.stage,
+                        output=event.output,
+                        seconds=event.seconds,
+                        started_at=now - timedelta(seconds=event.seconds),
+                        finished_at=now,
+                        peak_memory_bytes=event.peak_memory_bytes,
+                    )
+                )
+            case ProgressEvent():
+                self._display.progress(node.name, event.text)
+            case ErrorEvent():
+                if (kind := WORKSPACE_ERRORS.get(event.code)) is not None:
+                    # Not this cell's fault: nothing else can be built either.
+                    raise kind(event.message, hint=event.hint)
+            case FinishEvent():
+                pass
+            case _:
+                assert_never(event)
+
+    def ended(self, node: BuildNode, failure: Failure | None, *, ran: bool) -> None:
+        """A node is done, failed, or was found done (`ran` False)."""
+        if ran and failure is None:
+            self.ran.append(node.name)
+        self._display.ended(node.name, failure, ran=ran)

@@ -1,0 +1,28 @@
+"""Where and with what a worker does its request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.stages.reporter import Reporter
+from registry.store import Store
+
+LOG_NAME = "log.txt"
+"""File in the scratch directory that the worker's standard output and error go to."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerContext:
+    """Where and with what a worker does its request."""
+
+    store: Store
+    scratch: Path
+    """A directory for this request alone, removed by the parent."""
+    threads: int
+    report: Reporter
+
+    @property
+    def log(self) -> Path:
+        """What was printed so far."""
+        return self.scratch / LOG_NAME

@@ -1,0 +1,19 @@
+"""A task type to evaluate, as requests name it."""
+
+from __future__ import annotations
+
+from evals.verdict import Bar
+from registry.digest import Digest
+from registry.ladder import TaskEntry
+from registry.value import Value
+
+
+class TaskRequest(Value):
+    """One task type to evaluate."""
+
+    key: Digest
+    task_type: str
+    entry: TaskEntry
+    bars: tuple[Bar, ...] = ()
+    references: tuple[Digest, ...] = ()
+    """Scorecard blobs of the tiers' reference checkpoints, by tier."""
