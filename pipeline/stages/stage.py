@@ -10,9 +10,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, TypeVar
 
-from pipeline.stages.closure import import_closure
+from pipeline.stages.closure import ROOT, import_closure
 from registry.digest import Digest, digest_file, digest_tree, digest_value
 from registry.value import Value
 
@@ -51,9 +52,13 @@ class Stage(Generic[O_co]):
         Raises:
             NotFoundError: There is no such module.
         """
-        code = code_digest(self.work.partition(":")[0], *backend)
+        code = code_digest(*self.entries(*backend))
         digest = digest_value({"stage": self.name, "code": code, "inputs": inputs})
         return StageKey(self.name, digest, self.output)
+
+    def entries(self, *backend: str) -> tuple[str, ...]:
+        """The modules whose import closure is the stage's code, with those of a backend."""
+        return (self.work.partition(":")[0], *backend)
 
 
 @functools.cache
@@ -63,4 +68,18 @@ def code_digest(*entries: str) -> Digest:
     Raises:
         NotFoundError: There is no such module.
     """
-    return digest_tree({name: digest_file(path) for name, path in import_closure(*entries).items()})
+    return digest_closure(*entries, root=ROOT)
+
+
+def digest_closure(*entries: str, root: Path) -> Digest:
+    """The digest of an import closure as it is on disk now.
+
+    Args:
+        entries: Dotted names of modules.
+        root: The directory that the packages are in.
+
+    Raises:
+        NotFoundError: There is no such module.
+    """
+    closure = import_closure(*entries, root=root)
+    return digest_tree({name: digest_file(path) for name, path in closure.items()})

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
-
-import pytest
 
 from compilers.check.parity import Parity
 from compilers.proof.proof import Proof
+from matrices.cells.cell import Cell
 from matrices.cells.levels import evidence_level, state_in_words
 from matrices.cells.measurement import Measurement
-from matrices.ledger.build_records import BuildRecord
 from pipeline.build.cell_progress import CellProgress
 from pipeline.build.compose import compose_cell
 from pipeline.build.plan import PlannedCell
+from pipeline.build.records import Recorded
 from pipeline.stages.lower import LowerOutput
 from pipeline.stages.probe import ProbeOutput
 from pipeline.stages.prove import ProveOutput
@@ -24,7 +24,6 @@ from registry.checkpoint import Checkpoint, FileEntry
 from registry.digest import digest_value
 from registry.recipe import parse_recipe
 from registry.target import find_target
-from registry.value import Value
 from registry.variant import Variant
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
@@ -36,44 +35,26 @@ FACTS = ModelFacts(
 )  # fmt: skip
 
 
-class Given:
-    """Stage records by key."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, BuildRecord] = {}
-
-    def add(self, key: str, output: object) -> str:
-        dumped = output.model_dump(mode="json")  # type: ignore[attr-defined]  # a value
-        record = BuildRecord(
-            key=digest_value(key), stage=key, output=dumped, started_at=NOW, finished_at=NOW, seconds=0.0
-        )
-        self.found[key] = record
-        return key
-
-    def record(self, key: str) -> BuildRecord | None:
-        return self.found.get(key)
-
-    def find(self, key: str, kind: type[Value]) -> Value | None:
-        record = self.record(key)
-        return None if record is None else kind.model_validate(record.output)
+CHECKPOINT = Checkpoint(
+    name="a",
+    version="1",
+    digest=NO_DIGEST,
+    files=(FileEntry(path="config.json", digest=NO_DIGEST, size_bytes=2),),
+    family="f",
+    architecture="LlamaForCausalLM",
+    parameters=500,
+    licence="unknown",
+    add_bos=False,
+)
 
 
-@pytest.fixture
-def records() -> Given:
-    return Given()
-
-
-def progress(records: Given, *, target: str, made_as: str, lacks: str) -> CellProgress:
-    checkpoint = Checkpoint.model_construct(
-        name="a", version="1", digest=NO_DIGEST, family="f", licence="unknown", parameters=500, files=()
-    )
-    planned = PlannedCell(checkpoint, 1, parse_recipe("fp32"), find_target(target), "cann")
+def progress(*, target: str, made_as: str, lacks: str) -> CellProgress:
+    planned = PlannedCell(CHECKPOINT, 1, parse_recipe("fp32"), find_target(target), "cann")
     manifest = Manifest(
         build_key=NO_DIGEST, format=made_as, toolchain="cann", toolchain_version="1", target=target,
         checkpoint="a/1", checkpoint_digest=NO_DIGEST, family="f", licence="unknown", recipe="fp32",
         facts=FACTS, files=(WEIGHTS,), entry="x", memory_bytes=1, kv_bytes_per_token=64,
     )  # fmt: skip
-    lowered = records.record(records.add("lower", LowerOutput(entry="x", files=(), log=NO_DIGEST)))
     variant = Variant(
         checkpoint="a/1",
         checkpoint_digest=NO_DIGEST,
@@ -81,12 +62,17 @@ def progress(records: Given, *, target: str, made_as: str, lacks: str) -> CellPr
         graph=WEIGHTS,
         weights=WEIGHTS,
     )
-    quantized = QuantizeOutput(variant=variant, probe=ProbeOutput(tokens=NO_DIGEST, logits=NO_DIGEST))
-    return CellProgress(planned, variant=quantized, lowered=lowered, manifest=manifest, cannot_run=(lacks,))
+    return CellProgress(
+        planned,
+        variant=QuantizeOutput(variant=variant, probe=ProbeOutput(tokens=NO_DIGEST, logits=NO_DIGEST)),
+        lowered=Recorded(LowerOutput(entry="x", files=(), log=NO_DIGEST), NOW),
+        manifest=manifest,
+        cannot_run=(lacks,),
+    )
 
 
-def compose(made: CellProgress, records: Given):
-    return compose_cell(made, None, records=records, declared_at=NOW, at=NOW)  # type: ignore[arg-type]  # a fake
+def compose(made: CellProgress) -> Cell:
+    return compose_cell(made, None, declared_at=NOW, at=NOW)
 
 
 def rehearsal(*, within: bool) -> RehearseOutput:
@@ -99,35 +85,33 @@ def rehearsal(*, within: bool) -> RehearseOutput:
     return RehearseOutput(parity=parity, means=means, measurement=on)
 
 
-def test_an_artifact_that_only_its_node_can_compile_is_portable(records: Given):
-    cell = compose(progress(records, target="npu-ascend910b", made_as="portable", lacks="npu"), records)
+def test_an_artifact_that_only_its_node_can_compile_is_portable() -> None:
+    cell = compose(progress(target="npu-ascend910b", made_as="portable", lacks="npu"))
     assert (cell.state, evidence_level(cell)) == ("portable", "portable")
     assert cell.reason == "made for `npu-ascend910b`; this machine lacks npu"
     assert cell.variant.weights == WEIGHTS.digest
     assert (cell.variant.weights_bytes, cell.variant.parameters) == (1000, 500)
 
 
-def test_a_rehearsal_is_shown_and_lifts_nothing(records: Given):
-    made = progress(records, target="npu-qnn-v73", made_as="qnn", lacks="htp")
-    made.rehearse_key = records.add("rehearse", rehearsal(within=True))
-    cell = compose(made, records)
+def test_a_rehearsal_is_shown_and_lifts_nothing() -> None:
+    made = progress(target="npu-qnn-v73", made_as="qnn", lacks="htp")
+    cell = compose(replace(made, rehearsed=Recorded(rehearsal(within=True), NOW)))
     assert (cell.state, state_in_words(cell)) == ("built", "built, close in emulation")
     assert cell.parity is None
     last = cell.evidence[-1]
     assert (last.state, last.via, last.measurement.chip) == ("close", "emulator", "QNN HTP emulation 2.7")
 
 
-def test_a_rehearsal_that_is_not_close_is_told_in_the_reason(records: Given):
-    made = progress(records, target="npu-qnn-v73", made_as="qnn", lacks="htp")
-    made.rehearse_key = records.add("rehearse", rehearsal(within=False))
-    cell = compose(made, records)
+def test_a_rehearsal_that_is_not_close_is_told_in_the_reason() -> None:
+    made = progress(target="npu-qnn-v73", made_as="qnn", lacks="htp")
+    cell = compose(replace(made, rehearsed=Recorded(rehearsal(within=False), NOW)))
     assert cell.evidence[-1].state == "loads"
     assert "in emulation as measured" in cell.reason
     assert state_in_words(cell) == "built, NOT close in emulation"
 
 
-def test_what_the_files_hold_is_evidence_of_the_build(records: Given):
-    made = progress(records, target="npu-qnn-v73", made_as="qnn", lacks="htp")
+def test_what_the_files_hold_is_evidence_of_the_build() -> None:
+    made = progress(target="npu-qnn-v73", made_as="qnn", lacks="htp")
     proof = Proof(binaries=(), problems=(), summary="a QNN context")
-    made.proof_key = records.add("prove", ProveOutput(proof=proof))
-    assert compose(made, records).evidence[-1].detail == "opened: a QNN context"
+    made = replace(made, proven=Recorded(ProveOutput(proof=proof), NOW))
+    assert compose(made).evidence[-1].detail == "opened: a QNN context"
