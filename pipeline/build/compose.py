@@ -68,9 +68,7 @@ def _with_outputs(cell: Cell, progress: CellProgress) -> Cell:
     return steps.evaluated(cell, evaluated, asked=progress.evaluated)
 
 
-def _built(
-    cell: Cell, progress: CellProgress, *, manifest: Manifest, lowered: Recorded[LowerOutput]
-) -> Cell:
+def _built(cell: Cell, progress: CellProgress, *, manifest: Manifest, lowered: Recorded[LowerOutput]) -> Cell:
     variant = None
     if progress.variant is not None:
         weights = progress.variant.variant.weights

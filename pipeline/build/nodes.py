@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from compilers.proof.proof import Proof
 from compilers.backend import find_toolchain
+from compilers.proof.proof import Proof
 from pipeline.build.cell_progress import CellProgress, CellSteps, Step, follow
 from pipeline.build.graph import BuildNode
 from pipeline.build.memory import peak_memory_bytes

@@ -5,7 +5,7 @@ Backends are named by strings that import closures do not follow, so that no sta
 
 from __future__ import annotations
 
-from compilers.backend import backend_module, find_backend
+from compilers.backend import backend_module, backend_names, find_backend
 
 
 def lowering_code(toolchain: str) -> tuple[str, ...]:
@@ -20,13 +20,15 @@ def lowering_code(toolchain: str) -> tuple[str, ...]:
 def proof_code(toolchain: str) -> tuple[str, ...]:
     """The modules that say what a toolchain's files must hold, and read what they do.
 
+    Those of the other backends say what no artifact may hold.
+
     Raises:
         UnknownNameError: No such toolchain.
     """
     form = find_backend(toolchain).format
     rules = (rule.module for claims in form.claims.values() for rule in claims.rules)
     readers = (reader.module for reader in form.readers.values())
-    return (backend_module(toolchain), *sorted({*rules, *readers}))
+    return (*map(backend_module, backend_names()), *sorted({*rules, *readers}))
 
 
 def runtime_code(toolchain: str) -> tuple[str, ...]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compilers.model.tokenizer import Tokenizer
 from compilers.backend import find_runtime
+from compilers.model.tokenizer import Tokenizer
 from compilers.runtime import Bundle, Session
 from matrices.cells.measurement import Measurement
 from pipeline.stages.context import WorkerContext

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from compilers.proof.prove import prove
 from compilers.backend import find_backend
+from compilers.proof.prove import prove
 from pipeline.stages.prove import ProveOutput
 from registry.target import find_target
 

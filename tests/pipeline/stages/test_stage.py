@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from compilers.toolchain import TOOLCHAINS
+from compilers.backend import BACKENDS
 from pipeline.build.nodes import STAGES
-from pipeline.stages.backend_code import lowering_code, rehearsal_code, runtime_code
+from pipeline.stages.backend_code import lowering_code, proof_code, rehearsal_code, runtime_code
 from pipeline.stages.closure import PACKAGES, ROOT, import_closure
 from pipeline.stages.stage import Stage, code_digest, digest_closure
 from registry.digest import Digest
@@ -22,16 +22,18 @@ ALL: dict[str, Stage[Value]] = {stage.name: stage for stages in STAGES.values() 
 
 
 def entries() -> dict[str, tuple[str, ...]]:
-    """Stage, with the toolchain or format of a backend where one does a part of it → entry modules."""
+    """Stage, with the name of a backend where one does a part of it → entry modules."""
     found: dict[str, tuple[str, ...]] = {}
     for name, stage in ALL.items():
         match name:
             case "lower":
-                found |= {f"lower-{each}": stage.entries(*lowering_code(each)) for each in TOOLCHAINS}
+                found |= {f"lower-{each}": stage.entries(*lowering_code(each)) for each in BACKENDS}
             case "verify" | "evaluate":
                 found[name] = stage.entries(*runtime_code("onnxruntime"))
             case "rehearse":
                 found[name] = stage.entries(*rehearsal_code("qnn"))
+            case "prove":
+                found[name] = stage.entries(*proof_code("tvm"))
             case _:
                 found[name] = stage.entries()
     return found
@@ -67,7 +69,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     return Sources(tmp_path_factory.mktemp("sources"))
 
 
-LOWERINGS = {f"lower-{name}" for name in TOOLCHAINS}
+LOWERINGS = {f"lower-{name}" for name in BACKENDS}
 WORK = "pipeline/stages/work"
 INSIDE_AND_OUTSIDE = {
     "export": ("compilers/export/graph.py", "compilers/quantize/rtn.py"),
@@ -80,7 +82,7 @@ INSIDE_AND_OUTSIDE = {
     "lower-qnn": ("compilers/qnn/lower.py", "compilers/iree/lower.py"),
     "lower-cann": ("compilers/portable/lower.py", "compilers/iree/lower.py"),
     "lower-openvino": ("compilers/portable/allow_list.toml", "compilers/qnn/lower.py"),
-    "prove": ("compilers/proof/elf.py", "compilers/quantize/rtn.py"),
+    "prove": ("compilers/tvm/proof.py", "compilers/quantize/rtn.py"),
     "rehearse": ("compilers/qnn/rehearse.py", "compilers/tvm/rehearse.py"),
     "verify": ("compilers/onnxruntime/run.py", "compilers/tvm/run.py"),
     "evaluate": ("evals/judge.py", "compilers/tvm/run.py"),
@@ -144,6 +146,6 @@ def test_the_parent_process_imports_no_work_and_no_heavy_library() -> None:
 
 
 def test_the_tables_of_backends_drag_no_backend_into_a_closure() -> None:
-    found = import_closure("compilers.toolchain", "compilers.runtime", "compilers.rehearsal")
+    found = import_closure("compilers.backend")
     folders = {"tvm", "onnxruntime", "iree", "qnn", "portable"}
     assert not {name for name in found if folders & set(Path(name).parts)}
