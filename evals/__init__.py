@@ -1,1 +1,1 @@
-"""Task types, the lm-eval harness over a session, scorecards and verdicts."""
+"""Evaluation: task types, running lm-eval tasks on a session, scorecards and verdicts."""

@@ -1,8 +1,8 @@
-"""Greedy decoding of many prompts: what generation tasks are made of.
+"""Batched greedy decoding of many prompts, for generation tasks.
 
-Rows that finish are taken out at once and the last active row moves into their place, so the active rows
-stay contiguous; when half of them are done, waiting prompts fill up the batch. A prompt's tokens do not
-depend on which prompts run beside it.
+Rows that finish are removed at once and the last active row moves into their place, so the active rows
+stay contiguous; when half of them are done, waiting prompts fill the batch. A prompt's tokens do not
+depend on the other prompts in the batch.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 from compilers.model.tokenizer import Tokenizer
 from compilers.runtime import Cache, FloatArray, Segment
-from evals.rows import SampleBatch
+from evals.batch import SampleBatch
 
 _LOOK_BACK = 4
-"""Tokens decoded beyond those that a stop string can span: the first ones of a window may lose a space."""
+"""Extra tokens decoded before those that a stop string can span: a window may lose its first space."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Prompt:
     max_new_tokens: int
     """At least one."""
     stops: tuple[str, ...] = ()
-    """Texts that end the generation; they stand in the tokens returned."""
+    """Texts that end the generation; they are part of the tokens returned."""
 
 
 @dataclass(slots=True)
@@ -44,14 +44,14 @@ def decode_greedily(
     tokenizer: Tokenizer,
     progress: Callable[[int], None] | None = None,
 ) -> list[list[int]]:
-    """The tokens generated for each prompt, up to and with the one that ended it.
+    """The tokens generated for each prompt, including the one that ended it.
 
     A generation ends at an EOS token, at a stop string in its text, or at `max_new_tokens`.
 
     Args:
         rows: The cache to run in; prompt and new tokens together must fit the session's context.
         prompts: What to continue.
-        tokenizer: For the text in which stop strings are sought, and the EOS tokens.
+        tokenizer: Gives the text that is searched for stop strings, and the EOS tokens.
         progress: Called with the number of prompts finished since the last call.
     """
     if not prompts:
@@ -110,7 +110,7 @@ def _ended(states: list[_Row], *, tokenizer: Tokenizer) -> list[bool]:
         windows = [_window(states[number]) for number in sought]
         for number, text in zip(sought, tokenizer.decode_batch(windows), strict=True):
             state = states[number]
-            # A window that starts inside the text may show a stop string that the whole text has not.
+            # A window that starts inside the text may show a stop string that the whole text does not have.
             ended[number] = _holds(text, state) and _holds(tokenizer.decode(state.tokens), state)
     return ended
 

@@ -1,6 +1,6 @@
-"""Digests of task types without lm-eval: what their results depend on, quick enough for every build.
+"""Digests of task types without importing lm-eval, fast enough for every build.
 
-`evals/loading.py` digests what was loaded; this digests the files and names that it is loaded from.
+`evals/loading.py` digests the loaded tasks; this module digests the files and names they are loaded from.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def tasks_digest(task_type: str, entry: TaskEntry, *, ladder_directory: Path) ->
     """The digest of a task type's definition: its files, the names taken from them, and lm-eval's version.
 
     Raises:
-        UnknownNameError: No such task type ships with Rung and the ladder names no tasks for it.
+        UnknownNameError: The task type does not ship with Rung and the ladder names no tasks for it.
         ConfigurationError: The ladder's `include` is not a folder.
     """
     if entry.tasks:

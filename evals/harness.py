@@ -1,7 +1,7 @@
-"""The harness: a session answers the samples of a task type, and a scorecard comes out.
+"""The evaluation harness: runs the samples of a task type on a session and returns a scorecard.
 
-Samples are taken in a seeded order, chunk by chunk. After each chunk a caller may look at the outcomes and
-stop: `evals/judge.py` says when that is valid.
+Samples are taken in a seeded order, chunk by chunk. After each chunk the caller may look at the outcomes and
+stop; `evals/judge.py` explains when that is valid.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _KINDS = ("loglikelihood", "loglikelihood_rolling", "generate_until")
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What one run measured."""
+    """The result of one run."""
 
     task_type: str
     tasks_digest: str
@@ -41,7 +41,7 @@ class Evaluation:
     outcomes: tuple[Outcome, ...]
     """In the order in which samples were taken."""
     available: int
-    """Samples that it could have taken; more than `len(outcomes)` after an early stop."""
+    """Samples that could have been taken; more than `len(outcomes)` after an early stop."""
     batch_size: int
     tokens: int
     """Tokens scored or generated."""
@@ -60,7 +60,7 @@ def evaluate(
     progress: Progress | None = None,
     max_samples: int | None = None,
 ) -> Evaluation:
-    """Take the samples of a task type until all are taken or `until` says so.
+    """Evaluate the samples of a task type until all are done or `until` says so.
 
     A sample's outcome does not depend on `until`: chunks are the same with and without it.
 
@@ -73,7 +73,7 @@ def evaluate(
         chunk: Samples between two calls of `until`.
         until: Given all outcomes so far; True ends the run.
         progress: Called with samples taken and samples to take, after each chunk.
-        max_samples: Take at most so many; None: as many as `tasks.available`.
+        max_samples: At most this many; None: as many as `tasks.available`.
 
     Raises:
         EvaluationError: A sample cannot be asked or marked.
@@ -133,7 +133,7 @@ def scorecard(
 
 
 def _take(model: SessionLM, samples: Sequence[tuple[LoadedTask, int]]) -> list[Outcome]:
-    """Ask and mark some samples; their outcomes in the order of `samples`."""
+    """Run and mark some samples; outcomes in the order of `samples`."""
     from lm_eval.api.instance import Instance
 
     asked: dict[str, list[Any]] = {kind: [] for kind in _KINDS}  # Any: lm-eval ships no types
@@ -143,7 +143,7 @@ def _take(model: SessionLM, samples: Sequence[tuple[LoadedTask, int]]) -> list[O
             requests = task.requests(number)
         except RungError:
             raise
-        except Exception as error:  # a task's own templates and code raise whatever they like
+        except Exception as error:  # a task's own templates and code may raise anything
             raise _task_error(task, number, error, doing="asked") from error
         for request in requests:
             instance = Instance(request.kind, task.documents[number], request.arguments, request.index)
@@ -166,7 +166,7 @@ def _mark(task: LoadedTask, answers: dict[int, list[Any]]) -> list[Outcome]:  # 
         return task.mark(answers)
     except RungError:
         raise
-    except Exception as error:  # a task's own filters and metrics raise whatever they like
+    except Exception as error:  # a task's own filters and metrics may raise anything
         raise _task_error(task, min(answers), error, doing="marked") from error
 
 

@@ -1,26 +1,26 @@
-"""The judge: from two scorecards and a bar to a verdict. Pure.
+"""Judging a scorecard against a reference and a bar: floor and non-inferiority. Pure functions.
 
-A tier asks two things of a cell, for each task type: a **floor** on its accuracy, and **non-inferiority** to
-the tier's reference checkpoint on the same samples. All numbers are over samples: a share of samples right.
+A tier demands two things of a cell, for each task type: a **floor** on its accuracy, and **non-inferiority**
+to the tier's reference checkpoint on the same samples. All numbers are shares of samples that are right.
 
 *Non-inferiority.* With X = outcome − reference outcome of a sample and δ the margin, H0 is E[X] ≤ −δ, and a
-pass may wrongly reject it with probability at most α. Two tests share α, half each, so that together they err
-with at most α (the union bound):
+pass wrongly rejects it with probability at most α. Two tests share α, half each, so that together they err
+with probability at most α (the union bound):
 
 - a betting test on X + δ (`evals/betting.py`), valid at any stopping time: it may decide before all samples
   are taken, and it is the only test that may;
 - Tango's score bound (`evals/tango.py`), only when all samples were taken: the number of samples is then
   fixed in advance, as that bound needs. It is for outcomes of 0 and 1; for fractions its half goes unused.
 
-Proof of the contrary, E[X] < −δ by the same tests, is a fail. McNemar's test would ask another question
-(equality), and the point estimate would answer none.
+Proof of the opposite, E[X] < −δ by the same tests, is a fail. McNemar's test would answer another question
+(equality), and the point estimate alone answers none.
 
 *Floor.* A policy threshold on the measured score, not a hypothesis. When all samples were taken it is cleared
 if the accuracy is at least the floor. Before that it is cleared, or missed, only if a betting test at level α
 proves on which side the accuracy lies, so that an early stop rarely differs from the full run.
 
 *Verdict.* pass: floor cleared and non-inferior. fail: floor missed, or inferior. hold: neither; with all
-samples taken it means that so many samples cannot decide it. A better outcome never makes a verdict worse.
+samples taken it means that this many samples cannot decide it. A better outcome never makes a verdict worse.
 The reference judged against itself (the same subject) is non-inferior by definition.
 
 One tier's pass needs all its task types to pass; that takes no correction of α (an intersection-union test:
@@ -86,12 +86,12 @@ def judge(scorecard: Scorecard, *, reference: Scorecard, bar: Bar) -> Verdict:
 
 
 class SequentialJudge:
-    """Says while samples are taken whether every bar is decided: the `until` of `evals.harness.evaluate`.
+    """Decides during a run whether every bar is decided: the `until` of `evals.harness.evaluate`.
 
     Args:
         references: Tier → the scorecard of that tier's reference, over all samples.
         bars: The bars of one task type.
-        tasks_digest: Of the evaluation that will ask; None: not checked here (`judge` always checks it).
+        tasks_digest: Of the evaluation that will call it; None: not checked here (`judge` always checks it).
 
     Raises:
         EvaluationError: A bar's tier has no reference, or a reference covers other tasks.
@@ -115,7 +115,7 @@ class SequentialJudge:
         self._references = {tier: _by_sample(reference) for tier, reference in references.items()}
 
     def __call__(self, outcomes: Sequence[Outcome]) -> bool:
-        """Whether no further sample can be needed: each bar is passed or failed.
+        """Whether no further sample is needed: each bar is passed or failed.
 
         Raises:
             EvaluationError: A sample is not among a reference's.
@@ -133,7 +133,7 @@ class SequentialJudge:
 
 
 def needed_samples(*, bar: Bar) -> int:
-    """Samples below which even a variant without a single difference cannot be proved non-inferior."""
+    """Fewest samples with which a variant without any difference can be proved non-inferior."""
     margin = bar.margin_points / 100
     quantile = NormalDist().inv_cdf(1 - bar.alpha / 2)
     # Tango's statistic without discordant pairs is √(n δ / (1 − δ)).
@@ -171,7 +171,7 @@ def _status(*, floor: bool | None, difference: bool | None) -> Literal["pass", "
 
 
 def _bound(difference: Floats, *, bar: Bar, complete: bool) -> float:
-    """Lower confidence bound of the mean difference, by the tests that may speak at this point."""
+    """Lower confidence bound of the mean difference, by the tests that are valid at this point."""
     alpha = bar.alpha / 2
     anytime = anytime_lower_bound(difference, lowest=-1, highest=1, alpha=alpha)
     if not (complete and _is_binary(difference)):
@@ -181,19 +181,19 @@ def _bound(difference: Floats, *, bar: Bar, complete: bool) -> float:
 
 
 def _explain_floor(values: Floats, *, bar: Bar, complete: bool, met: bool | None) -> str:
-    said = {True: "clears", False: "misses", None: "is too close to stop at"}[met]
+    outcome = {True: "clears", False: "misses", None: "is too close to stop at"}[met]
     early = "" if complete or met is None else " (proved before all samples were taken)"
-    return f"accuracy {values.mean():.4f} of {len(values)} samples {said} the floor {bar.floor:.4f}{early}"
+    return f"accuracy {values.mean():.4f} of {len(values)} samples {outcome} the floor {bar.floor:.4f}{early}"
 
 
 def _explain_difference(
     difference: Floats, *, bar: Bar, complete: bool, bound: float, met: bool | None
 ) -> str:
-    said = {True: "non-inferior", False: "inferior", None: "undecided"}[met]
+    outcome = {True: "non-inferior", False: "inferior", None: "undecided"}[met]
     needed = needed_samples(bar=bar)
     few = complete and met is None and len(difference) < needed
     return (
-        f"{said} to the reference: {100 * difference.mean():+.2f} points, lower bound {100 * bound:+.2f}, "
+        f"{outcome} to the reference: {100 * difference.mean():+.2f} points, lower bound {100 * bound:+.2f}, "
         f"margin {bar.margin_points:.2f}"
         + (f" ({len(difference)} samples: no fewer than {needed} can prove that margin)" if few else "")
     )
@@ -243,7 +243,7 @@ def _paired(
             )
         if key[:2] in seen:
             raise EvaluationError(
-                f"sample {outcome.doc_id} of `{outcome.task}` stands twice in a scorecard",
+                f"sample {outcome.doc_id} of `{outcome.task}` appears twice in a scorecard",
                 hint="the scorecard is damaged; evaluate again",
             )
         seen.add(key[:2])

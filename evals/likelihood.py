@@ -1,7 +1,7 @@
-"""Log-likelihoods of continuations: what multiple-choice tasks and perplexities are made of.
+"""Log-likelihoods of continuations, for multiple-choice tasks and perplexities.
 
-Choices of one question share its context. The context runs once; each choice is appended to it, read, and
-taken off again, so the KV cache of the context is neither computed nor copied twice. Choices of a single
+Choices of one question share its context. The context runs once; each choice is appended, scored and removed
+again, so the KV cache of the context is neither computed nor copied twice. Choices of a single
 token need no further forward at all: the context's last logits score them together.
 """
 
@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from compilers.runtime import Cache, FloatArray, Segment
-from evals.rows import SampleBatch
+from evals.batch import SampleBatch
 from registry.errors import EvaluationError
 
 _LOGITS_BYTES = 128 << 20
-"""Bound on the logits of one forward; longer continuations run in pieces."""
+"""Limit on the logits of one `forward`, in bytes; longer continuations run in pieces."""
 _MOST_TAILS = 8
-"""Continuations that run one after the other on one row; more of them take a further row."""
+"""Continuations that run one after the other on one row; more of them use another row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class _Tail:
 
     tokens: tuple[int, ...]
     places: list[int]
-    """Continuations that it scores; they differ in their last token only."""
+    """Indices of the continuations that it scores; they differ in their last token only."""
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ class _Group:
     prefix: tuple[int, ...]
     """The context, cut from the left where it is too long."""
     short: list[int] = field(default_factory=list)
-    """Places of one-token continuations."""
+    """Indices of one-token continuations."""
     tails: dict[tuple[int, ...], _Tail] = field(default_factory=dict)
 
     def add(self, tail: tuple[int, ...], *, place: int) -> None:

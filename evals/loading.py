@@ -1,7 +1,7 @@
-"""Loading of lm-eval tasks: those that ship with Rung, lm-eval's stock tasks, or YAML of one's own.
+"""Loading lm-eval tasks: those that ship with Rung, lm-eval's stock tasks, or the user's own YAML.
 
-The shipped task types need no network and leave no trace: their documents are read from the files beside
-their YAML into memory, so any number of processes can load them at once.
+The shipped task types need no network and write nothing: their documents are read into memory from the files
+next to their YAML, so any number of processes can load them at once.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ Config = dict[str, Any]  # Any: YAML of lm-eval's form
 def load_tasks(
     task_type: str, entry: TaskEntry, *, ladder_dir: Path, cache_dir: Path | None = None
 ) -> LoadedTasks:
-    """The lm-eval tasks that a ladder's `[task.NAME]` means.
+    """The lm-eval tasks of a ladder's `[task.NAME]`.
 
     Args:
         task_type: NAME.
-        entry: What stands under it.
+        entry: The contents of that table.
         ladder_dir: Directory of the ladder file; `entry.include` is relative to it.
-        cache_dir: Where `datasets` may cache local data files of one's own tasks; None: its default.
+        cache_dir: Where `datasets` may cache local data files of the user's tasks; None: its default.
 
     Raises:
-        UnknownNameError: No such task type ships with Rung, or lm-eval knows no such task.
+        UnknownNameError: The task type does not ship with Rung, or lm-eval does not know the task.
         ConfigurationError: `entry.include` is not a folder.
-        EvaluationError: A task cannot be loaded: damaged, running code, or in need of an absent network.
+        EvaluationError: A task cannot be loaded: it is damaged, runs generated code, or needs a network.
     """
     _remember_templates()
     with _quiet_lm_eval():
@@ -132,14 +132,14 @@ def _load_own(
         loaded: dict[str, Any] = manager.load(list(names))["tasks"]
     except RungError:
         raise
-    except Exception as error:  # YAML, code and data sets of strangers raise whatever they like
+    except Exception as error:  # third-party YAML, code and data sets may raise anything
         raise _load_error(error, names=names, task_type=task_type) from error
     return loaded
 
 
 def _load_error(error: Exception, *, names: tuple[str, ...], task_type: str) -> EvaluationError:
-    said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    what = f"tasks {list(names)} of task.{task_type} cannot be loaded: {said}"
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    what = f"tasks {list(names)} of task.{task_type} cannot be loaded: {reason}"
     causes = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
         causes.append(cause)  # type: ignore[arg-type]  # only exceptions are chained here
@@ -166,7 +166,7 @@ def _folder_manager(include: Path, *, cache_dir: Path | None) -> Any:  # noqa: A
     from lm_eval.tasks._factory import TaskFactory
 
     class LocalFactory(TaskFactory):  # type: ignore[misc]  # lm-eval ships no types
-        """Finds data files beside their YAML, and says where `datasets` may cache them."""
+        """Finds data files next to their YAML, and sets where `datasets` may cache them."""
 
         def _load_full_config(self, entry: Any, overrides: Config | None = None) -> Config:  # noqa: ANN401
             config: Config = super()._load_full_config(entry, overrides)
@@ -180,7 +180,7 @@ def _folder_manager(include: Path, *, cache_dir: Path | None) -> Any:  # noqa: A
 
 
 def _check_metrics(config: Config) -> None:
-    """Refuse metrics that lm-eval lacks: it would look for them on the network and then leave them out."""
+    """Refuse metrics that lm-eval lacks: it would look for them online and then silently drop them."""
     from lm_eval.api.registry import metric_registry
 
     if config.get("process_results") is not None:
@@ -217,14 +217,14 @@ def _absolute(files: Any, *, folder: Path) -> Any:  # noqa: ANN401  # a path, a 
 
 
 def _broken_files(include: Path) -> list[str]:
-    """What is wrong with YAML files of a folder; lm-eval leaves such files out in silence."""
+    """Problems of the YAML files in a folder; lm-eval silently skips broken files."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
     problems = []
     for path in sorted(include.rglob("*.yaml")):
         try:
             load_yaml(path, resolve_func=False)
-        except Exception as error:  # noqa: BLE001  # whatever a stranger's YAML makes the loader raise
+        except Exception as error:  # noqa: BLE001  # third-party YAML can make the loader raise anything
             problems.append(f"`{path}`: {' '.join(str(error).split())}")
     return problems
 
@@ -233,17 +233,17 @@ def _accept(name: str, lm_task: Any) -> LoadedTask:  # noqa: ANN401  # lm-eval s
     if getattr(lm_task, "UNSAFE_CODE", False):
         raise EvaluationError(
             f"task `{name}` runs code that the model writes",
-            hint="leave it out: Rung has no sandbox for that",
+            hint="remove it: Rung has no sandbox for that",
         )
     if getattr(lm_task, "MULTIMODAL", False):
         raise EvaluationError(
-            f"task `{name}` needs images or sound", hint="leave it out: sessions read text only"
+            f"task `{name}` needs images or sound", hint="remove it: sessions read text only"
         )
     return LoadedTask(name, lm_task)
 
 
 def _code_digests(include: Path | None) -> dict[str, str]:
-    """Digests of Python files that YAML of one's own may call."""
+    """Digests of the Python files that the user's YAML may call."""
     if include is None:
         return {}
     return {path.relative_to(include).as_posix(): digest_file(path) for path in sorted(include.rglob("*.py"))}
@@ -259,7 +259,7 @@ def _remember_templates() -> None:
 
 @contextmanager
 def _quiet_lm_eval() -> Iterator[None]:
-    """Without the chatter of lm-eval and `datasets`; what matters is raised."""
+    """Silences the log and progress bars of lm-eval and `datasets`; errors are raised."""
     import datasets
 
     logger = logging.getLogger("lm_eval")

@@ -1,7 +1,7 @@
-"""Samples: lm-eval tasks with their documents, ready to be asked and marked any number of times.
+"""lm-eval tasks with their documents (samples), ready to be run and marked any number of times.
 
-lm-eval builds a task's requests anew for every run. They do not depend on what is evaluated, so they are
-built once per process here and serve every artifact. Prompts, filters and metrics are lm-eval's own.
+lm-eval rebuilds a task's requests for every run. They do not depend on what is evaluated, so they are built
+once per process here and reused for every artifact. Prompts, filters and metrics are lm-eval's own.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ METRICS = (
     "pass@1",
     "f1",
 )
-"""Which of a task's metrics is a sample's outcome: the first of these that it has, else its only metric.
+"""The metric that is a sample's outcome: the first of these that a task has, else its only metric.
 
-A task overrules this in its YAML: `metadata: {rung_metric: acc_norm, rung_filter: strict-match}`.
+A task overrides this in its YAML: `metadata: {rung_metric: acc_norm, rung_filter: strict-match}`.
 """
 FEWSHOT_SEED = 1234
 """lm-eval's default, so that few-shot examples are those of a stock run."""
@@ -41,13 +41,13 @@ Document = Mapping[str, Any]  # Any: fields of the task's own
 
 @dataclass(frozen=True, slots=True)
 class LmRequest:
-    """One question to the model, as lm-eval puts it."""
+    """One request to the model, as lm-eval makes it."""
 
     kind: str
     """Method of lm-eval's `LM`: `loglikelihood`, `loglikelihood_rolling` or `generate_until`."""
     arguments: tuple[Any, ...]  # Any: strings and generation settings
     index: int
-    """Place among the sample's requests."""
+    """Index among the sample's requests."""
 
 
 class LoadedTask:
@@ -101,9 +101,9 @@ class LoadedTask:
         return self._hashes[number]
 
     def requests(self, number: int) -> list[LmRequest]:
-        """What is asked about a document."""
+        """The requests of a document."""
         if number not in self._requests:
-            # Few-shot examples are drawn document by document: the draws of a stock run need all, in order.
+            # Few-shot examples are drawn document by document; a stock run draws them all, in order.
             numbers = range(len(self.documents)) if self._shots else (number,)
             for place in numbers:
                 self._requests[place] = self._build(place)
@@ -116,7 +116,7 @@ class LoadedTask:
             answers: Document number → one answer per request, in order.
 
         Raises:
-            EvaluationError: The task has no outcome between 0 and 1, or several and no rule to choose.
+            EvaluationError: The task has no outcome between 0 and 1, or several and no rule to choose one.
         """
         from lm_eval.api.instance import Instance
 
@@ -217,7 +217,7 @@ class LoadedTasks:
         """All samples that may be taken, in the order in which they are taken.
 
         Each task is shuffled by `seed`; then the tasks are interleaved in proportion to their sizes, so that
-        any beginning of the order holds each task's share, and a longer order begins like a shorter one.
+        every prefix of the order holds each task's share, and a shorter order is a prefix of a longer one.
         """
         keyed: list[tuple[float, int, LoadedTask, int]] = []
         for place, task in enumerate(self.tasks):
@@ -244,6 +244,6 @@ def _hash_document(document: Document) -> str:
 
 
 def _source(value: object) -> str:
-    """What stands for a value that JSON cannot hold: a function's qualified name, never its address."""
+    """JSON form of a value that JSON cannot hold: a function's qualified name, never its address."""
     name = getattr(value, "__qualname__", None)
     return f"{getattr(value, '__module__', '')}.{name}" if name else str(value)

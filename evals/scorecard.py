@@ -1,7 +1,7 @@
-"""Scorecards: what was measured on one artifact for one task type, sample by sample.
+"""Scorecards: the outcomes of one artifact on one task type, sample by sample.
 
-A scorecard says on which artifact, runtime, chip and batch size it was obtained, and which tasks (by digest
-of their definition and data) it covers, so that two of them can be paired sample by sample.
+A scorecard records the artifact, runtime, chip and batch size, and the tasks it covers (by digest of their
+definition and data), so that two of them can be paired sample by sample.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Scorecard(Value):
     outcomes: tuple[Outcome, ...]
     """In the order in which samples were taken."""
     available: int
-    """Samples that were to be taken: all that the task type has, or the ladder's `max_samples`. More than
+    """Samples that could be taken: all that the task type has, or the ladder's `max_samples`. More than
     `len(outcomes)` after an early stop."""
     tokens: int
     """Tokens scored or generated."""

@@ -1,7 +1,7 @@
-"""lm-eval's view of a session: one `LM` over whatever runtime is loaded.
+"""An lm-eval `LM` over a session, whatever runtime is loaded.
 
 Prompts, truncation, stop strings and scores follow lm-eval's own `hf` backend (its `models/huggingface.py`),
-so that a sample's outcome is the same here and there. BOS is explicit: it comes from the checkpoint's record.
+so that a sample has the same outcome in both. BOS is explicit: it comes from the checkpoint's record.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from compilers.model.tokenizer import Tokenizer
 from compilers.runtime import Session
+from evals.batch import SampleBatch
 from evals.decoding import Prompt, decode_greedily
 from evals.likelihood import Continuation, Likelihood, score_continuations
-from evals.rows import SampleBatch
 from registry.errors import EvaluationError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class SessionLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a text without context: BOS, else EOS.
+        """The token put before a text without context: BOS, else EOS.
 
         Raises:
             EvaluationError: The tokenizer has neither.

@@ -2,7 +2,7 @@
 
 T. Tango, "Equivalence test and confidence interval for the difference in proportions for the paired-sample
 design", Statistics in Medicine 17 (1998) 891-908. It keeps its level where discordant pairs are few, the
-usual case here, and where Wald's interval collapses to a point.
+usual case here, where Wald's interval collapses to a point.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import math
 from statistics import NormalDist
 
 _STEPS = 60
-"""Halvings of an interval of length 2: more than a double can tell."""
+"""Halvings of an interval of length 2: beyond the precision of a double."""
 
 
 def score_statistic(*, gains: int, losses: int, samples: int, difference: float) -> float:
-    """The score statistic of H0: p(variant) − p(reference) = `difference`; large values speak for more.
+    """The score statistic of H0: p(variant) − p(reference) = `difference`; large: evidence for more.
 
     Args:
         gains: Samples that the variant has right and the reference wrong.

@@ -1,4 +1,4 @@
-"""Verdicts: what a scorecard was judged to mean for one tier of one task type."""
+"""Verdicts: pass, fail or hold of a scorecard for one tier of one task type, and the bar it is judged by."""
 
 from __future__ import annotations
 

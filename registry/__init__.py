@@ -1,1 +1,1 @@
-"""The words of Rung, the content store, MLflow, signatures and errors: the lowest layer."""
+"""Shared values, the content store, the MLflow registry, signatures and errors: the lowest layer."""

@@ -1,9 +1,8 @@
 """Atomic writes: a file or directory appears whole, under its own name, or not at all.
 
-Everything is first written under a temporary name in the same file system, flushed to the disk, and then
-renamed. The writer holds a lock on its temporary while it lives, so that what a killed process left behind
-can be told from what another process is just writing, without process ids (which mean nothing across
-containers and reboots).
+Everything is first written under a temporary name in the same file system, flushed to disk, and then renamed.
+The writer holds a lock on its temporary while it runs, so that the leftovers of a killed process can be told
+apart from the work of a live one without process ids, which mean nothing across containers and reboots.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from typing import IO
 from registry.errors import RegistryError, StorageFullError
 
 SUFFIX = ".partial"
-"""Ends every temporary name."""
+"""Suffix of every temporary name."""
 _NO_LOCKS = (errno.EBADF, errno.ENOLCK, errno.ENOTSUP)  # NFS refuses an exclusive lock on a directory
 _FULL = {
     errno.ENOSPC: "no space left",
@@ -31,10 +30,10 @@ _FULL = {
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Make `path` hold `data`, whole or not at all, and survive a power cut.
+    """Write `data` to `path`, whole or not at all; the result survives a power cut.
 
     Raises:
-        StorageFullError: No space, quota or file size left; `path` is as it was.
+        StorageFullError: No space, quota or file size left; `path` is unchanged.
         RegistryError: The directory cannot be written to.
     """
     with storage_errors(path):
@@ -49,9 +48,9 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 
 @contextmanager
 def temporary_file(directory: Path, *, name: str) -> Iterator[tuple[IO[bytes], Path]]:
-    """An open, locked temporary file in `directory`, removed at the end unless it was renamed."""
+    """An open, locked temporary file in `directory`; removed on exit unless it was renamed."""
     path = directory / f".{name}.{uuid.uuid4().hex}{SUFFIX}"
-    with directory_lock(directory):  # nobody takes it for abandoned before it is locked
+    with directory_lock(directory):  # no one may take it for abandoned before it is locked
         stream = path.open("xb")
         _try_lock(stream.fileno())
     try:
@@ -63,13 +62,13 @@ def temporary_file(directory: Path, *, name: str) -> Iterator[tuple[IO[bytes], P
 
 @contextmanager
 def temporary_directory(target: Path) -> Iterator[Path]:
-    """An empty directory beside `target`; becomes `target` at the end unless an error is raised.
+    """An empty directory next to `target` that becomes `target` on exit, unless an error is raised.
 
     Leftovers of killed processes for the same target are removed first.
 
     Raises:
         RegistryError: `target` exists and is not an empty directory, or its parent cannot be written to.
-        StorageFullError: No space left; nothing stays.
+        StorageFullError: No space left; nothing is left behind.
     """
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -82,9 +81,9 @@ def temporary_directory(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch_directory(parent: Path, *, name: str) -> Iterator[Path]:
-    """An empty directory below `parent` for work in progress, removed at the end unless it was renamed.
+    """An empty directory below `parent` for work in progress; removed on exit unless it was renamed.
 
-    It lies in a locked one, so that its own lock is free for those who make temporaries in it.
+    Its parent holds the lock, so that the lock of the directory itself is free for temporaries made in it.
 
     Raises:
         StorageFullError: No space left.
@@ -106,7 +105,7 @@ def scratch_directory(parent: Path, *, name: str) -> Iterator[Path]:
 
 
 def sweep(directory: Path, *, name: str = "*") -> None:
-    """Remove what killed processes left in `directory`; writers do it first, so that no retry leaves any."""
+    """Remove the leftovers of killed processes in `directory`; every writer does so before it starts."""
     with directory_lock(directory):
         for leftover in abandoned(directory, name=name):
             remove_tree(leftover)
@@ -115,14 +114,14 @@ def sweep(directory: Path, *, name: str = "*") -> None:
 def abandoned(directory: Path, *, name: str = "*") -> list[Path]:
     """Temporaries in `directory` whose process is gone.
 
-    Call it under `directory_lock`, under which temporaries are made.
+    Call it while holding `directory_lock`, which is also held when temporaries are made.
     """
     return [path for path in sorted(directory.glob(f".{name}.*{SUFFIX}")) if _is_abandoned(path)]
 
 
 @contextmanager
 def directory_lock(directory: Path) -> Iterator[None]:
-    """Hold the exclusive lock of a directory (no file is made); waits for others, ends with the process."""
+    """Hold the exclusive lock of a directory, without a lock file; released when the process ends."""
     handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:
@@ -137,7 +136,7 @@ def directory_lock(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def file_lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on the file `path`, which stays; waits for others, ends with the process."""
+    """Hold an exclusive lock on the file `path`, which is kept; released when the process ends."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -148,11 +147,11 @@ def file_lock(path: Path) -> Iterator[None]:
 
 @contextmanager
 def storage_errors(where: Path) -> Iterator[None]:
-    """Turn the operating system's errors of a write into Rung's.
+    """Turn the operating system's errors on a write into Rung's.
 
     Raises:
         StorageFullError: No space, quota or file size left.
-        RegistryError: Not permitted, read-only, a file in the place of a directory …
+        RegistryError: Not permitted, read-only, a file where a directory should be …
     """
     try:
         yield
@@ -169,13 +168,13 @@ def storage_errors(where: Path) -> Iterator[None]:
 
 
 def flush(stream: IO[bytes]) -> None:
-    """Force a file's content to the disk."""
+    """Force a file's content to disk."""
     stream.flush()
     os.fsync(stream.fileno())
 
 
 def sync_directory(directory: Path) -> None:
-    """Force a directory's names to the disk."""
+    """Force a directory's entries to disk."""
     handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -184,7 +183,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a file or a directory with all that is in it, if it is there."""
+    """Remove a file, or a directory with everything in it, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -192,13 +191,13 @@ def remove_tree(path: Path) -> None:
 
 
 def _replace_directory(path: Path, *, target: Path) -> None:
-    """Rename over an absent or empty target, else fail."""
+    """Rename to an absent or empty target; fail on any other."""
     try:
         path.rename(target)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise RegistryError(
-                f"`{target}` exists already and is not an empty directory",
+                f"`{target}` already exists and is not an empty directory",
                 hint="remove it, or give another directory",
             ) from error
         raise
@@ -206,7 +205,7 @@ def _replace_directory(path: Path, *, target: Path) -> None:
 
 
 def _try_lock(handle: int) -> bool:
-    """Whether the lock was free and is ours now; False also where the file system knows no locks."""
+    """Whether the lock was free and is now ours; False too where the file system has no locks."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -1,10 +1,10 @@
-"""The catalogue: what MLflow's model registry says, read without importing MLflow where that can be avoided.
+"""Read-only queries of the MLflow model registry, without importing MLflow where that can be avoided.
 
-`import mlflow` and its first query take 4 s and more, and every command has to ask which version a name
-stands for. So the two usual back ends are read directly: a SQLite file by `sqlite3`, if its tables have the
-columns that MLflow 3 gives them, and a server by its public REST API
+`import mlflow` and its first query take over 4 s, and every command has to look up which version a name
+refers to. So the two usual back ends are read directly: a SQLite file with `sqlite3`, if its tables have the
+columns of MLflow 3, and a server through its public REST API
 (https://mlflow.org/docs/latest/rest-api.html). Everything else, and every write, goes through MLflow's own
-client; a test holds the three to the same answers.
+client; a test checks that all three give the same answers.
 """
 
 from __future__ import annotations
@@ -47,28 +47,28 @@ class ModelVersion:
     name: str
     version: int
     source: str
-    """`models:/m-…` or where its files lie."""
+    """`models:/m-…`, or the location of its files."""
     tags: Mapping[str, str]
 
 
 class Catalog(Protocol):
-    """What is registered."""
+    """What a registry can be asked."""
 
     def names(self) -> list[str]:
         """All registered models, sorted."""
         ...
 
     def aliases(self, name: str) -> dict[str, int]:
-        """Alias → version of a registered model; empty if there is none."""
+        """Alias → version of a registered model; empty if it has none."""
         ...
 
     def versions(self, name: str) -> list[ModelVersion]:
-        """All versions that are ready, oldest first; empty if there is no such model."""
+        """All versions that are ready, oldest first; empty if the model does not exist."""
         ...
 
 
 def open_catalog(uri: str) -> Catalog:
-    """The quickest catalogue for an MLflow URI that gives MLflow's own answers."""
+    """The fastest catalogue for an MLflow URI that gives the same answers as MLflow."""
     plain = not any(os.environ.get(name) for name in _CLIENT_ONLY)
     if uri.startswith(SQLITE) and plain:
         path = Path(uri.removeprefix(SQLITE))
@@ -126,7 +126,7 @@ class SqliteCatalog:
 
 @dataclass(frozen=True, slots=True)
 class RestCatalog:
-    """The registry of an MLflow server, by its REST API."""
+    """The registry of an MLflow server, through its REST API."""
 
     url: str
 
@@ -167,7 +167,7 @@ class RestCatalog:
                 return
 
     def _get(self, path: str, query: Mapping[str, str]) -> dict[str, Any]:  # Any: JSON
-        """The answer; empty where the server says that there is no such thing."""
+        """The response; empty where the server says that the resource does not exist."""
         url = f"{self.url}/api/2.0/mlflow/{path}?{urllib.parse.urlencode(query)}"
         request = urllib.request.Request(url, headers=_authorisation())
         try:
@@ -189,7 +189,7 @@ class RestCatalog:
 
 @dataclass(frozen=True, slots=True)
 class ClientCatalog:
-    """The registry by MLflow's own client: any back end, 4 s and more to start."""
+    """The registry through MLflow's own client: any back end, over 4 s to start."""
 
     uri: str
 
@@ -234,7 +234,7 @@ def _select(path: Path, query: str, values: tuple[str, ...]) -> list[tuple[Any, 
 
 
 def _has_columns(path: Path) -> bool:
-    """Whether the tables are those that this module knows, and hold one workspace."""
+    """Whether the tables have the columns this module reads, and hold a single workspace."""
     try:
         for table, columns in _COLUMNS.items():
             found = {row[0] for row in _select(path, "SELECT name FROM pragma_table_info(?)", (table,))}

@@ -1,7 +1,7 @@
 """Checkpoints: immutable weights, configuration and tokenizer in the Hugging Face layout.
 
-The first word on the way. `registry/intake.py` reads and checks a directory; `registry/mlflow.py` registers
-it as a model version. This file holds the value that the rest of the way passes on.
+`registry/intake.py` reads and checks a directory; `registry/mlflow.py` registers it as a model version. This
+module holds the value that every later step receives.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class FileEntry(Value):
 
 
 class Checkpoint(Value):
-    """A registered model version and what is in it."""
+    """A registered model version and its contents."""
 
     name: str
     """MLflow registered model name."""
@@ -31,7 +31,7 @@ class Checkpoint(Value):
     files: tuple[FileEntry, ...]
     """Sorted by path."""
     family: str
-    """The line that the checkpoint belongs to."""
+    """The model family that the checkpoint belongs to."""
     architecture: str
     """First entry of the configuration's `architectures`: `LlamaForCausalLM` …"""
     parameters: int

@@ -39,8 +39,8 @@ def canonical_json(value: object) -> bytes:
     """`value` as JSON with sorted keys, no white space and UTF-8: equal values give equal bytes.
 
     Raises:
-        ValueError: `value` holds NaN or infinity, which JSON cannot.
-        TypeError: `value` holds something that JSON cannot.
+        ValueError: `value` holds NaN or infinity, which JSON cannot represent.
+        TypeError: `value` holds something that JSON cannot represent.
     """
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_plain
@@ -62,7 +62,7 @@ def digest_tree(files: Mapping[str, str]) -> str:
 
 
 def short(digest: str) -> str:
-    """The first 12 hexadecimal digits, for people to read."""
+    """The first 12 hexadecimal digits, for display."""
     return digest.removeprefix("sha256:")[:12]
 
 

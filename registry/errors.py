@@ -4,12 +4,12 @@
 RungError
 ├── ConfigurationError        exit 2   usage or configuration
 │   └── UnknownNameError      exit 2   a name outside a closed set, with "did you mean"
-├── NotFoundError             exit 3   something the registry does not hold
+├── NotFoundError             exit 3   something that does not exist in the registry
 ├── RegistryError             exit 3   the registry, the store or the database cannot be used
 │   ├── CorruptError          exit 3   bytes that do not have the digest they claim
 │   ├── StorageFullError      exit 3   no space left for a write
 │   └── SchemaError           exit 3   a database or document of a schema this version does not read
-├── CheckpointError           exit 3   a checkpoint that cannot be taken in
+├── CheckpointError           exit 3   a checkpoint that cannot be accepted
 ├── BuildError                exit 4   export, quantization or lowering failed
 ├── ToolchainMissingError     exit 5   a toolchain is not installed or not usable here
 ├── EvaluationError           exit 6   the evaluation could not run
@@ -18,7 +18,8 @@ RungError
     └── SignatureError        exit 8   a signature that does not verify
 ```
 
-The first line of a message says what and where, with the value; `hint` says the remedy and is required.
+The first line of a message says what is wrong and where, with the value; `hint` gives the remedy and is
+required.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import ClassVar
 
 
 class RungError(Exception):
-    """Root of the tree.
+    """Base class of every error that Rung raises.
 
     Args:
         message: What went wrong and where, with the offending value; no final period.
@@ -83,7 +84,7 @@ class UnknownNameError(ConfigurationError):
 
 
 class NotFoundError(RungError):
-    """Something that was asked for by name or digest and is not there."""
+    """Something was asked for by name or digest and does not exist."""
 
     code = "not_found"
     exit_code = 3
@@ -104,7 +105,7 @@ class CorruptError(RegistryError):
 
 
 class StorageFullError(RegistryError):
-    """No space was left for a write; nothing half-written stays."""
+    """No space was left for a write; nothing half-written remains."""
 
     code = "storage_full"
     http_status = 507
@@ -117,7 +118,7 @@ class SchemaError(RegistryError):
 
 
 class CheckpointError(RungError):
-    """A checkpoint that cannot be taken in: configuration, weights or tokenizer."""
+    """A checkpoint that cannot be accepted: its configuration, weights or tokenizer."""
 
     code = "checkpoint"
     exit_code = 3
@@ -162,6 +163,6 @@ class RefusedError(RungError):
 
 
 class SignatureError(RefusedError):
-    """A signature that is missing, of another key, or over other bytes."""
+    """A signature that is missing, made with another key, or made over other bytes."""
 
     code = "signature"

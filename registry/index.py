@@ -22,7 +22,7 @@ class Index:
     """`index.json`."""
 
     def create(self) -> None:
-        """Make an empty index unless there is one."""
+        """Create an empty index unless one exists."""
         with self._locked():
             if not self.path.exists():
                 self._write([])
@@ -31,7 +31,7 @@ class Index:
         """All descriptors, in the order in which they were added.
 
         Raises:
-            CorruptError: The index is missing or is not one.
+            CorruptError: The index is missing or is not an image index.
         """
         try:
             document = json.loads(self.path.read_bytes())
@@ -48,7 +48,7 @@ class Index:
         return entries
 
     def add(self, entry: oci.Document) -> None:
-        """Add a descriptor unless one with its digest and name is there."""
+        """Add a descriptor unless it is already listed."""
         with self._locked():
             entries = self.entries()
             if entry not in entries:
@@ -64,7 +64,7 @@ class Index:
             return [entry for entry in entries if entry not in kept]
 
     def replace(self, entries: list[oci.Document]) -> None:
-        """Write the index anew."""
+        """Overwrite the index with these descriptors."""
         with self._locked():
             self._write(entries)
 

@@ -1,11 +1,11 @@
-"""Intake: a local directory in the Hugging Face layout is read and checked before anything is registered.
+"""Reading and checking a checkpoint directory (Hugging Face layout) before it is registered.
 
-The first step on the way. What passes here has a readable configuration, whole and finite safetensors
+What passes has a readable configuration, whole and finite safetensors
 weights, a tokenizer, and a digest that does not depend on file order. Whether its architecture can be
 exported is decided at export. Nothing in a checkpoint is ever executed or unpickled.
 
 Names that begin with a dot (`.git`, `.cache`, `.gitattributes`) and the files that MLflow and Rung themselves
-put beside a checkpoint are not part of it.
+put next to a checkpoint are not part of it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from registry.value import Value
 from registry.weights import TensorEntry, first_non_finite, read_header
 
 FACTS_NAME: Final = "rung.json"
-"""Name under which the facts lie beside a checkpoint in MLflow."""
+"""File name of the facts, stored next to a checkpoint in MLflow."""
 NOT_PART: Final = frozenset({FACTS_NAME, "MLmodel", "registered_model_meta"})
 """Files of MLflow and Rung at the top of a downloaded checkpoint."""
 _SINGLE = "model.safetensors"
@@ -43,7 +43,7 @@ _CONVERT = (
 
 
 class CheckpointFacts(Value):
-    """What is in a checkpoint, as found by reading it."""
+    """The contents of a checkpoint, as found by reading it."""
 
     schema_version: Literal[1] = 1
     digest: Digest
@@ -99,7 +99,7 @@ def weight_files(path: Path) -> list[Path]:
     if single.is_file() and index.is_file():
         _refuse(
             f"`{path}` holds both {_SINGLE} and {_SHARDS}",
-            hint="remove the one that is out of date, so that it is plain which weights are meant",
+            hint="remove the one that is out of date, so that it is clear which weights are meant",
         )
     if single.is_file():
         return [single]
@@ -142,7 +142,7 @@ def read_json(path: Path, *, hint: str) -> dict[str, Any]:  # Any: JSON
 
 
 def _list_files(path: Path) -> list[str]:
-    """Relative POSIX paths of all files of a checkpoint, sorted; refuses what cannot be taken in."""
+    """Relative POSIX paths of all files of a checkpoint, sorted; refuses what cannot be accepted."""
     found = []
     for folder, folders, files in os.walk(path):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -150,7 +150,7 @@ def _list_files(path: Path) -> list[str]:
             if (Path(folder) / name).is_symlink():
                 _refuse(
                     f"`{Path(folder) / name}` links to a directory",
-                    hint="put the directory itself in its place",
+                    hint="replace the link with the directory itself",
                 )
         for name in files:
             file = Path(folder) / name
@@ -190,7 +190,7 @@ def _is_pickle(file: Path) -> bool:
 
 
 def _check_config(config: Mapping[str, Any], *, where: Path) -> str:  # Any: JSON
-    """The architecture, once the configuration's shape has been checked."""
+    """The architecture; checks the form of the configuration first."""
     names = config.get("architectures")
     if names is None:
         _refuse(f"`{where}` has no `architectures`", hint='add what it is, such as ["LlamaForCausalLM"]')
@@ -210,7 +210,7 @@ def _check_config(config: Mapping[str, Any], *, where: Path) -> str:  # Any: JSO
 
 
 def _check_weights(path: Path, *, names: list[str]) -> dict[str, TensorEntry]:
-    """All tensors of the weight files, once they have been found whole and finite."""
+    """All tensors of the weight files; checks first that they are complete and finite."""
     files = weight_files(path)
     mapping = _weight_map(path / _SHARDS) if (path / _SHARDS).is_file() else None
     for name in names:
@@ -264,7 +264,7 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _check_tokenizer(path: Path, *, config: Mapping[str, Any]) -> bool:  # Any: JSON
-    """Whether the tokenizer adds BOS, once its files have been checked."""
+    """Whether the tokenizer adds BOS; checks its files first."""
     where = path / "tokenizer.json"
     tokenizer = read_json(
         where, hint="save the fast tokenizer: `AutoTokenizer.from_pretrained(…).save_pretrained(…)`"
@@ -277,7 +277,7 @@ def _check_tokenizer(path: Path, *, config: Mapping[str, Any]) -> bool:  # Any: 
     if isinstance(size, int) and last >= size:
         _refuse(
             f"`{where}` has token ids up to {last}, but config.json has a vocab_size of {size}",
-            hint="the tokenizer belongs to another checkpoint: put the right one in its place",
+            hint="the tokenizer belongs to another checkpoint: replace it with the right one",
         )
     settings_path = path / "tokenizer_config.json"
     settings = read_json(settings_path, hint="") if settings_path.is_file() else {}
@@ -322,7 +322,7 @@ def _token_text(token: object) -> str | None:
 
 
 def _count_parameters(tensors: Mapping[str, TensorEntry], *, config: Mapping[str, Any]) -> int:  # Any: JSON
-    """Parameters stored; a tied head that is stored all the same counts once, position tables do not."""
+    """Parameters stored; a tied head that is stored anyway counts once, position tables do not count."""
     counted = {name: one for name, one in tensors.items() if not name.endswith("rotary_emb.inv_freq")}
     if config.get("tie_word_embeddings") is True and "model.embed_tokens.weight" in counted:
         counted.pop("lm_head.weight", None)

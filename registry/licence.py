@@ -37,9 +37,9 @@ _HEAD_CHARACTERS = 4096
 
 
 def read_licence(checkpoint: Path) -> str:
-    """The licence that a checkpoint directory states.
+    """The licence stated in a checkpoint directory.
 
-    `license:` (or `license_name:`) in the front matter of README.md goes before a licence file's text. A
+    `license:` (or `license_name:`) in the front matter of README.md takes precedence over a licence file. A
     licence that has no SPDX identifier becomes `LicenseRef-NAME`, as SPDX prescribes for others.
     """
     card = _text(checkpoint / "README.md")

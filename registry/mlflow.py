@@ -1,11 +1,11 @@
-"""Checkpoints in MLflow: which there are, their versions, aliases and lineage.
+"""Checkpoints in the MLflow model registry: names, versions, aliases and lineage.
 
-MLflow holds this truth: a registered model is a checkpoint's name, a model version its version, and a logged
-model carries the files, so that any MLflow user finds them there. The content store holds the same files by
-digest. The version's tags (`registry/tags.py`) say what is in it.
+MLflow is the source of truth: a registered model is a checkpoint's name, a model version its version, and a
+logged model carries the files, so that any MLflow user finds them there. The content store holds the same
+files by digest. The version's tags (`registry/tags.py`) describe its contents.
 
-Adding is idempotent: the same digest under the same name is the same version. What a killed `add` left behind
-(a logged model that is pending, or that no version refers to) is removed or taken up by the next one.
+Adding is idempotent: the same digest under the same name is the same version. Leftovers of a killed `add` (a
+logged model that is pending, or that no version refers to) are removed or reused by the next one.
 """
 
 from __future__ import annotations
@@ -62,22 +62,22 @@ class Checkpoints:
         alias: str | None = None,
         add_bos: bool | None = None,
     ) -> Checkpoint:
-        """Register a local checkpoint directory; the same content again is the version that is there.
+        """Register a local checkpoint directory; content that is registered already keeps its version.
 
         Args:
             path: Directory in the Hugging Face layout.
             name: MLflow registered model.
-            family: Line that it belongs to.
+            family: Model family that it belongs to.
             licence: SPDX identifier; None: what the checkpoint states.
             parent: Checkpoint that it was distilled or tuned from.
             alias: MLflow alias to point to it.
             add_bos: Whether prompts begin with BOS; None: as its tokenizer does.
 
         Raises:
-            CheckpointError: It cannot be taken in.
+            CheckpointError: It cannot be accepted.
             ConfigurationError: A name is not allowed, or the same content is registered with other
             statements.
-            NotFoundError: No such parent.
+            NotFoundError: The parent does not exist.
             RegistryError: MLflow or the store cannot be used.
         """
         _check_name("checkpoint name", name, pattern=_NAME)
@@ -110,20 +110,20 @@ class Checkpoints:
         alias: str | None = None,
         add_bos: bool | None = None,
     ) -> Checkpoint:
-        """Take in a model version that somebody registered without Rung; it is tagged, no version is made.
+        """Adopt a model version that was registered without Rung: it is tagged, no new version is made.
 
         Args:
             uri: `models:/name/3`, `models:/name@alias` or `models:/name/latest`.
-            family: Line that it belongs to.
+            family: Model family that it belongs to.
             licence: SPDX identifier; None: what the checkpoint states.
             parent: Checkpoint that it was distilled or tuned from.
             alias: MLflow alias to point to it.
             add_bos: Whether prompts begin with BOS; None: as its tokenizer does.
 
         Raises:
-            NotFoundError: No such version.
-            CheckpointError: It holds no checkpoint, or one that cannot be taken in.
-            ConfigurationError: It is taken in already with other statements.
+            NotFoundError: The version does not exist.
+            CheckpointError: It holds no checkpoint, or one that cannot be accepted.
+            ConfigurationError: It was adopted before with other statements.
             RegistryError: MLflow or the store cannot be used.
         """
         _check_name("family", family, pattern=_NAME)
@@ -148,20 +148,20 @@ class Checkpoints:
         """The checkpoint of `name` (its newest version), `name@alias` or `name/version`.
 
         Raises:
-            NotFoundError: No such name, alias or version, or it was never taken in; the hint says what there
-            is.
+            NotFoundError: The name, alias or version does not exist or was never added; the hint lists what
+            does.
             RegistryError: MLflow cannot be used.
         """
         version = self._version(ref)
         if DIGEST not in version.tags:
             raise NotFoundError(
-                f"`{version.name}/{version.version}` is in MLflow, but Rung has not taken it in",
+                f"`{version.name}/{version.version}` is in MLflow, but was not added to Rung",
                 hint=f"run `rung checkpoint add models:/{version.name}/{version.version}`",
             )
         return checkpoint_of(version, self._facts(version))
 
     def all(self) -> list[Checkpoint]:
-        """Every version that was taken in, by name and version.
+        """Every version that was added, by name and version.
 
         Raises:
             RegistryError: MLflow cannot be used.
@@ -171,7 +171,7 @@ class Checkpoints:
         return [checkpoint_of(one, self._facts(one)) for one in versions if DIGEST in one.tags]
 
     def aliases(self, name: str) -> dict[str, str]:
-        """Alias → `name/version` of one name; empty if there is none.
+        """Alias → `name/version` of one name; empty if it has none.
 
         Raises:
             RegistryError: MLflow cannot be used.
@@ -184,7 +184,7 @@ class Checkpoints:
     def materialise(
         self, checkpoint: Checkpoint, *, out: Path, share: Literal["link", "copy"] = "link"
     ) -> None:
-        """Make the directory `out` with a checkpoint's files; what the store lacks is fetched from MLflow.
+        """Create the directory `out` with a checkpoint's files; what the store lacks is fetched from MLflow.
 
         Raises:
             CorruptError: MLflow's files are no longer those that were registered.
@@ -249,13 +249,14 @@ class Checkpoints:
             created = client.create_model_version(name, source=f"models:/{model}", model_id=model, tags=tags)
             first = self._with_digest(name, facts.digest)
             if first is not None and first.version < int(created.version):
-                client.delete_model_version(name, str(created.version))  # another machine was quicker
+                # Another machine registered it first.
+                client.delete_model_version(name, str(created.version))
                 client.delete_logged_model(model)
                 return first
         return ModelVersion(name, int(created.version), f"models:/{model}", tags)
 
     def _tag(self, version: ModelVersion, *, tags: dict[str, str]) -> ModelVersion:
-        """Tag a version; the digest comes last, because it is what says that the others are there."""
+        """Tag a version; the digest comes last, because it marks the others as complete."""
         with open_client(self.uri) as client:
             for key in sorted(tags, key=lambda one: one == DIGEST):
                 client.set_model_version_tag(version.name, str(version.version), key, tags[key])
@@ -268,7 +269,7 @@ class Checkpoints:
             client.set_registered_model_alias(version.name, alias, str(version.version))
 
     def _facts(self, version: ModelVersion) -> CheckpointFacts:
-        """What is in a version: from the store, else from MLflow."""
+        """The contents of a version: from the store, else from MLflow."""
         digest = version.tags[DIGEST]
         stored = version.tags.get(FACTS, "")
         try:
@@ -285,7 +286,7 @@ class Checkpoints:
         return facts
 
     def _fetch(self, version: ModelVersion) -> tuple[CheckpointFacts, FileEntry]:
-        """Download a version, take its files into the store, and return what was found."""
+        """Download a version, store its files, and return what was found."""
         uri = f"models:/{version.name}/{version.version}"
         with storage_errors(self.store.ingest):
             self.store.ingest.mkdir(parents=True, exist_ok=True)
@@ -296,12 +297,12 @@ class Checkpoints:
             return facts, self._store_files(path, facts)
 
     def _store_files(self, path: Path, facts: CheckpointFacts) -> FileEntry:
-        """Take a checkpoint's files and its facts into the store; returns the entry of `rung.json`."""
+        """Store a checkpoint's files and its facts; returns the entry of `rung.json`."""
         for file in facts.files:
             if self.store.add_file(path / file.path).digest != file.digest:
                 raise CheckpointError(
                     f"`{path / file.path}` changed while it was read",
-                    hint="add it again once nobody writes to it",
+                    hint="add it again when nothing writes to it",
                 )
         return self.store.add_bytes(canonical_json(facts)).at(FACTS_NAME)
 
@@ -313,7 +314,7 @@ class Checkpoints:
 
 
 def _take_up(client: Client, experiment: str, *, name: str, digest: str) -> str | None:
-    """The finished logged model that a killed `add` left without a version; unfinished ones are removed."""
+    """The finished logged model of a killed `add`, if there is one; unfinished ones are removed."""
     where = f"tags.`{DIGEST}` = '{digest}'"
     found = [
         one for one in client.search_logged_models([experiment], filter_string=where) if one.name == name
@@ -331,7 +332,7 @@ def _take_up(client: Client, experiment: str, *, name: str, digest: str) -> str 
 def _log_model(
     client: Client, experiment: str, *, name: str, tags: dict[str, str], files: Path, parent: str | None
 ) -> str:
-    """Upload a logged model and finish it; its lineage is a run from the parent's to this one."""
+    """Upload a logged model and finish it; its lineage is a run with the parent as input."""
     marks = {**tags, _HOST: platform.node()}
     run = None
     if parent is not None and parent.startswith("models:/m-"):
@@ -361,10 +362,10 @@ def _create_registered(client: Client, name: str) -> None:
 
 
 def _locate(directory: Path, *, where: str) -> Path:
-    """The checkpoint in a downloaded version: at its top, or in the one folder with a config.json.
+    """The checkpoint in a downloaded version: at the top level, or in the only folder with a config.json.
 
-    The `transformers` flavour of MLflow keeps the tokenizer apart from the model; its files are brought
-    together.
+    The `transformers` flavour of MLflow keeps the tokenizer in a separate folder; its files are moved
+    next to the model.
     """
     if (directory / "config.json").is_file():
         return directory
@@ -400,5 +401,5 @@ def _unknown(kind: str, name: str, *, known: Iterable[str], empty: str = "") -> 
 def _changed(ref: str, *, expected: str, found: str) -> CorruptError:
     return CorruptError(
         f"the files of `{ref}` in MLflow have the digest {found}, not {expected} as at registration",
-        hint="somebody changed them: register them as a new version",
+        hint="they were changed: register them as a new version",
     )

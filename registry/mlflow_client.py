@@ -1,9 +1,9 @@
 """MLflow's own client, opened quietly: the only module that imports `mlflow`.
 
 MLflow keeps the tracking URI in a global and in the environment, and looks it up there even when a client has
-its own (`create_model_version`, downloads of `models:/…`), so both are set for as long as a client is open
-and put back afterwards. A SQLite database is made aside and renamed, because MLflow's migrations are not
-transactional: a process that is killed amid them would leave a database that no later one can open.
+its own (`create_model_version`, downloads of `models:/…`), so both are set while a client is open and
+restored afterwards. A SQLite database is created under another name and renamed, because MLflow's migrations
+are not transactional: a process killed during one would leave a database that cannot be opened.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from registry.errors import RegistryError, RungError, StorageFullError, Toolchai
 EXPERIMENT: Final = "rung"
 """MLflow experiment that holds the logged models of checkpoints."""
 Client = Any
-"""`mlflow.MlflowClient`, which has no type information."""
+"""`mlflow.MlflowClient`, which is untyped."""
 Module = Any
-"""The module `mlflow`, which has none either."""
+"""The module `mlflow`, which is untyped."""
 _SQLITE = "sqlite:///"
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # its default takes minutes to say that no server is there
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # its default takes minutes to report that the server is down
 }
 
 
@@ -49,7 +49,7 @@ def open_client(uri: str) -> Iterator[Client]:
     if uri.startswith(_SQLITE):
         _prepare_sqlite(Path(uri.removeprefix(_SQLITE)))
     with _errors(uri), _at(mlflow, uri), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow and what it imports warn of their own future on every call
+        warnings.simplefilter("ignore")  # MLflow and its dependencies emit deprecation warnings on every call
         yield mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
@@ -57,7 +57,7 @@ def download(uri: str, *, source: str, out: Path) -> None:
     """Download a `models:/…` URI's files into the directory `out`.
 
     Raises:
-        RegistryError: There is no such thing, or it cannot be fetched.
+        RegistryError: It does not exist or cannot be fetched.
         StorageFullError: No space left.
     """
     mlflow = _import_mlflow()
@@ -66,7 +66,7 @@ def download(uri: str, *, source: str, out: Path) -> None:
 
 
 def experiment_id(client: Client, uri: str) -> str:
-    """The experiment that holds checkpoints, made if it is not there."""
+    """The id of the experiment that holds checkpoints; created if missing."""
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is None:
         location = _artifacts(uri)
@@ -75,7 +75,7 @@ def experiment_id(client: Client, uri: str) -> str:
         except Exception as error:
             if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
                 raise
-            found = client.get_experiment_by_name(EXPERIMENT)  # another process was quicker
+            found = client.get_experiment_by_name(EXPERIMENT)  # another process may have created it first
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)
@@ -119,7 +119,7 @@ def _errors(uri: str) -> Iterator[None]:
         yield
     except RungError:
         raise
-    except Exception as error:  # MLflow's edge: its back ends each raise errors of their own
+    except Exception as error:  # MLflow's edge: each back end raises its own errors
         text = " ".join(str(error).split())[:300]
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
         if full or "disk is full" in text or "No space left" in text:
@@ -134,7 +134,7 @@ def _errors(uri: str) -> Iterator[None]:
 
 
 def _prepare_sqlite(path: Path) -> None:
-    """Make MLflow's database unless it is there; whole or not at all."""
+    """Create MLflow's database unless it exists; whole or not at all."""
     if path.exists():
         return
     with storage_errors(path):
@@ -158,7 +158,7 @@ def _make_database(uri: str, *, artifacts: str | None) -> None:
 
 
 def _artifacts(uri: str) -> str | None:
-    """Where the files of a local registry lie; None: the server decides."""
+    """Location of a local registry's files; None: the server decides."""
     if uri.startswith(_SQLITE):
         path = Path(uri.removeprefix(_SQLITE))
         return (path.parent / "mlflow-artifacts").absolute().as_uri()

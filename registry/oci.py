@@ -1,6 +1,6 @@
 """OCI documents of the content store: image layout, index and manifests with CNCF ModelPack media types.
 
-An artifact (or a checkpoint) becomes one image manifest with one uncompressed layer per file, so that any OCI
+An artifact (or a checkpoint) is one image manifest with one uncompressed layer per file, so that any OCI
 registry and client can carry it. Sources: https://github.com/opencontainers/image-spec (v1.1:
 `image-layout.md`, `image-index.md`, `manifest.md`) and https://github.com/modelpack/model-spec (`spec.md`,
 `config.md`).
@@ -31,7 +31,7 @@ FILEPATH = "org.cncf.model.filepath"
 TITLE = "org.opencontainers.image.title"
 REF_NAME = "org.opencontainers.image.ref.name"
 ROOT = "org.rung.root"
-"""Annotation: digest by which Rung knows the content (an artifact's, or a checkpoint's)."""
+"""Annotation: Rung's digest of the content (an artifact or a checkpoint)."""
 KIND = "org.rung.kind"
 """Annotation: `artifact` or `checkpoint`."""
 
@@ -134,7 +134,7 @@ def checkpoint_name(checkpoint: Checkpoint) -> str:
 
 
 def _ref(text: str) -> str:
-    """`text` in the grammar of a tag: `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`."""
+    """`text` as a valid tag: `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`."""
     tag = re.sub(r"[^a-zA-Z0-9._-]+", "-", text).lstrip(".-")
     return tag if len(tag) <= 128 else f"{tag[:115]}-{tag[-12:]}"
 

@@ -1,13 +1,13 @@
-"""The content store: every byte that Rung keeps, by digest, in the form of an OCI image layout.
+"""The content-addressed store: everything that Rung keeps, by digest, as an OCI image layout.
 
     oci-layout            the layout's version
     index.json            one descriptor per artifact and checkpoint
     blobs/sha256/<hex>    read-only files whose name is their digest
-    ingest/               temporaries of writers that are at work
+    ingest/               temporaries of running writers
 
 Every write is atomic (temporary file, flush, rename), idempotent and deduplicating, so that any number of
-processes may write at once and any of them may be killed at any moment. `registry/upkeep.py` checks, repairs
-and collects.
+processes may write at once and any of them may be killed at any time. `registry/upkeep.py` checks, repairs
+and collects garbage.
 Source: https://github.com/opencontainers/image-spec/blob/v1.1.1/image-layout.md
 """
 
@@ -63,7 +63,7 @@ class Store:
 
     @classmethod
     def create(cls, root: Path) -> Store:
-        """The store at `root`, made if it is not there.
+        """The store at `root`; created if missing.
 
         Raises:
             RegistryError: `root` cannot be written to, or holds an image layout of another version.
@@ -95,7 +95,7 @@ class Store:
 
     @property
     def layout(self) -> Path:
-        """The file that says that this is an image layout."""
+        """The file that marks an image layout and its version."""
         return self.root / "oci-layout"
 
     @property
@@ -104,11 +104,11 @@ class Store:
         return Index(self.root / "index.json")
 
     def add_file(self, path: Path) -> Blob:
-        """Take in a file's content, in chunks; what is there already is not written again.
+        """Store a file's content, in chunks; content that is stored already is not written again.
 
         Raises:
-            NotFoundError: No such file.
-            StorageFullError: No space left; nothing half-written stays.
+            NotFoundError: The file does not exist.
+            StorageFullError: No space left; nothing half-written remains.
         """
         try:
             with path.open("rb") as stream:
@@ -117,18 +117,18 @@ class Store:
             raise NotFoundError(f"no file at `{path}` to store", hint="check the path") from error
 
     def add_bytes(self, data: bytes) -> Blob:
-        """Take in bytes.
+        """Store bytes.
 
         Raises:
-            StorageFullError: No space left; nothing half-written stays.
+            StorageFullError: No space left; nothing half-written remains.
         """
         return self._take(iter((data,)))
 
     def add_tree(self, directory: Path) -> tuple[FileEntry, ...]:
-        """Take in every regular file below `directory`; sorted by path.
+        """Store every regular file below `directory`; sorted by path.
 
         Raises:
-            NotFoundError: No such directory.
+            NotFoundError: The directory does not exist.
             StorageFullError: No space left.
         """
         if not directory.is_dir():
@@ -139,14 +139,14 @@ class Store:
         return tuple(self.add_file(directory / path).at(path) for path in paths)
 
     def has(self, digest: str) -> bool:
-        """Whether the content is here (by name; `verify` looks inside)."""
+        """Whether the content is stored (by name; `verify` checks the bytes)."""
         return bool(PATTERN.match(digest)) and self._blob(digest).is_file()
 
     def path(self, digest: str) -> Path:
         """The read-only file that holds the content.
 
         Raises:
-            NotFoundError: It is not here.
+            NotFoundError: It is not stored.
         """
         if not self.has(digest):
             raise NotFoundError(
@@ -159,8 +159,8 @@ class Store:
         """The content, checked against its digest.
 
         Raises:
-            NotFoundError: It is not here.
-            CorruptError: The bytes here have another digest.
+            NotFoundError: It is not stored.
+            CorruptError: The stored bytes have another digest.
         """
         data = self.path(digest).read_bytes()
         if digest_bytes(data) != digest:
@@ -170,16 +170,16 @@ class Store:
     def materialise(
         self, files: Iterable[FileEntry], *, out: Path, share: Literal["link", "copy"] = "link"
     ) -> None:
-        """Make the directory `out` with these files, whole or not at all, each checked against its digest.
+        """Create the directory `out` with these files, whole or not at all, each checked against its digest.
 
         Args:
             files: Paths and digests.
             out: Absent, or an empty directory.
-            share: `link`: hard links where the file system can; the files are read-only, and whoever writes
-                into one all the same damages the store. `copy`: bytes of its own, to be given away.
+            share: `link`: hard links where the file system has them; the files are read-only, and forcing a
+                write damages the store. `copy`: independent files, safe to hand out.
 
         Raises:
-            NotFoundError: Content is not here.
+            NotFoundError: Content is not stored.
             CorruptError: Content has another digest, or a path leads outside.
             RegistryError: `out` is not empty.
             StorageFullError: No space left.
@@ -196,10 +196,10 @@ class Store:
                     self._copy(file.digest, target=target)
 
     def put_artifact(self, manifest: Manifest) -> str:
-        """Register an artifact whose files are here already; returns its digest.
+        """Register an artifact whose files are stored already; returns its digest.
 
         Raises:
-            NotFoundError: A file of it is not here.
+            NotFoundError: One of its files is not stored.
             StorageFullError: No space left.
         """
         blob = self.add_bytes(canonical_json(manifest))
@@ -214,10 +214,10 @@ class Store:
         return blob.digest
 
     def put_checkpoint(self, checkpoint: Checkpoint, *, extra: Iterable[FileEntry] = ()) -> str:
-        """Register a checkpoint whose files (and `extra` ones) are here already; returns its digest.
+        """Register a checkpoint whose files (and `extra` ones) are stored already; returns its digest.
 
         Raises:
-            NotFoundError: A file of it is not here.
+            NotFoundError: One of its files is not stored.
             StorageFullError: No space left.
         """
         layers = [oci.layer(file) for file in (*checkpoint.files, *extra)]
@@ -234,8 +234,8 @@ class Store:
         """The manifest of an artifact.
 
         Raises:
-            NotFoundError: No such artifact.
-            CorruptError: The blob is damaged, or is no manifest.
+            NotFoundError: The artifact is not stored.
+            CorruptError: The blob is damaged or is not a manifest.
         """
         try:
             return Manifest.model_validate_json(self.read_bytes(digest))
@@ -246,7 +246,7 @@ class Store:
             ) from error
 
     def has_artifact(self, digest: str) -> bool:
-        """Whether an artifact's manifest is here and all its files are, by name and size."""
+        """Whether an artifact's manifest and all its files are stored, by name and size."""
         try:
             manifest = self.find_artifact(digest)
         except (NotFoundError, CorruptError):
@@ -256,7 +256,7 @@ class Store:
         )
 
     def artifacts(self) -> list[str]:
-        """Digests of all artifacts, in the order in which they were put.
+        """Digests of all artifacts, in the order in which they were registered.
 
         Raises:
             CorruptError: The index is damaged.
@@ -301,11 +301,11 @@ class Store:
         return blob
 
     def _refresh(self, blob: Blob) -> bool:
-        """Whether the content is here and sound; if so it counts as new again for `collect`."""
+        """Whether the content is stored and sound; if so, `collect` treats it as new again."""
         path = self._blob(blob.digest)
         try:
             if path.stat().st_size != blob.size_bytes or digest_file(path) != blob.digest:
-                return False  # the fresh copy takes its place
+                return False  # the new copy replaces it
             os.utime(path)
         except FileNotFoundError:
             return False

@@ -1,8 +1,8 @@
-"""The tags of an MLflow model version by which Rung knows a checkpoint.
+"""MLflow model version tags: how Rung describes a checkpoint in MLflow.
 
 rung.digest         digest of the tree of files        rung.licence   SPDX identifier or `unknown`
 rung.facts          digest of `rung.json`              rung.add_bos   `true` or `false`
-rung.family         line it belongs to                 rung.parent    `name/version`, where there is one
+rung.family         model family                       rung.parent    `name/version`, if it has one
 rung.architecture   as in config.json                  rung.parameters
 """
 
@@ -18,14 +18,14 @@ from registry.intake import CheckpointFacts
 
 PREFIX: Final = "rung."
 DIGEST: Final = "rung.digest"
-"""Set last: a version that has it has all the others."""
+"""Set last: a version with this tag has all the others."""
 FACTS: Final = "rung.facts"
 
 
 def version_tags(
     facts: CheckpointFacts, *, family: str, licence: str | None, parent: str | None, add_bos: bool | None
 ) -> dict[str, str]:
-    """All tags of a version, from what was found in the files and what a person stated instead."""
+    """All tags of a version: what the user stated, and otherwise what was found in the files."""
     stated = stated_tags(
         family=family,
         licence=licence or facts.licence,
@@ -44,7 +44,7 @@ def version_tags(
 def stated_tags(
     *, family: str, licence: str | None, parent: str | None, add_bos: bool | None
 ) -> dict[str, str]:
-    """Tags of what a person stated, without what they left open."""
+    """Tags for what the user stated, without what was left open."""
     stated = {
         "family": family,
         "licence": licence,
@@ -55,10 +55,10 @@ def stated_tags(
 
 
 def check_stated(version: ModelVersion, *, asked: dict[str, str]) -> None:
-    """Refuse statements that differ from those that a version was registered with.
+    """Refuse statements that differ from the registered ones.
 
     Raises:
-        ConfigurationError: One does.
+        ConfigurationError: A statement differs.
     """
     for key, value in asked.items():
         if version.tags.get(key) != value:
@@ -70,7 +70,7 @@ def check_stated(version: ModelVersion, *, asked: dict[str, str]) -> None:
 
 
 def checkpoint_of(version: ModelVersion, facts: CheckpointFacts) -> Checkpoint:
-    """The value that the rest of the way passes on."""
+    """The checkpoint that a tagged version describes."""
     tags = version.tags
     return Checkpoint(
         name=version.name,

@@ -1,4 +1,4 @@
-"""Upkeep of the content store: what is wrong in it, what can be mended, what can go."""
+"""Maintenance of the content store: verify, repair and garbage-collect."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from registry.errors import CorruptError, NotFoundError
 from registry.store import Store
 
 GRACE_S = 3600.0
-"""What was added less than this ago is never collected: its user may not have recorded it yet."""
+"""Content younger than this is never collected: whoever added it may not have recorded it yet."""
 _IMAGE_LIMIT_BYTES = 4 << 20  # manifests are small, as registries demand
 
 
 @dataclass(frozen=True, slots=True)
 class StoreProblem:
-    """One thing that is wrong in a store."""
+    """One problem found in a store."""
 
     kind: Literal["corrupt", "missing", "leftover", "index"]
     subject: str
@@ -32,9 +32,9 @@ class StoreProblem:
 
 
 def verify(store: Store) -> list[StoreProblem]:
-    """Everything that is wrong in a store; reads all of its bytes.
+    """All problems of a store; reads every byte of it.
 
-    Writers may be at work meanwhile: what they have not finished is no problem.
+    Writers may run at the same time: their unfinished work is not a problem.
     """
     problems = [
         StoreProblem("leftover", str(path), "left behind by a process that is gone")
@@ -57,7 +57,7 @@ def verify(store: Store) -> list[StoreProblem]:
 
 
 def repair(store: Store) -> list[StoreProblem]:
-    """Mend what can be mended, and return what was wrong.
+    """Repair what can be repaired, and return the problems found.
 
     Leftovers and damaged blobs are removed, descriptors of images that are no longer whole leave the index,
     and an index that cannot be read is rebuilt from the blobs. What was lost has to be built, added or pulled
@@ -79,7 +79,7 @@ def repair(store: Store) -> list[StoreProblem]:
 
 
 def collect(store: Store, *, keep: Collection[str], grace_s: float = GRACE_S) -> list[str]:
-    """Remove what nothing refers to, and return the digests of the removed blobs.
+    """Remove blobs that nothing refers to, and return their digests.
 
     Args:
         store: The store.
@@ -113,7 +113,7 @@ def collect(store: Store, *, keep: Collection[str], grace_s: float = GRACE_S) ->
 
 
 def unused(store: Store, *, keep: Collection[str]) -> list[str]:
-    """Digests of the blobs that nothing refers to; `collect` with the same `keep` would remove them in time.
+    """Digests of blobs that nothing refers to; `collect` removes them once they are old enough.
 
     Raises:
         CorruptError: The index is damaged, so it is not known what is in use.
@@ -155,7 +155,7 @@ def _blob_problem(path: Path) -> StoreProblem | None:
     try:
         found = digest_file(path)
     except FileNotFoundError:
-        return None  # collected meanwhile
+        return None  # collected in the meantime
     except OSError as error:
         return StoreProblem("corrupt", digest, f"cannot be read: {error.strerror}")
     return None if found == digest else StoreProblem("corrupt", digest, f"its bytes have the digest {found}")

@@ -8,10 +8,10 @@ under its name, float32 (or float16), shape [out, in]. A quantized matrix `w` is
     w.scales  float32  [out, in / group], or [out] for w8a8, w8a16 and w4a16
 
 and stands for (code − zero) · scale with zero = 8 (int4), 128 (int8 groups), 0 (w8a8, w8a16, w4a16). The
-grouped layouts are those of ONNX Runtime's MatMulNBits, so that its graph refers to this very file.
+grouped layouts are those of ONNX Runtime's MatMulNBits, so that its graph can refer to this file directly.
 `registry/weight_form.py` has these forms as values; `Recipe.form` says which one a matrix has.
 
-Where activations are static (w8a16, w4a16) there are, beside each quantized matrix,
+With static activations (w8a16, w4a16), each quantized matrix also has
 
     w.input_range   float32  [2]: the least and the largest input that a 16-bit code must reach
     w.output_range  float32  [2]: the same of the product, before any bias

@@ -1,8 +1,8 @@
-"""Safetensors files, read without a framework: their header, checked, and a scan for NaN and infinity.
+"""Reading safetensors files without a framework: a checked header, and a scan for NaN and infinity.
 
 The format: eight bytes with the header's length, a JSON header, one gapless buffer
-(https://github.com/huggingface/safetensors#format). A file that passes `read_header` is one that every reader
-of the format accepts; what is refused says which tensor is wrong and how.
+(https://github.com/huggingface/safetensors#format). A file that passes `read_header` is accepted by every
+reader of the format; a refusal says which tensor is wrong and how.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 `rung init` makes one: `rung.toml`, which a person may edit and commit, and `.rung/`, which holds everything
 else and is never committed. Every command looks for `rung.toml` in the current directory and those above it.
 
-Environment: `RUNG_WORKSPACE` names the directory, `RUNG_DATABASE_URL` and `MLFLOW_TRACKING_URI` take the
-place of the settings of the same meaning.
+Environment: `RUNG_WORKSPACE` names the directory; `RUNG_DATABASE_URL` and `MLFLOW_TRACKING_URI` override the
+corresponding settings.
 """
 
 from __future__ import annotations
@@ -110,10 +110,10 @@ class Workspace:
 
 
 def init_workspace(directory: Path) -> Workspace:
-    """Make a workspace, or complete the one that is there; settings and keys that exist stay.
+    """Create a workspace, or complete an existing one; existing settings and keys are kept.
 
     Raises:
-        ConfigurationError: `rung.toml` is there and is not valid.
+        ConfigurationError: `rung.toml` exists and is not valid.
         RegistryError: The directory cannot be written to.
         StorageFullError: No space left.
     """
@@ -137,13 +137,13 @@ def init_workspace(directory: Path) -> Workspace:
 
 
 def find_workspace(start: Path | None = None) -> Workspace:
-    """The workspace of a directory: that of `RUNG_WORKSPACE`, else the nearest `rung.toml` at or above it.
+    """The workspace of a directory: `RUNG_WORKSPACE`, else the nearest `rung.toml` at or above it.
 
     Args:
         start: Directory to begin at; None: the current one.
 
     Raises:
-        ConfigurationError: There is none, or its settings are not valid.
+        ConfigurationError: There is no workspace, or its settings are not valid.
     """
     named = os.environ.get("RUNG_WORKSPACE")
     if named and start is None:

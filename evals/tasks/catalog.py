@@ -1,4 +1,4 @@
-"""The table of task types: name in a ladder file, lm-eval group, folder, source of the samples."""
+"""The table of shipped task types: name in a ladder file, lm-eval group, folder, source of the samples."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from evals.tasks.scene import Form, SceneSource
 from evals.tasks.tool_calling.scene import draw_tool_calling
 
 TASKS_FOLDER: Final = Path(__file__).parent
-"""What lm-eval's `TaskManager(include_path=...)` is given."""
+"""The folder to pass to lm-eval's `TaskManager(include_path=...)`."""
 CALIBRATION_FILE: Final = TASKS_FOLDER / "calibration.jsonl"
-"""Prompts with answers of the train split, one `text` a line, for calibrating a quantization."""
+"""Prompts with answers of the train split, one `text` per line, to calibrate quantization."""
 FORMS: Final[tuple[Form, ...]] = ("choice", "generate")
 """The two tasks of every group."""
 METRICS: Final[Mapping[Form, str]] = MappingProxyType({"choice": "acc", "generate": "exact_match"})
@@ -40,7 +40,7 @@ class TaskType:
 
     @property
     def folder(self) -> Path:
-        """Where the YAML and JSONL files lie."""
+        """Folder of the YAML and JSONL files."""
         return TASKS_FOLDER / self.slug
 
     @property

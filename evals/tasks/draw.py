@@ -1,6 +1,6 @@
-"""Chance that is the same on every machine and every Python: the draws behind the samples.
+"""Reproducible random draws: the same on every machine and every Python version.
 
-Only `random.Random.random` is promised to be stable between Python versions, so all else is built on it here.
+Only `random.Random.random` is guaranteed to be stable between Python versions, so everything is built on it.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ class Draw:
     """A seeded stream of choices.
 
     Args:
-        seed: The same seed gives the same stream, always.
+        seed: The same seed always gives the same stream.
     """
 
     def __init__(self, seed: int) -> None:

@@ -1,6 +1,6 @@
-"""Writes the test samples of every task type: `python -m evals.tasks.generate --write`, or `--check`.
+"""Generates the test samples of every task type: `python -m evals.tasks.generate --write`, or `--check`.
 
-The files are committed. They depend on nothing but this code, and a test holds them to it.
+The files are committed. They depend only on this code, which a test checks.
 """
 
 import json

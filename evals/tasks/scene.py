@@ -1,8 +1,7 @@
-"""A scene: one context and the questions that can be asked of it.
+"""Scenes: a context and the questions about it, and the split into train and test.
 
-A test sample is a context with one question. A training document is a context with several.
-Which of the two a context may become is decided by a hash of its text.
-So no test sample can ever be trained on.
+A test sample is a context with one question; a training document is a context with several. A hash of its
+text decides which of the two a context may become, so that no test sample can ever be trained on.
 """
 
 from collections.abc import Callable
@@ -16,7 +15,7 @@ Split = Literal["train", "test"]
 Form = Literal["choice", "generate"]
 
 _TEST_SHARE = 8
-"""One context of this many belongs to the test split."""
+"""One in this many contexts belongs to the test split."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The vocabulary of the agent tasks: every word that a sample can hold, by kind.
+"""The vocabulary of the agent tasks: every word that a sample can contain, by kind.
 
 The demo family's tokenizer gives each of them one id.
 """

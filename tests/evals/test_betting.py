@@ -14,11 +14,11 @@ from evals.betting import SHARES, anytime_lower_bound, bet_above, bet_below
 NUMBERS = st.lists(st.sampled_from([-1.0, 0.0, 1.0]), min_size=1, max_size=60)
 
 
-def test_capital_is_the_mean_over_the_gamblers_of_the_products():
+def test_wealth_is_the_mean_over_the_gamblers_of_the_products():
     numbers, mean = [1.0, 0.0, -1.0, 0.0, 1.0], -0.02
     most = 1 / (mean + 1)
     own = [math.prod(1 + share * most * (x - mean) for x in numbers) for share in SHARES]
-    assert bet_above(numbers, mean, lowest=-1).log_capital == pytest.approx(math.log(sum(own) / len(own)))
+    assert bet_above(numbers, mean, lowest=-1).log_wealth == pytest.approx(math.log(sum(own) / len(own)))
 
 
 @given(numbers=NUMBERS, mean=st.floats(-0.9, 0.9))
@@ -28,7 +28,7 @@ def test_below_is_above_in_the_mirror(numbers, mean):
 
 
 @given(numbers=NUMBERS, mean=st.floats(-0.9, 0.9), place=st.integers(0, 59))
-def test_a_larger_number_never_lowers_the_evidence(numbers, mean, place):
+def test_a_larger_number_never_lowers_the_wealth(numbers, mean, place):
     raised = list(numbers)
     raised[place % len(numbers)] = 1.0
     assert bet_above(raised, mean, lowest=-1).log_peak >= bet_above(numbers, mean, lowest=-1).log_peak - 1e-9

@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from compilers.model.tokenizer import Tokenizer
+from evals.batch import SampleBatch
 from evals.decoding import Prompt, decode_greedily
-from evals.rows import SampleBatch
 from tests.evals.torch_session import RecomputingSession
 
 PROMPTS = st.lists(

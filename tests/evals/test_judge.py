@@ -208,10 +208,10 @@ def test_a_reference_that_lacks_a_sample_is_refused():
         judge(card([1.0, 1.0]), reference=card([1.0], subject="r"), bar=BAR)
 
 
-def test_a_sample_that_stands_twice_is_refused():
+def test_a_sample_that_appears_twice_is_refused():
     doubled = card([1.0, 1.0])
     doubled = doubled.model_copy(update={"outcomes": (doubled.outcomes[0],) * 2})
-    with pytest.raises(EvaluationError, match="stands twice"):
+    with pytest.raises(EvaluationError, match="appears twice"):
         judge(doubled, reference=card([1.0, 1.0], subject="r"), bar=BAR)
 
 

@@ -11,10 +11,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import evals.rows
+import evals.batch
 from evals import likelihood
+from evals.batch import SampleBatch
 from evals.likelihood import Continuation, Likelihood, score_continuations
-from evals.rows import SampleBatch
 from registry.errors import EvaluationError
 from tests.evals.torch_session import RecomputingSession
 
@@ -131,7 +131,7 @@ def test_long_prompts_run_a_few_at_a_time(
 ) -> None:
     continuations = [Continuation(list(range(3, 3 + size)), [9]) for size in (40, 39, 12, 11, 10, 3)]
     expected = [plainly(byte_model_calls, one) for one in continuations]
-    monkeypatch.setattr(evals.rows, "_CALL_TOKENS", 45)
+    monkeypatch.setattr(evals.batch, "_CALL_TOKENS", 45)
     byte_model_calls.calls.clear()
     same(score_continuations(SampleBatch(byte_model_calls, batch_size=6), continuations), expected)
     assert byte_model_calls.calls == [40, 39, 12 + 11 + 10, 3]

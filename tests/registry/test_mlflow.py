@@ -204,7 +204,7 @@ def test_versions_of_others_are_taken_in_without_a_new_version(checkpoints, flag
         client.create_registered_model("theirs")
         client.create_model_version("theirs", source=path.as_uri())
         client.set_registered_model_alias("theirs", "best", "1")
-    with pytest.raises(NotFoundError, match="has not taken it in") as caught:
+    with pytest.raises(NotFoundError, match="was not added to Rung") as caught:
         checkpoints.find("theirs")
     assert "rung checkpoint add models:/theirs/1" in caught.value.hint
     taken = checkpoints.add_uri("models:/theirs@best", family="demo", parent="flagship", alias="prod")

@@ -1,7 +1,7 @@
-"""Rows: one KV cache that is used again for every batch of an evaluation.
+"""Batches of samples: one KV cache, reused for every batch of an evaluation.
 
-Allocating a cache is dear for some runtimes. An evaluation has one shape of batch, so one cache serves it
-all; it grows when a longer sequence comes.
+Allocating a cache is expensive for some runtimes. All batches of an evaluation have the same number of rows,
+so one cache serves them all; it grows when a longer sequence arrives.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from compilers.runtime import Cache, FloatArray, Segment, Session
 from registry.errors import EvaluationError
 
 _STEP_TOKENS = 64
-"""Capacities are multiples of this, so that a few more tokens do not mean a new cache."""
+"""Capacities are multiples of this, so that a few more tokens do not need a new cache."""
 _CALL_TOKENS = 32_768
-"""Bound on the tokens of one forward, padding included: long prompts run a few at a time."""
+"""Limit on the tokens of one `forward`, padding included: long prompts run a few at a time."""
 
 
 class SampleBatch:
-    """A cache of `batch_size` rows over one session, emptied on demand."""
+    """A cache of `batch_size` rows of one session, emptied on request."""
 
     def __init__(self, session: Session, *, batch_size: int) -> None:
         self.session = session
@@ -28,7 +28,7 @@ class SampleBatch:
         self._cache: Cache | None = None
 
     def empty(self, *, capacity: int) -> Cache:
-        """The cache with all rows empty, each of which can hold at least `capacity` tokens."""
+        """The cache with all rows empty, each with room for at least `capacity` tokens."""
         if self._cache is None or self._cache.capacity < capacity:
             rounded = -(-capacity // _STEP_TOKENS) * _STEP_TOKENS
             wanted = max(capacity, min(rounded, self.session.max_context))
@@ -41,10 +41,10 @@ class SampleBatch:
         return self._cache
 
     def forward(self, cache: Cache, segments: Sequence[Segment]) -> list[FloatArray]:
-        """The session's `forward`, in as many calls as the bound on tokens asks for.
+        """The session's `forward`, in as many calls as the limit on tokens requires.
 
         Raises:
-            EvaluationError: Logits that are not numbers: no sample could be marked by them.
+            EvaluationError: Logits are not finite, so that no sample can be marked.
         """
         results: list[FloatArray] = []
         start, longest = 0, 0
