@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.executors.interface import Failure, Finished, Work
-from pipeline.executors.local import LocalExecutor
+from pipeline.executors.local import WORKER, LocalExecutor
 from pipeline.stages.events import Event
 from pipeline.stages.lower import LowerRequest
 from registry.errors import ConfigurationError, ToolchainMissingError
@@ -42,7 +42,7 @@ SHARE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _NodeSettings:
     """Where and within what a node works."""
 
     store: Path
@@ -50,6 +50,7 @@ class _Place:
     threads: int
     memory_bytes: int | None
     chip: str
+    command: tuple[str, ...]
 
 
 class RayExecutor:
@@ -62,6 +63,7 @@ class RayExecutor:
         threads: Threads of each worker.
         memory_bytes: What one worker may hold.
         dirty_marker: A file to make before the first worker starts.
+        command: The worker's command line on each node, as for `LocalExecutor`.
 
     Raises:
         ConfigurationError: There is no such cluster.
@@ -77,8 +79,10 @@ class RayExecutor:
         threads: int = 1,
         memory_bytes: int | None = None,
         dirty_marker: Path | None = None,
+        command: tuple[str, ...] = WORKER,
     ) -> None:
         self._ray = _connected(address)
+        self._command = command
         self._store = store
         self._scratch = scratch
         self._threads = threads
@@ -127,12 +131,19 @@ class RayExecutor:
             max_retries=0,
             **self._placement(work),
         )
-        place = _Place(self._store.root, self._scratch, self._threads, self._memory_bytes, self._chip)
-        said = task.remote(work, place)
+        settings = _NodeSettings(
+            store=self._store.root,
+            scratch=self._scratch,
+            threads=self._threads,
+            memory_bytes=self._memory_bytes,
+            chip=self._chip,
+            command=self._command,
+        )
+        stream = task.remote(work, settings)
         with self._lock:
-            self._running.add(said)
+            self._running.add(stream)
         try:
-            return self._follow(said, on_event)
+            return self._follow(stream, on_event)
         except self._ray.exceptions.RayError as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             return Failure(
@@ -140,13 +151,13 @@ class RayExecutor:
             )
         finally:
             with self._lock:
-                self._running.discard(said)
+                self._running.discard(stream)
 
     def stop(self) -> None:
         """Kill all running work."""
         with self._lock:
-            for said in self._running:
-                self._ray.cancel(said, force=True)
+            for stream in self._running:
+                self._ray.cancel(stream, force=True)
 
     def _follow(self, stream: Untyped, on_event: Callable[[Event], None]) -> Finished | Failure:
         for reference in stream:
@@ -208,20 +219,21 @@ def _version(name: str) -> tuple[str | None, str, str]:
         return None, error.message, error.hint
 
 
-def _run(work: Work, place: _Place) -> Iterator[Event | Finished | Failure]:
+def _run(work: Work, settings: _NodeSettings) -> Iterator[Event | Finished | Failure]:
     """On the node: the local executor's events, then its result."""
-    if not (place.store / "oci-layout").is_file():
-        message = f"{work.label}: the node does not see the store at `{place.store}`"
+    if not (settings.store / "oci-layout").is_file():
+        message = f"{work.label}: the node does not see the store at `{settings.store}`"
         failure = Failure("registry", message, "share it with all nodes under the same path", 3)
         yield failure
         return
     events: queue.SimpleQueue[Event | Finished | Failure] = queue.SimpleQueue()
     executor = LocalExecutor(
-        Store(place.store),
-        scratch=place.scratch,
-        threads=place.threads,
-        memory_bytes=place.memory_bytes,
-        chip=place.chip,
+        Store(settings.store),
+        scratch=settings.scratch,
+        threads=settings.threads,
+        memory_bytes=settings.memory_bytes,
+        chip=settings.chip,
+        command=settings.command,
     )
 
     def run() -> None:
