@@ -1,7 +1,7 @@
-"""Building what is measured: steps in order, each in its own process, kept until one of their inputs changes.
+"""Builds the benchmarked artifacts: steps in order, each in its own process, cached until an input changes.
 
 The key of a step is the hash of the step, the checkpoint, the versions of the libraries and the sources of
-`compilers/`, so that a change of a kernel is built anew and nothing else is.
+`compilers/`, so that changing a kernel rebuilds what it affects and nothing else.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ TIME_LIMIT_S = 1200.0
 
 
 class StepRecord(Value):
-    """What a step cost and what became of it."""
+    """Cost and result of a step."""
 
     name: str
     key: Digest
@@ -63,7 +63,7 @@ class StepRecord(Value):
 def build_all(
     steps: Iterable[Step], *, checkpoint: Path, facts: BenchmarkCheckpoint, cache: Path
 ) -> dict[str, StepRecord]:
-    """Do the steps that are not done yet; their records by name.
+    """Run the steps that are not done yet; records by step name.
 
     A failed step is a record with its error; it is tried again the next time.
     """
@@ -100,13 +100,13 @@ def lock_cache(cache: Path) -> Iterator[None]:
 
 
 def forget_steps(cache: Path) -> None:
-    """Make every step be done again."""
+    """Forget all records, so that every step runs again."""
     for record in cache.glob(f"*.{RECORD}"):
         record.unlink()
 
 
 def step_directory(cache: Path, step: Step) -> Path:
-    """Where a step's files are."""
+    """Directory of a step's files."""
     return cache / step.name.replace(" ", "-")
 
 
@@ -219,7 +219,7 @@ def _sources_digest(places: tuple[str, ...]) -> Digest:
 
 @functools.cache
 def library_versions() -> dict[str, str]:
-    """Versions of the libraries that take part; `not installed` where one is missing."""
+    """Versions of the libraries involved; `not installed` where one is missing."""
     return {name: _version(name) for name in LIBRARIES}
 
 

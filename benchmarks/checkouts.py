@@ -4,7 +4,7 @@ Each checkout builds the artifacts of one panel with its own code and runs them 
 workers take turns as in every other benchmark (`rounds.py`). The other checkout is the base of the ratios, so
 a value above 1 says that this one has become slower.
 
-Exit code 0: all was measured and both checkouts gave the same tokens; 1: not so.
+Exit code 0: everything was measured and both checkouts gave the same tokens; 1 otherwise.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The checkpoint that everything is measured on: random weights of a Qwen2 shape, from a fixed seed.
+"""The benchmark checkpoint: random weights of a Qwen2 shape, from a fixed seed.
 
 Speed does not depend on the values of the weights, so nothing is downloaded. The weights are spread as a
 trained network's are, so that logits differ between tokens and greedy outputs of two engines can be
@@ -28,7 +28,7 @@ MAKER = 1
 
 
 class BenchmarkShape(Value):
-    """Sizes of the decoder that is measured."""
+    """Sizes of the benchmarked decoder."""
 
     name: str
     hidden_size: int = 896
@@ -83,7 +83,7 @@ class BenchmarkCheckpoint(Value):
 
 
 def make_checkpoint(directory: Path, *, shape: BenchmarkShape) -> BenchmarkCheckpoint:
-    """The checkpoint of a shape in `directory`, made unless a whole one is there already."""
+    """The checkpoint of a shape in `directory`; created unless a complete one exists."""
     if (kept := _kept(directory, shape)) is not None:
         return kept
     shutil.rmtree(directory, ignore_errors=True)
@@ -120,7 +120,7 @@ def _kept(directory: Path, shape: BenchmarkShape) -> BenchmarkCheckpoint | None:
 
 
 def _write_weights(path: Path, architecture: Architecture, *, seed: int) -> None:
-    """Tensor by tensor, so that one of them is in memory at a time."""
+    """Write tensor by tensor, so that only one is in memory at a time."""
     shapes = expected_tensors(architecture)
     layout = arrange({name: ("F32", shape) for name, shape in shapes.items()})
     with path.open("wb") as stream:

@@ -1,4 +1,4 @@
-"""What the benchmark's child processes have in common: where they run, and that they end with it."""
+"""Child processes of the benchmark: their environment, and that they die with their parent."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _PR_SET_PDEATHSIG = 1
 
 
 def child_environment() -> dict[str, str]:
-    """The environment of a child: no look-up on a network, no threads beside the engine's."""
+    """The environment of a child: no network access, no threads other than the engine's."""
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return {**inherited, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to kill this process when the benchmark dies, so that nothing goes on working unseen."""
+    """Ask the kernel to kill this process when the benchmark dies, so that nothing is left running."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -1,8 +1,8 @@
-"""How far an engine's distributions are from the reference's: KL(reference ‖ engine), in nats per position.
+"""KL divergence of an engine's distributions from the reference's, in nats per position.
 
-Speed at few bits is worth little if the network says something else. Texts are random tokens, so that no
-engine is favoured; most of a text is read at once and its end token by token, so that the kernels of both are
-held against the reference.
+Speed at few bits is worth little if the outputs change. Texts are random tokens, so that no engine is
+favoured; most of a text is read at once and its end token by token, so that prefill and decode kernels are
+both compared with the reference.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FloatArray = NDArray[np.float32]
 
 
 class Reference:
-    """The logits that others are held against."""
+    """The logits that others are compared with."""
 
     def __init__(self, spec: EngineSpec, *, shape: BenchmarkShape) -> None:
         """Ask an engine for them.
@@ -43,7 +43,7 @@ class Reference:
         self._logits_of_reference = found
 
     def divergence(self, worker: Worker) -> float | None:
-        """Mean KL(reference ‖ engine); None if the engine tells no logits.
+        """Mean KL(reference ‖ engine); None if the engine gives no logits.
 
         Raises:
             EvaluationError: The engine failed.

@@ -1,7 +1,7 @@
 """The checkpoint in llama.cpp's own file format, GGUF, in float32 or quantized by llama.cpp itself.
 
-llama.cpp's converter is a script of its repository that is in no wheel, so tensors are renamed here; what
-that network computes is held against torch's in the tests and by its KL divergence on the page. Format:
+llama.cpp's converter is a script in its repository that no wheel contains, so tensors are renamed here; the
+tests and the KL divergence on the page compare what that network computes with torch. Format:
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 

@@ -1,4 +1,4 @@
-"""The goals that the numbers are held against."""
+"""The performance goals, and whether a run meets them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ State = Literal["met", "level", "missed", "not measured"]
 
 
 class Goal(Value):
-    """One comparison and what came of it."""
+    """One comparison and its result."""
 
     statement: str
     panel: str
@@ -152,7 +152,7 @@ def _ratio(work: Work, ours: EngineMeasurement, theirs: EngineMeasurement) -> Ra
 
 
 def state_of(found: Ratio, *, at_most: float = 1.0) -> State:
-    """Whether a ratio is what was asked for or better, so within the noise of this run, or not."""
+    """Whether a ratio meets the goal, is level within the noise of this run, or misses it."""
     if found.median <= at_most:
         return "met"
     return "level" if found.median <= NOISE * at_most and found.low <= at_most else "missed"

@@ -1,8 +1,8 @@
 """`python -m benchmarks.ladder_build`: one build for several targets, against a build for each by itself.
 
 The checkpoint has the shape of a Qwen2 of 0.5 B parameters with random weights. Measured are one `rung build`
-of a ladder with all targets; the same for each target in a workspace of its own, one after the other, so
-that each pays its own export and quantization (what the tools cost when they are run by hand); and a second
+of a ladder with all targets; the same for each target in a separate workspace, one after the other, so that
+each pays for its own export and quantization (what the tools cost when they are run by hand); and a second
 version of the checkpoint, with other weights of the same shape. Evaluation is left out (`--until built`).
 """
 
@@ -71,7 +71,7 @@ class Build(Value):
 
 
 class BuildReport(Value):
-    """All that was measured."""
+    """All measurements."""
 
     shape: str
     parameters: int

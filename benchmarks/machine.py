@@ -1,4 +1,4 @@
-"""The machine that a run was made on, and how much of it others used meanwhile."""
+"""The machine of a run, and how much of it other processes used during the run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOTABLE = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_til
 
 
 class BenchMachine(Value):
-    """Where a run was made."""
+    """The machine that a run was made on."""
 
     chip: str
     architecture: str
@@ -55,7 +55,7 @@ class Quiet(Value):
 
 
 def this_machine() -> BenchMachine:
-    """The facts now."""
+    """The facts of this machine."""
     host = this_host()
     return BenchMachine(
         chip=host.chip,
@@ -73,7 +73,7 @@ def this_machine() -> BenchMachine:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """A look at the processors' counters; a later one tells what happened in between."""
+    """A snapshot of the processors' counters, to compare with a later one."""
 
     load: float
     busy_s: float
@@ -102,7 +102,7 @@ class Watch:
         )
 
     def stop(self) -> Quiet:
-        """What others took since; all children must have ended, so that their time counts as our own."""
+        """What others used since; all children must have ended, so that their time counts as ours."""
         now = Watch.start()
         capacity = max(1e-9, (now.at_s - self.at_s) * (os.cpu_count() or 1))
         others = (now.busy_s - self.busy_s) - (now.own_s - self.own_s)

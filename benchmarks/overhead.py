@@ -1,4 +1,4 @@
-"""Time through the server of `rung serve` against the bare session, per token.
+"""Overhead of `rung serve`'s server over the bare session, in time per token.
 
 The difference is what HTTP, scheduling and sampling cost. The same prompts and lengths go through both, in
 turn: a bare session that continues all sequences together, and the server with as many callers at once. No
@@ -36,7 +36,7 @@ START_LIMIT_S = 120.0
 
 
 class OverheadLoad(Value):
-    """What is sent."""
+    """The load that is sent."""
 
     shape: BenchmarkShape
     prompt_tokens: int = 32
@@ -66,7 +66,7 @@ class Overhead(Value):
 
 
 class Served(Value):
-    """What came of measuring the server."""
+    """Result of measuring the server."""
 
     rows: tuple[Overhead, ...] = ()
     memory: TurnMemory | None = None
@@ -181,7 +181,7 @@ def _chunks(answer: http.client.HTTPResponse) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _server(spec: EngineSpec, *, threads: int, slots: int, context: int) -> Iterator[_Server]:
-    """The server's process, ready, and its end."""
+    """A ready server process, stopped on exit."""
     with tempfile.TemporaryFile() as log:
         command = [
             sys.executable,

@@ -1,4 +1,4 @@
-"""The report as a Markdown page: ratios first, then goals, memory and what it was measured on."""
+"""The report as a Markdown page: ratios first, then goals, memory and the machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is built and measured: the artifacts, the steps that they need, the panels that they stand in."""
+"""What is built and measured: the artifacts, the steps they need and the panels they appear in."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ GGUF: tuple[GgufType, ...] = ("Q4_0", "Q8_0")
 
 
 def best_target(host: Host) -> str:
-    """The CPU target with the most features that the host has all of."""
+    """The CPU target with the most features, all of which the host has."""
     fitting: list[Target] = [
         target
         for target in targets().values()
@@ -139,7 +139,7 @@ def on_threads(name: str, count: int) -> str:
 
 
 def plain_directory(cache: Path) -> Path:
-    """The interchange graph with the float32 weights beside it, as hard links."""
+    """The interchange graph with the float32 weights next to it, as hard links."""
     plain = cache / "plain"
     shutil.rmtree(plain, ignore_errors=True)
     plain.mkdir()

@@ -1,4 +1,4 @@
-"""The report: everything that one run found, as one JSON document."""
+"""The report: all results of a run as one JSON document."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The protocol: engines in turn, A B C A B C …, one at work at a time; ratios within a round.
+"""The measurement protocol: engines take turns, A B C A B C …, one running at a time; ratios within a round.
 
 A machine's speed drifts (clock, neighbours on the memory bus). An engine is therefore compared with the base
 of its panel in each round, decoding even in each block of a few steps, and what is reported is the median of
@@ -23,7 +23,7 @@ WARM_UP_ROUNDS = 1
 
 
 class Panel(Value):
-    """Engines that are measured side by side; the first one is the base of their ratios."""
+    """Engines measured side by side; the first one is the base of the ratios."""
 
     name: str
     engines: tuple[EngineSpec, ...]
@@ -138,7 +138,7 @@ def measure_panel(
 
 
 def ratio(times: Sequence[float], base: Sequence[float]) -> Ratio | None:
-    """Time by time, over those that both have; None where there is none."""
+    """Ratios of paired times; None where there are no pairs."""
     ratios = [ours / theirs for ours, theirs in zip(times, base, strict=False)]
     if not ratios:
         return None

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.run`: build, measure, hold against the goals, write the report.
+"""`python -m benchmarks.run`: build, measure, compare with the goals, write the report.
 
-Exit code 0: all was measured, and all engines with float32 weights gave the same output; 1: not so. A
-missed goal is a finding, not a failure: speed belongs to a machine.
+Exit code 0: everything was measured and all engines with float32 weights gave the same output; 1 otherwise. A
+missed goal is a finding, not a failure: speed depends on the machine.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def measure(
 
 
 def problems_of(report: BenchmarkReport) -> list[str]:
-    """What makes a run's numbers incomplete or not comparable."""
+    """Reasons why a run's numbers are incomplete or not comparable."""
     problems = [f"{step.name}: {step.error}" for step in report.steps if step.error]
     problems += [f"{m.engine}, {m.threads} thread(s): {m.error}" for m in report.measurements if m.error]
     if report.served.error:

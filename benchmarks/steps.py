@@ -1,7 +1,7 @@
-"""The steps that make what is measured, each a call of the very function that the product uses.
+"""The build steps of the benchmark, each a call of the same function that the product uses.
 
-A step runs in a process of its own (`python -m benchmarks.steps ORDER.json`), so that its peak memory is
-its own and a compiler that crashes takes nothing with it. `build.py` orders them and keeps their records.
+A step runs in its own process (`python -m benchmarks.steps ORDER.json`), so that its peak memory is measured
+alone and a compiler crash affects nothing else. `build.py` orders them and keeps their records.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ Step = Annotated[Export | Quantize | Lower | GenaiStep | Gguf, Field(discriminat
 
 
 class Order(Value):
-    """One step, with the places of its inputs and of its output."""
+    """One step, with the paths of its inputs and output."""
 
     step: Step
     checkpoint: Path
@@ -108,7 +108,7 @@ class Order(Value):
 
 
 class StepOutcome(Value):
-    """What a step's process says of itself."""
+    """What a step's process reports."""
 
     peak_memory_bytes: int
     """Largest resident memory of the process or one of its children."""

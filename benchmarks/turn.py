@@ -1,4 +1,4 @@
-"""A turn: what an engine is asked to do once per round, and what it took.
+"""Messages between the benchmark and its workers: what an engine is asked each round, and what it took.
 
 These values travel between the benchmark and its workers as JSON lines.
 """
@@ -76,7 +76,7 @@ class TurnMemory(Value):
 
     resident_bytes: int
     anonymous_bytes: int
-    """The part of it that is no file mapped into memory."""
+    """The part that is not a mapped file."""
     peak_bytes: int
     """Largest resident size since the process began."""
 
@@ -90,7 +90,7 @@ class Turn(Value):
     """The greedy output, one token from each step."""
     wall_s: float
     cpu_s: float
-    """Processor time of all threads meanwhile."""
+    """Processor time of all threads during the turn."""
     memory: TurnMemory
     """At the end."""
 
@@ -103,20 +103,20 @@ class TurnBatch(Value):
 
 
 class Logits(Value):
-    """What became of the question for logits."""
+    """Result of a request for logits."""
 
     written: bool
     """False: this engine tells none."""
 
 
 class Trouble(Value):
-    """What went wrong instead."""
+    """An error in place of a result."""
 
     error: str
 
 
 def take_turn(engine: BenchEngine, ask: AskPrefill | AskDecode) -> Turn:
-    """Do what is asked, by the clock."""
+    """Do what is asked, and time it."""
     if isinstance(ask, AskPrefill):
         engine.reset()
     cpu, marks = time.process_time(), [time.perf_counter()]
@@ -155,7 +155,7 @@ def write_logits(engine: BenchEngine, ask: AskLogits) -> Logits:
 
 
 def process_memory(process: str | int = "self") -> TurnMemory:
-    """Memory of a process, from Linux's `/proc` (proc_pid_status(5)); all zero where there is none."""
+    """Memory of a process, from Linux's `/proc` (proc_pid_status(5)); all zero on other systems."""
     status = Path(f"/proc/{process}/status")
     lines = status.read_text(encoding="ascii", errors="replace").splitlines() if status.exists() else []
     kib = {

@@ -1,7 +1,7 @@
-"""A worker: one engine in a process of its own, asked by JSON lines.
+"""Worker processes: one engine each, driven by JSON lines.
 
-It stays for all rounds, so that loading and warm-up are paid once and each engine keeps its own heap,
-thread pool and peak memory. It works only while a turn of its own is asked for.
+A worker lives for all rounds, so that loading and warm-up are paid once and each engine keeps its own heap,
+thread pool and peak memory. It runs only during its own turn.
 """
 
 from __future__ import annotations

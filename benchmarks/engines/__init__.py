@@ -1,1 +1,1 @@
-"""The engines that are measured: Rung's artifacts and the alternatives to them, one file each."""
+"""The benchmarked engines: Rung's artifacts and their alternatives, one file each."""

@@ -24,7 +24,7 @@ class EngineSpec(Value):
     """An engine and what it runs."""
 
     name: str
-    """As it stands in tables: `rung tvm w4g32-rtn (cpu-x86-64-v3)`."""
+    """The name in tables: `rung tvm w4g32-rtn (cpu-x86-64-v3)`."""
     kind: EngineKind
     path: Path
     """Directory of the checkpoint, the graph or the bundle."""
@@ -54,7 +54,7 @@ class BenchEngine(Protocol):
         ...
 
     def decode(self) -> int:
-        """Append the token that was answered last; the most likely next one."""
+        """Append the token returned last; returns the most likely next one."""
         ...
 
 
@@ -69,7 +69,7 @@ class BatchEngine(Protocol):
 
 @runtime_checkable
 class LogitsEngine(Protocol):
-    """An engine that also tells the logits of a text."""
+    """An engine that also gives the logits of a text."""
 
     def logits(self, tokens: Sequence[int], *, singly: int) -> NDArray[np.float32]:
         """Logits of all positions [positions, vocabulary], the last `singly` tokens read one by one."""

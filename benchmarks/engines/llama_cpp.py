@@ -1,4 +1,4 @@
-"""llama.cpp: a GGUF file in a context of its own, by the library's C interface, defaults throughout.
+"""llama.cpp: a GGUF file in its own context, through the library's C interface, with its defaults.
 
 Wheels of `llama-cpp-python` are built where they are installed, so its kernels are those of this processor.
 """

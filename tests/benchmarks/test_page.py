@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
+from dataclasses import replace
 
 import pytest
 
@@ -159,13 +159,18 @@ def test_a_run_beside_other_work_is_called_noisy():
 
 
 def test_the_watch_sees_what_others_use_and_not_what_we_use():
-    watch = Watch.start()
-    subprocess.run([sys.executable, "-c", "for _ in range(3_000_000): pass"], check=True)
+    now = Watch.start()
+    begun = replace(now, at_s=now.at_s - 100)
+    cores = os.cpu_count() or 1
 
-    found = watch.stop()
+    quiet = begun.stop()
+    others = replace(begun, busy_s=now.busy_s - 10).stop()
+    ours = replace(begun, busy_s=now.busy_s - 10, own_s=now.own_s - 10).stop()
+    stolen = replace(begun, steal_s=now.steal_s - 10).stop()
 
-    assert 0 <= found.other_share <= 1
-    assert 0 <= found.steal_share <= 1
+    assert others.other_share - quiet.other_share == pytest.approx(10 / (100 * cores), abs=0.01)
+    assert ours.other_share == pytest.approx(quiet.other_share, abs=0.01)
+    assert stolen.steal_share - quiet.steal_share == pytest.approx(10 / (100 * cores), abs=0.01)
 
 
 def test_the_page_of_a_run_says_everything_that_was_found(built: Built):

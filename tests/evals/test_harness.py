@@ -190,6 +190,22 @@ def test_a_task_whose_own_code_fails_is_named(
         evaluate(byte_session, byte_tokenizer, load(tmp_path), batch_size=2, order_seed=0, chunk=3)
 
 
+def test_a_task_whose_own_code_cannot_ask_is_named(
+    tmp_path: Path, byte_session: RecomputingSession, byte_tokenizer: Tokenizer
+) -> None:
+    write_task(tmp_path, CHOICE + "metric_list: [{metric: acc}]\n")
+    yaml = tmp_path / "mine/own.yaml"
+    yaml.write_text(yaml.read_text().replace('doc_to_text: "{{q}}"', "doc_to_text: !function marks.text"))
+    (tmp_path / "mine/marks.py").write_text(
+        "def text(doc):\n    if doc['s'] == '7':\n        raise RuntimeError('no paper')\n"
+        "    return doc['q']\n"
+    )
+    with pytest.raises(
+        EvaluationError, match=r"task `own`: sample 7 cannot be asked: RuntimeError: no paper"
+    ):
+        evaluate(byte_session, byte_tokenizer, load(tmp_path), batch_size=2, order_seed=0, chunk=3)
+
+
 def test_rolling_likelihoods_are_scored_in_windows_as_hf_does(
     byte_checkpoint: Path, byte_session: RecomputingSession, byte_tokenizer: Tokenizer
 ) -> None:

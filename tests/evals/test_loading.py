@@ -100,6 +100,13 @@ def test_ones_own_data_is_found_beside_its_yaml_and_cached_where_asked(own: Path
     assert any((own / "cache").iterdir())
 
 
+def test_data_is_found_beside_a_yaml_in_a_folder_further_down(own: Path) -> None:
+    (own / "mine/below").mkdir()
+    for name in ("choice.yaml", "data.jsonl"):
+        (own / "mine" / name).rename(own / "mine/below" / name)
+    assert load_own(own).available == len(DOCUMENTS)
+
+
 def test_a_digest_covers_data_definition_and_code_but_not_the_place(own: Path, tmp_path: Path) -> None:
     digests = [load_own(own).digest]
     moved = tmp_path / "elsewhere"

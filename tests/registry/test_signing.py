@@ -71,6 +71,15 @@ def test_a_file_that_differs_is_named(keys, tree, change, said):
     assert caught.value.hint
 
 
+def test_of_many_files_that_differ_some_are_named_and_the_others_counted(keys, tree):
+    sign(tree, signature=tree / "release.sig", private_key=keys[0])
+    for number in range(8):
+        (tree / f"new-{number}").write_text("new")
+    with pytest.raises(SignatureError, match="`new-3`, `new-4` and 3 more") as caught:
+        verify(tree, signature=tree / "release.sig", public_key=keys[1])
+    assert "new-5" not in caught.value.message
+
+
 def test_a_link_cannot_stand_for_a_file(keys, tree, tmp_path):
     sign(tree, signature=tree / "release.sig", private_key=keys[0])
     (tree / "a.txt").rename(tmp_path / "a.txt")
