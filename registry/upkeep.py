@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
+import os
+import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,7 @@ def collect(store: Store, *, keep: Collection[str], grace_s: float = GRACE_S) ->
     Raises:
         CorruptError: The index is damaged, so it is not known what is in use; nothing was removed.
     """
-    youngest = time.time() - grace_s
+    youngest = _file_system_time(store) - grace_s
     wanted = set(keep)
 
     def is_wanted(entry: oci.Document) -> bool:
@@ -202,6 +203,12 @@ def _images(store: Store) -> Iterator[oci.Document]:
         yield oci.index_entry(
             digest=f"sha256:{path.name}", size_bytes=path.stat().st_size, kind=kind, root=root, name=name
         )
+
+
+def _file_system_time(store: Store) -> float:
+    """Now, by the clock that dates the blobs: on a file server it may differ from this machine's."""
+    with storage_errors(store.root), tempfile.TemporaryFile(dir=store.root) as file:
+        return os.fstat(file.fileno()).st_mtime
 
 
 def _is_young(store: Store, digest: str, *, youngest: float) -> bool:
