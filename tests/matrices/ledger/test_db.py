@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import sqlite3
@@ -18,6 +19,9 @@ from sqlmodel import SQLModel
 from matrices.ledger import models, query
 from matrices.ledger.db import VERSION_TABLE, Database, known_versions, newest_version, open_database
 from matrices.ledger.ledger import Ledger
+from matrices.views.board import Board
+from matrices.views.table import matrix_json
+from registry.digest import canonical_json
 from registry.errors import ConfigurationError, CorruptError, RegistryError, SchemaError, StorageFullError
 
 ROOT = Path(__file__).parents[3]
@@ -297,3 +301,23 @@ def test_a_database_of_the_first_schema_is_brought_forward_with_its_evidence(url
     assert (step.state, step.via) == ("loads", "chip")
     assert (step.measurement.driver, step.measurement.chip) == (None, "a chip")
     assert step.measurement.at == step.at
+
+
+def test_a_database_of_the_second_schema_shows_the_same_matrix(tmp_path: Path):
+    """A dump of what the version before measurements wrote, and what it printed of it."""
+    golden = Path(__file__).parent / "golden"
+    with sqlite3.connect(tmp_path / "rung.db") as raw:
+        raw.executescript((golden / "schema-0002.sql").read_text(encoding="utf-8"))
+    before = json.loads((golden / "matrix-0002.json").read_bytes())
+    database = open_database(f"sqlite:///{tmp_path / 'rung.db'}")
+    page = Board(database).matrix()
+    after = json.loads(canonical_json(matrix_json(page.cells, rulings=page.rulings)))
+    released = query.release(database, "golden-2")
+    with pytest.raises(RegistryError, match="append-only"), database.writing() as connection:
+        connection.execute(sa.text("UPDATE rung_evidence SET detail = 'changed'"))
+    database.close()
+    for cell in after["cells"]:
+        for name in ("rehearsal", "speed"):
+            assert cell.pop(name) is None, "what it was not measured for is written as absent now"
+    assert after == before
+    assert released.digest == "sha256:4066a3815fd18c6603bdf0955c6e91411fc0bb6bdc98b5cb048563ca215120ce"
