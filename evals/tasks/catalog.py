@@ -32,6 +32,8 @@ class TaskType:
     """The name in ladder files, scorecards and request headers."""
     source: SceneSource
     """Draws this task type's scenes."""
+    seed: int
+    """Seed of its multiple choices; its generations have the next number. Never changed once committed."""
 
     @property
     def slug(self) -> str:
@@ -57,11 +59,11 @@ TASK_TYPES: Final[Mapping[str, TaskType]] = MappingProxyType(
     {
         task_type.name: task_type
         for task_type in (
-            TaskType("tool-calling", draw_tool_calling),
-            TaskType("extraction", draw_extraction),
-            TaskType("reasoning", draw_reasoning),
-            TaskType("retrieval", draw_retrieval),
-            TaskType("instruction-following", draw_instruction_following),
+            TaskType("tool-calling", draw_tool_calling, seed=20_261_123),
+            TaskType("extraction", draw_extraction, seed=20_261_125),
+            TaskType("reasoning", draw_reasoning, seed=20_261_127),
+            TaskType("retrieval", draw_retrieval, seed=20_261_129),
+            TaskType("instruction-following", draw_instruction_following, seed=20_261_131),
         )
     }
 )

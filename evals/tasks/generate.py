@@ -26,14 +26,14 @@ from evals.tasks.words import STOP
 DIGESTS_FILE: Final = TASKS_FOLDER / "digests.json"
 CALIBRATION_TEXTS: Final = 256
 _QUESTIONS_PER_TEXT: Final = 4
-_SEED: Final = 20_261_122
+_CALIBRATION_SEED: Final = 20_261_122
 
 Sample = Mapping[str, str | int | list[str]]
 
 
 def test_samples(task_type: TaskType, *, form: Form) -> Iterator[Sample]:
     """Yield the test samples of one task, each prompt once."""
-    draw = Draw(_seed(task_type, form))
+    draw = Draw(task_type.seed + FORMS.index(form))
     seen: set[str] = set()
     while len(seen) < SAMPLES_PER_TASK:
         scene = draw_scene(task_type.source, draw, split="test")
@@ -56,7 +56,7 @@ def test_samples(task_type: TaskType, *, form: Form) -> Iterator[Sample]:
 
 def calibration_texts() -> Iterator[Sample]:
     """Yield prompts with their answers from the train split, the task types in turn."""
-    draw = Draw(_SEED)
+    draw = Draw(_CALIBRATION_SEED)
     task_types = tuple(TASK_TYPES.values())
     for place in range(CALIBRATION_TEXTS):
         scene = draw_scene(task_types[place % len(task_types)].source, draw, split="train")
@@ -101,10 +101,6 @@ def main() -> int:
 
 def _lines(samples: Iterator[Sample]) -> str:
     return "".join(json.dumps(sample, separators=(",", ":")) + "\n" for sample in samples)
-
-
-def _seed(task_type: TaskType, form: Form) -> int:
-    return _SEED + 1 + 2 * list(TASK_TYPES).index(task_type.name) + FORMS.index(form)
 
 
 if __name__ == "__main__":

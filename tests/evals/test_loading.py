@@ -137,7 +137,7 @@ def test_an_unknown_task_type_is_named_with_the_nearest(tmp_path: Path) -> None:
 
 
 def test_an_unknown_task_of_ones_own_is_named_with_the_nearest(own: Path) -> None:
-    with pytest.raises(UnknownNameError, match="unknown lm-eval task `my_chioce`") as error:
+    with pytest.raises(UnknownNameError, match=r"unknown lm-eval task `my_chioce` in `.*/mine`") as error:
         load_own(own, "my_chioce")
     assert "`my_choice`" in error.value.hint
 

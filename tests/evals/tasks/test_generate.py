@@ -33,6 +33,11 @@ def test_the_committed_files_have_the_recorded_digests() -> None:
     assert len(recorded) == len(TASK_TYPES) * len(FORMS) + 1
 
 
+def test_no_two_tasks_share_a_seed() -> None:
+    seeds = [task_type.seed + number for task_type in TASK_TYPES.values() for number in range(len(FORMS))]
+    assert len(set(seeds)) == len(TASK_TYPES) * len(FORMS)
+
+
 @each_form
 @each_task_type
 def test_every_committed_sample_lies_in_the_test_split(task_type: TaskType, form: Form) -> None:

@@ -7,12 +7,14 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
+from matrices.cells.cell import VariantFacts
 from matrices.releases.release import UnreleasedCell
 from matrices.releases.ruling import Ruling
 from matrices.views.cell_page import CellPage, cell_json, explain_cell
 from matrices.views.diff import diff_cells, diff_lines, diff_markdown, diff_releases
 from matrices.views.render import matrix_markdown, matrix_table
 from matrices.views.table import lay_out, matrix_json, one_line, size, summary, task_codes
+from registry.digest import digest_value
 
 NOW = datetime(2026, 11, 22, 13, 0, tzinfo=UTC)
 RECIPES = ("fp32", "w4g32-gptq", "w8a8-dynamic")
@@ -77,6 +79,14 @@ def test_reasons_and_waivers_are_told_without_colours_or_markup_of_their_own(cel
     )
     assert "waiver: for the demo" in text
     assert "\x1b" not in text
+
+
+def test_tiers_that_the_same_weights_earned_elsewhere_are_in_brackets(new_cell):
+    facts = VariantFacts(weights=digest_value("w"), weights_bytes=1000, parameters=500, kv_bytes_per_token=10)
+    source = new_cell().model_copy(update={"variant": facts})
+    cell = new_cell(target="cuda-sm90", toolchain="tvm", state="built").model_copy(update={"variant": facts})
+    assert "(2  2  2)" in _drawn(matrix_table([source, cell], width=120), width=120)
+    assert "(2  2  2)" not in _drawn(matrix_table([cell], width=120), width=120)
 
 
 def test_no_color_is_respected(cells, monkeypatch):
