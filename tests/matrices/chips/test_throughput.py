@@ -102,6 +102,16 @@ def test_a_chip_that_nobody_knows_has_no_roofline_and_says_so(new_cell):
     assert "was not measured" in cell_throughput(unmeasured).why
 
 
+def test_a_chip_without_a_figure_for_the_number_format_has_half_a_roofline(new_cell):
+    cell = _timed(
+        new_cell(recipe="w8a8-dynamic", target="cpu-aarch64-neoverse-n1", toolchain="tvm"),
+        chip="Ampere Altra", decode=10.0, recipe="w8a8-dynamic",
+    )  # fmt: skip
+    found = cell_throughput(cell)
+    assert found.prefill_share is None
+    assert found.decode_share == pytest.approx(10 / (204.8e9 / 1.01e9))
+
+
 def test_expired_and_emulated_times_do_not_count(h100):
     assert cell_throughput(h100.model_copy(update={"state": "expired", "reason": "r"})) is None
     emulated = tuple(

@@ -227,6 +227,16 @@ def test_pull_over_http_goes_on_where_an_interrupted_one_stopped(published, tmp_
     assert asked[1][1] == f"bytes={BIG // 3}-"
 
 
+def test_the_rest_of_a_file_comes_with_its_start_and_the_size_of_the_whole(published):
+    whole = published.blob().read_bytes()
+    path = published.blob().relative_to(published.root).as_posix()
+    with file_server(published.root, ranges=True) as (url, _):
+        for offset in (0, BIG // 2):
+            with find_source(url).open(path, offset=offset) as content:
+                assert (content.start, content.size_bytes) == (offset, BIG)
+                assert b"".join(content.chunks) == whole[offset:]
+
+
 def test_pull_gives_up_on_a_source_that_brings_nothing_and_keeps_what_came(published, tmp_path, monkeypatch):
     monkeypatch.setattr(fetch, "BACKOFF_S", 0.0)
     node = tmp_path / "node"
