@@ -9,14 +9,16 @@ from typing import Final
 from evals.scorecard import Scorecard
 from matrices.cells.cell import Cell, State
 from matrices.ledger import query
-from matrices.ledger.db import Database
+from matrices.ledger.db import Database, open_database
 from matrices.ledger.ledger import Ledger
-from pipeline.build.plan import BuildPlan
+from pipeline.build.plan import BuildPlan, Filters, make_plan
 from pipeline.build.plan_records import ExaminationInputs, PlanRecords, find_inputs
 from pipeline.build.records import Records
 from pipeline.evidence.kit import Kit, KitSubject, KitTask, write_kit
 from registry.checkpoint import FileEntry
 from registry.errors import NotFoundError, UnknownNameError
+from registry.ladder import read_ladder
+from registry.mlflow import Checkpoints
 from registry.store import Store
 from registry.workspace import Workspace
 
@@ -76,6 +78,18 @@ def make_kit(
         subjects=tuple(sorted(subjects, key=lambda one: one.cell)),
         blobs=tuple(_blobs(subjects, tasks, store=place.store)),
     )
+
+
+def make_ladder_kit(ladder: Path, *, target: str, workspace: Workspace, everything: bool = False) -> Kit:
+    """The kit of a target of a ladder file, from a workspace; see `make_kit`."""
+    plan = make_plan(
+        read_ladder(ladder),
+        directory=ladder.resolve().parent,
+        checkpoints=Checkpoints(uri=workspace.mlflow_uri, store=workspace.store),
+        filters=Filters(),
+    )
+    database = open_database(workspace.database_url)
+    return make_kit(plan, target=target, place=workspace, database=database, everything=everything)
 
 
 def issue_kit(kit: Kit, *, place: Workspace) -> Path:

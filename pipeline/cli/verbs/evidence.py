@@ -12,9 +12,7 @@ from registry.errors import ConfigurationError, RungError
 
 if TYPE_CHECKING:
     from matrices.cells.expiry import Versions
-    from pipeline.build.plan import BuildPlan
     from pipeline.evidence.document import Measured
-    from pipeline.evidence.kit import Kit
     from pipeline.evidence.run import RunSettings
     from registry.workspace import Workspace
 
@@ -41,11 +39,11 @@ def export(
 
     Without `--out` a node takes it from the workspace's `.rung/`, by `--from` over a mount or HTTP.
     """
-    from pipeline.evidence.export import export_kit, issue_kit
+    from pipeline.evidence.export import export_kit, issue_kit, make_ladder_kit
     from registry.digest import short
 
     workspace = context.this_workspace()
-    kit = _kit(workspace, ladder, target=target, everything=everything)
+    kit = make_ladder_kit(ladder, target=target, workspace=workspace, everything=everything)
     where = issue_kit(kit, place=workspace) if out is None else export_kit(kit, place=workspace, out=out)
     if as_json:
         output.data(kit)
@@ -89,50 +87,29 @@ def run(
     Checks how it executes, parity with torch's logits, speed and quality. A failure is recorded in the file
     and the rest continues. Needs `rung[serve]`, and `rung[eval]` for quality; neither torch nor a database.
     """
-    from pipeline.evidence.document import write_report
-    from pipeline.evidence.kit import fetch_kit
-    from pipeline.evidence.run import run_kit
-    from registry.signing import generate_keys
-    from serving.node.source import find_source
+    from pipeline.evidence.measure import OwnArtifacts, PublishedKit, measure
 
-    if sum(one is not None for one in (kit, source, ladder)) != 1:
-        raise ConfigurationError(
-            "give one of `--kit`, `--from` and `--ladder`", hint="see `rung evidence run --help`"
-        )
-    settings = _settings(only, threads=threads, timeout_s=timeout, cells=cell)
-    workspace = _own_workspace()
-    signing = key or (workspace.private_key if workspace else None)
-    if signing is None:
-        raise ConfigurationError(
-            "no key to sign with", hint="give one with `--key node.key`; it is created if missing"
-        )
-    if not signing.exists():
-        generate_keys(signing, signing.with_suffix(".pub"))
-        output.note(f"made a key pair; have {signing.with_suffix('.pub')} trusted: `rung evidence trust`")
-    directory = (work or out.parent / f".{out.name}.work").absolute()
-    directory.mkdir(parents=True, exist_ok=True)
-    if ladder is not None:
-        own = context.this_workspace()
-        from pipeline.evidence.export import issue_kit
-
-        made = _kit(own, ladder, target=target, everything=everything)
-        issue_kit(made, place=own)
-        report = run_kit(
-            made, blobs=None, work=directory, store=own.store, settings=settings, report=output.note
-        )
-    else:
-        base = find_source(str(kit) if kit is not None else str(source))
-        public = trusted or (workspace.public_key if workspace else None)
-        if public is None or not public.is_file():
+    location = str(kit) if kit is not None else source
+    what: PublishedKit | OwnArtifacts
+    match location, ladder:
+        case str(), None if kit is None or source is None:
+            what = PublishedKit(location, trusted)
+        case None, Path():
+            what = OwnArtifacts(ladder, everything)
+        case _:
             raise ConfigurationError(
-                "no key that the kit must be signed with",
-                hint="give the build machine's `.rung/keys/rung.pub` with `--trusted`",
+                "give one of `--kit`, `--from` and `--ladder`", hint="see `rung evidence run --help`"
             )
-        got = fetch_kit(base, target=target, public_key=public)
-        report = run_kit(
-            got, blobs=base.within("store"), work=directory, settings=settings, report=output.note
-        )
-    write_report(report, path=out, private_key=signing)
+    report = measure(
+        what,
+        target=target,
+        out=out,
+        key=key,
+        work=work,
+        settings=_settings(only, threads=threads, timeout_s=timeout, cells=cell),
+        workspace=_own_workspace(),
+        report=output.note,
+    )
     if as_json:
         output.data(report.model_copy(update={"results": _without_outcomes(report.results)}))
     measured = sum(one.problem is None for one in report.results)
@@ -222,27 +199,6 @@ def refresh(
         output.note(f"{'would expire' if dry_run else 'expired'} {one.cell.id}: {one.why}")
     if not found:
         output.note("no evidence has expired")
-
-
-def _kit(workspace: Workspace, ladder: Path, *, target: str, everything: bool) -> Kit:
-    from pipeline.evidence.export import make_kit
-
-    plan = _plan(workspace, ladder)
-    return make_kit(
-        plan, target=target, place=workspace, database=context.database(workspace), everything=everything
-    )
-
-
-def _plan(workspace: Workspace, ladder: Path) -> BuildPlan:
-    from pipeline.build.plan import Filters, make_plan
-    from registry.ladder import read_ladder
-
-    return make_plan(
-        read_ladder(ladder),
-        directory=ladder.resolve().parent,
-        checkpoints=context.checkpoints(workspace),
-        filters=Filters(),
-    )
 
 
 def _settings(only: list[str], *, threads: int, timeout_s: float, cells: list[str]) -> RunSettings:

@@ -34,8 +34,8 @@ def node_compile(
     from compilers.portable.node_compile import node_compile as compile_here
     from matrices.cells.cell import manifest_cell_id
     from pipeline.evidence.document import EvidenceFile, Measured, write_report
+    from pipeline.evidence.measure import signing_key
     from pipeline.evidence.run import describe_node
-    from registry.signing import generate_keys
     from registry.target import find_target
     from serving.node.accelerator import chip_here
     from serving.node.directory import NodeDirectory
@@ -51,9 +51,7 @@ def node_compile(
     verified = read_bundle(directory)
     made = compile_here(verified, out=out, timeout_s=timeout)
     if report is not None and key is not None:
-        if not key.exists():
-            generate_keys(key, key.with_suffix(".pub"))
-            output.note(f"made a key pair; have {key.with_suffix('.pub')} trusted: `rung evidence trust`")
+        signing_key(key, workspace=None, report=output.note)
         now = datetime.now(UTC)
         manifest, machine = verified.manifest, describe_node(verified.manifest.target)
         chip = chip_here(find_target(manifest.target), machine.host)
