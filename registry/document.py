@@ -1,8 +1,8 @@
 """Versioned documents: JSON that Rung writes with a schema version, and reads in every version it ever wrote.
 
 A document's class has one function per past version that turns the JSON of that version into that of the
-next. Old documents are never rewritten: what is verified is their bytes, and their digest is that of the
-content as it was written, whatever later versions add to it.
+next. Old documents are never rewritten: signatures are verified over their bytes, and their digest is that
+of the content as it was written, whatever later versions add.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Document(Value):
             where: Path or name, for messages.
 
         Raises:
-            SchemaError: It is none, or was written by a newer version of Rung.
+            SchemaError: It is not such a document, or was written by a newer version of Rung.
         """
         found = content if isinstance(content, dict) else _load(content, cls, where=where)
         version = found.get("schema_version", 1)

@@ -1,7 +1,7 @@
 """The ladder file: the checkpoints, recipes, targets, toolchains and task types of one ladder of a family.
 
-It is TOML, written by a person and kept in their repository. `extends = "other.toml"` takes another ladder as
-the base: top-level keys and tasks given here replace the base's.
+It is TOML, written by hand and kept in the user's repository. `extends = "other.toml"` uses another ladder as
+the base: top-level keys and tasks given here replace those of the base.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from registry.target import Target, find_target
 from registry.value import Value, configuration_error
 
 EvidenceLevel = Literal["portable", "built", "loads", "close", "evaluated", "benchmarked"]
-"""How far the evidence of a cell reaches, on the chip itself; see `matrices/cells/levels.py`."""
+"""How far the evidence of a cell goes, on the chip itself; see `matrices/cells/levels.py`."""
 EVIDENCE_LEVELS: Final[tuple[EvidenceLevel, ...]] = (
     "portable", "built", "loads", "close", "evaluated", "benchmarked",
 )  # fmt: skip
-"""From the least to the most."""
+"""From least to most."""
 OTHER_TARGETS: Final = "default"
-"""Key of `[evidence]` for the targets that it does not name."""
+"""Key of `[evidence]` for all targets that it does not name."""
 
 
 class TierEntry(Value):
@@ -43,13 +43,13 @@ class TaskEntry(Value):
     """One `[task.NAME]`: an agent task type and its bars."""
 
     floor: tuple[float, ...] = Field(min_length=1)
-    """Least accuracy per tier, 0 to 1."""
+    """Lowest accuracy per tier, 0 to 1."""
     margin_points: float = Field(default=2.0, gt=0, le=100)
     """Non-inferiority margin to the tier's reference checkpoint, in percentage points."""
     alpha: float = Field(default=0.025, gt=0, lt=0.5)
     """One-sided error probability of a false pass."""
     tasks: tuple[str, ...] = ()
-    """lm-eval task or group names of one's own; empty: the task type that ships with Rung."""
+    """Your own lm-eval task or group names; empty: the task type that ships with Rung."""
     include: str | None = None
     """Folder with lm-eval YAML files for `tasks`, relative to the ladder file; None: stock tasks."""
     max_samples: int | None = Field(default=None, gt=0)
@@ -62,7 +62,7 @@ class EvaluationEntry(Value):
     batch_size: int = Field(default=32, gt=0)
     """Recorded with every score."""
     seed: int = 0
-    """Of the order in which samples are taken."""
+    """Seed of the order in which samples are taken."""
     chunk: int = Field(default=50, gt=0)
     """Samples between two looks at the sequential test."""
 
@@ -75,7 +75,7 @@ class Ladder(Value):
     targets: tuple[str, ...] = Field(min_length=1)
     """Hardware to build for; `registry/targets.toml` has the names."""
     toolchains: tuple[str, ...] | dict[str, tuple[str, ...]] = ("onnxruntime", "tvm")
-    """For all targets, or by patterns of target names (`cpu-*`); the first that fits a target counts."""
+    """For all targets, or by patterns of target names (`cpu-*`); the first match counts."""
     tier: tuple[TierEntry, ...] = Field(min_length=1)
     """Checkpoints from the best tier to the last."""
     task: dict[str, TaskEntry] = Field(min_length=1)
@@ -85,8 +85,8 @@ class Ladder(Value):
     calibration: str | None = None
     """JSONL file with a field `text`, relative to the ladder file; for GPTQ recipes and parity probes."""
     evidence: dict[str, EvidenceLevel] = Field(default={})
-    """Target → least evidence that a release accepts for it; `default` is for all others, and is `evaluated`
-    where it is not given. Without the table a release demands nothing beyond the approval."""
+    """Target → lowest evidence level that a release accepts; `default` is for all others, and is `evaluated`
+    unless given. Without the table a release demands nothing beyond the approval."""
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -94,7 +94,7 @@ class Ladder(Value):
         for number, entry in enumerate(self.tier, start=1):
             if entry.checkpoint in seen:
                 raise ValueError(
-                    f"`{entry.checkpoint}` stands in tier {seen[entry.checkpoint]} and in tier {number}, "
+                    f"`{entry.checkpoint}` is in tier {seen[entry.checkpoint]} and in tier {number}, "
                     "so the ladder is cyclic: it would be above and below itself"
                 )
             seen[entry.checkpoint] = number
@@ -119,14 +119,14 @@ class Ladder(Value):
 
     @property
     def digest(self) -> str:
-        """The digest of all that the ladder says; `[evidence]`, a later part, counts where it is given."""
+        """The digest of the whole ladder; `[evidence]`, a later addition, counts only where it is given."""
         document = self.model_dump(mode="json")
         if not self.evidence:
             del document["evidence"]
         return digest_value(document)
 
     def demanded_evidence(self) -> dict[str, EvidenceLevel]:
-        """Target → least evidence that a release accepts; empty without `[evidence]`."""
+        """Target → lowest evidence level that a release accepts; empty without `[evidence]`."""
         if not self.evidence:
             return {}
         others = self.evidence.get(OTHER_TARGETS, "evaluated")
@@ -143,7 +143,7 @@ class Ladder(Value):
         return tuple(dict.fromkeys(name for names in lists for name in names))
 
     def toolchains_of(self, target: str) -> tuple[str, ...]:
-        """The toolchains that are to build for a target."""
+        """The toolchains to build with for a target."""
         if not isinstance(self.toolchains, dict):
             return self.toolchains
         fitting = (names for pattern, names in self.toolchains.items() if fnmatchcase(target, pattern))
@@ -155,7 +155,7 @@ class Ladder(Value):
 
 
 def read_ladder(path: Path) -> Ladder:
-    """The ladder that a file describes.
+    """Read a ladder file.
 
     Raises:
         ConfigurationError: The file is missing, not TOML, empty, extends itself, or does not describe a

@@ -2,11 +2,13 @@
 
 A signature is a Sigstore bundle (v0.3) around a DSSE envelope around an in-toto statement that lists every
 file with its SHA-256. `model_signing verify key` of the `model-signing` package verifies what `sign` makes,
-and `verify` takes what that package signs with a key; the tests hold both to it.
+and `verify` accepts what that package signs with a key; the tests check both.
 
-The format is written here, over `cryptography` alone, because importing `model_signing` 1.1.1 takes 1.1 s and
-brings in the keyless half (HTTP, TUF, OpenID), which a serving node neither needs nor should carry. Nothing
-here touches a network. Sources: https://github.com/sigstore/model-transparency (`model_signing/_signing`),
+The format is implemented here on top of `cryptography` alone, because importing `model_signing` 1.1.1 takes
+1.1 s and pulls in the keyless half (HTTP, TUF, OpenID), which a serving node neither needs nor should carry.
+Nothing here uses a network.
+
+Sources: https://github.com/sigstore/model-transparency (`model_signing/_signing`),
 https://github.com/secure-systems-lab/dsse/blob/v1.0.0/protocol.md,
 https://github.com/in-toto/attestation/tree/main/spec/v1.
 """
@@ -49,13 +51,13 @@ _LISTED = 5
 
 
 def generate_keys(private: Path, public: Path) -> None:
-    """Make a key pair (NIST P-256, PEM) unless there is one; the private key is readable by its owner alone.
+    """Create a key pair (NIST P-256, PEM) unless one exists; only its owner can read the private key.
 
-    A pair that is there stays. A public key that is missing is derived from the private one; a public key
-    alone is somebody else's, and no private key is made beside it.
+    An existing pair is kept. A missing public key is derived from the private one; a public key alone belongs
+    to someone else, and no private key is created for it.
 
     Raises:
-        ConfigurationError: The private key that is there cannot be read.
+        ConfigurationError: The existing private key cannot be read.
         StorageFullError: No space left.
     """
     from cryptography.hazmat.primitives import serialization
@@ -105,7 +107,7 @@ def sign(directory: Path, *, signature: Path, private_key: Path) -> None:
     Raises:
         SignatureError: `directory` is missing, empty or holds something that cannot be signed.
         ConfigurationError: The key cannot be used.
-        StorageFullError: No space left; an earlier signature stays.
+        StorageFullError: No space left; an earlier signature is kept.
     """
     key = _private_key(private_key)
     ignored = _ignored(directory, signature=signature)
@@ -125,7 +127,7 @@ def sign(directory: Path, *, signature: Path, private_key: Path) -> None:
 
 
 def verify(directory: Path, *, signature: Path, public_key: Path) -> None:
-    """Check that `directory` holds exactly the files that were signed, with the key that is trusted.
+    """Check that `directory` holds exactly the files that were signed with a trusted key.
 
     Raises:
         SignatureError: The signature is missing, is no signature, is of another key, or a file was changed,
@@ -149,7 +151,7 @@ def verify(directory: Path, *, signature: Path, public_key: Path) -> None:
 
 
 def _verified_statement(signature: Path, *, public_key: Path) -> dict[str, Any]:  # Any: JSON
-    """The in-toto statement, once its signature has been verified."""
+    """The in-toto statement; verifies its signature first."""
     from cryptography.exceptions import InvalidSignature
 
     key = _public_key(public_key)
@@ -180,7 +182,7 @@ def _verified_statement(signature: Path, *, public_key: Path) -> dict[str, Any]:
 
 
 def _signed_files(statement: Mapping[str, Any]) -> tuple[dict[str, str], set[str]]:  # Any: JSON
-    """Path → digest of what was signed, and the paths that were left out.
+    """Path → digest of the signed files, and the paths that were left out.
 
     Raises:
         KeyError, TypeError, ValueError: It is another kind of statement.
@@ -223,7 +225,7 @@ def _hash_files(directory: Path, *, ignored: set[str]) -> dict[str, str]:
     """POSIX path → digest of every file below a directory.
 
     Raises:
-        SignatureError: It is missing, or holds a link or a special file, whose content is not its own.
+        SignatureError: It is missing, or holds a link or a special file, whose content is elsewhere.
     """
     if not directory.is_dir():
         raise SignatureError(f"no directory at `{directory}`", hint="check the path")
@@ -234,7 +236,7 @@ def _hash_files(directory: Path, *, ignored: set[str]) -> dict[str, str]:
             continue
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise SignatureError(
-                f"`{path}` is a link or a special file", hint="put the file itself in its place"
+                f"`{path}` is a link or a special file", hint="replace it with the file itself"
             )
         if path.is_file():
             files[name] = digest_file(path)
@@ -352,7 +354,7 @@ def _base64(data: bytes) -> str:
 
 
 def _write_new(path: Path, data: bytes) -> None:
-    """Write a private file unless another process has made it meanwhile, whose file then stays."""
+    """Write a private file, unless another process has created it in the meantime; that one is kept."""
     with storage_errors(path):
         sweep(path.parent, name=path.name)
         with temporary_file(path.parent, name=path.name) as (stream, draft):

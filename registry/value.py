@@ -1,4 +1,4 @@
-"""The base of every value that is written to disk or crosses a wire: frozen, and closed to unknown fields."""
+"""Base class of values that are written to disk or sent over a wire: frozen, no unknown fields."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from registry.errors import ConfigurationError, RungError, SchemaError
 
 
 class Value(BaseModel):
-    """A frozen value; changed by `model_copy(update=…)`."""
+    """A frozen value; `model_copy(update=…)` makes a changed copy."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
     def read_json(cls, path: Path) -> Self:
-        """The value that a JSON file holds.
+        """Read the value from a JSON file.
 
         Raises:
             SchemaError: The file is missing, is not JSON, or does not hold such a value.
@@ -43,5 +43,5 @@ def describe(error: ValidationError) -> str:
 
 
 def configuration_error(error: ValidationError, *, where: str, hint: str) -> RungError:
-    """A validation error of something that a person wrote, as a configuration error."""
+    """The configuration error for a validation error in something that a user wrote."""
     return ConfigurationError(f"{where}: {describe(error)}", hint=hint)

@@ -82,7 +82,7 @@ def test_cyclic_extends_name_the_cycle(write):
 
 
 def test_the_same_checkpoint_twice_is_cyclic(write):
-    with pytest.raises(ConfigurationError, match=r"`big` stands in tier 1 and in tier 2.*cyclic"):
+    with pytest.raises(ConfigurationError, match=r"`big` is in tier 1 and in tier 2.*cyclic"):
         read_ladder(write(GOOD.replace("small@prod", "big")))
 
 
