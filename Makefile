@@ -44,9 +44,9 @@ $(VENV)/pyvenv.cfg:
 $(PINS): $(VENV)/pyvenv.cfg $(wildcard locks/*/*.txt)
 	@sed -n 's/^\([a-z0-9.-]*==[^ ]*\).*/\1/p' $(LOCK)/*.txt >$@
 
-# torch first, then the lock, then Rung itself.
+# torch first (with setuptools: a few of the locked packages are published as source), then the lock, then Rung itself.
 $(RUN): $(PINS) pyproject.toml locks/torch.txt
-	$(PIP) --constraint $(PINS) $(TORCH)
+	$(PIP) --constraint $(PINS) $(TORCH) setuptools
 	$(LOCKED) --require-hashes -r $(LOCK)/run.txt
 	$(LOCKED) --editable .
 	@touch $@

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -49,7 +49,9 @@ class Verified:
     judged: tuple[Judged, ...]
 
 
-def check_report(path: Path, report: EvidenceFile, *, place: Workspace, database: Database) -> list[Verified]:
+def check_report(
+    path: Path, report: EvidenceFile, *, place: Workspace, database: Database, at: datetime
+) -> list[Verified]:
     """All results of a report, if every one of them stands.
 
     Args:
@@ -57,11 +59,12 @@ def check_report(path: Path, report: EvidenceFile, *, place: Workspace, database
         report: Whose signature was verified.
         place: The workspace.
         database: The workspace's.
+        at: Now; a file of a later time is refused.
 
     Raises:
         RefusedError: Something in it does not hold.
     """
-    return _Check(path, report, place, database).all()
+    return _Check(path, report, place, database).all(at=at)
 
 
 class _Check:
@@ -71,9 +74,9 @@ class _Check:
         self.place = place
         self.database = database
 
-    def all(self) -> list[Verified]:
+    def all(self, *, at: datetime) -> list[Verified]:
         report = self.report
-        if report.created_at > datetime.now(UTC) + CLOCK_SKEW:
+        if report.created_at > at + CLOCK_SKEW:
             raise self.refused(
                 f"it is from the future ({report.created_at:%Y-%m-%d %H:%M}Z)", "set its clock"
             )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from matrices.cells.cell import Cell
@@ -36,7 +37,7 @@ class Taken:
 
 
 def take_in(
-    paths: Iterable[Path], *, place: Workspace, database: Database, trusted: Iterable[Path]
+    paths: Iterable[Path], *, place: Workspace, database: Database, trusted: Iterable[Path], at: datetime
 ) -> list[Taken]:
     """Verify evidence files and record them; nothing is recorded unless all of them stand.
 
@@ -45,6 +46,7 @@ def take_in(
         place: The workspace.
         database: The workspace's.
         trusted: Public keys whose evidence is taken.
+        at: Now; a file of a later time is refused.
 
     Raises:
         NotFoundError: No such file.
@@ -56,7 +58,7 @@ def take_in(
     checked: list[tuple[Path, EvidenceFile, Path, list[Verified]]] = []
     for path in paths:
         report, key = read_report(path, trusted=keys)
-        checked.append((path, report, key, check_report(path, report, place=place, database=database)))
+        checked.append((path, report, key, check_report(path, report, place=place, database=database, at=at)))
     taken = [_taken(*one, place=place, database=database) for one in checked]
     place.dirty_marker.touch()  # what the new evidence took the place of is removed by the next build
     return taken

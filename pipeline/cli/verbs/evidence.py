@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -136,7 +137,8 @@ def import_(
     workspace = context.this_workspace()
     keys = [*trusted_keys(workspace), *key]
     with writing(workspace):
-        taken = take_in(file, place=workspace, database=context.database(workspace), trusted=keys)
+        database = context.database(workspace)
+        taken = take_in(file, place=workspace, database=database, trusted=keys, at=datetime.now(UTC))
     if as_json:
         output.data([cell for one in taken for cell in one.cells])
     for one in taken:

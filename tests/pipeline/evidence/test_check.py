@@ -33,7 +33,9 @@ def take(build: Build, box: Box, tmp_path: Path) -> Callable[[EvidenceFile], obj
         before, database = build.cells(), open_database(build.workspace.database_url)
         try:
             trusted = [box.root / "node.pub"]
-            return take_in([path], place=build.workspace, database=database, trusted=trusted)
+            return take_in(
+                [path], place=build.workspace, database=database, trusted=trusted, at=datetime.now(UTC)
+            )
         finally:
             database.close()
             assert build.cells() == before, "something was written"
@@ -299,7 +301,13 @@ def test_one_bad_file_keeps_the_good_ones_out_too(
     trusted = [box.root / "node.pub"]
     try:
         with pytest.raises(SignatureError):
-            take_in([evidence_file, bad], place=build.workspace, database=database, trusted=trusted)
+            take_in(
+                [evidence_file, bad],
+                place=build.workspace,
+                database=database,
+                trusted=trusted,
+                at=datetime.now(UTC),
+            )
     finally:
         database.close()
     assert build.cells() == before
