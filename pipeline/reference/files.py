@@ -77,12 +77,13 @@ def _type_name(annotation: object) -> str:
 
 
 def schema(model: type[BaseModel], title: str) -> str:
-    """The JSON schema of a model, with the meanings of its fields; only what pydantic has always written."""
+    """The JSON schema of a model, with the meanings of its fields."""
     documented = {each.__name__: _field_docs(each) for each in _models(model)}
     schema = model.model_json_schema()
     schema["title"] = title
     if model is Ladder:
         schema["properties"]["extends"] = {"type": "string", "description": EXTENDS}
+        schema["anyOf"] = [{"required": ["extends"]}, {"required": schema.pop("required")}]
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     for name, part in {model.__name__: schema, **schema.get("$defs", {})}.items():
         for field, described in part.get("properties", {}).items():
