@@ -5,10 +5,16 @@ Same key, same result: a build looks a stage up before it runs it. Resume and ca
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pydantic import AwareDatetime, Field, JsonValue
 
 from registry.digest import Digest
 from registry.value import Value
+
+BLOB_FIELDS = frozenset({"tokens", "logits", "log", "scorecard"})
+"""Fields whose digest is that of a blob; so is the `digest` of every file entry. Other digests name a
+checkpoint, an artifact or a set of tasks."""
 
 
 class BuildRecord(Value):
@@ -26,3 +32,18 @@ class BuildRecord(Value):
     """Time that the stage took."""
     peak_memory_bytes: int | None = Field(default=None, ge=0)
     """Largest resident memory of the stage's process; None where it was not measured."""
+
+
+def blobs_of(output: object) -> Iterator[str]:
+    """Digests of the blobs that a stage's output refers to, wherever they are in it."""
+    if isinstance(output, dict):
+        if "path" in output and "digest" in output:
+            yield str(output["digest"])
+        for name, value in output.items():
+            if name in BLOB_FIELDS and isinstance(value, str):
+                yield value
+            else:
+                yield from blobs_of(value)
+    elif isinstance(output, list):
+        for value in output:
+            yield from blobs_of(value)

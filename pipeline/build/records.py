@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
-from matrices.ledger.build_records import BuildRecord
+from matrices.ledger.build_records import BuildRecord, blobs_of
 from pipeline.stages.stage import StageKey
 from registry.value import Value
 
 O_co = TypeVar("O_co", bound=Value, covariant=True)
 O = TypeVar("O", bound=Value)  # noqa: E741  # an output
-
-BLOB_FIELDS = frozenset({"tokens", "logits", "log", "scorecard"})
-"""Fields whose digest is that of a blob; so is the `digest` of every file entry. Other digests name a
-checkpoint, an artifact or a set of tasks."""
 
 
 class FindsStages(Protocol):
@@ -76,18 +71,3 @@ class Records:
             return None
         self._found[key] = record
         return record
-
-
-def blobs_of(output: object) -> Iterator[str]:
-    """Digests of the blobs that a stage's output refers to, wherever they are in it."""
-    if isinstance(output, dict):
-        if "path" in output and "digest" in output:
-            yield str(output["digest"])
-        for name, value in output.items():
-            if name in BLOB_FIELDS and isinstance(value, str):
-                yield value
-            else:
-                yield from blobs_of(value)
-    elif isinstance(output, list):
-        for value in output:
-            yield from blobs_of(value)

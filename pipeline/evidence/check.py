@@ -91,7 +91,7 @@ class _Check:
         report = self.report
         if report.kit is None:
             return None
-        kit = issued_kit(self.place.state, report.kit, public_key=self.place.public_key)
+        kit = issued_kit(self.place.kits, report.kit, public_key=self.place.public_key)
         if kit is None:
             raise self.refused(
                 f"it answers the kit {short(report.kit)}, which this workspace never issued",

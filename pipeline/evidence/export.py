@@ -14,7 +14,7 @@ from matrices.ledger.ledger import Ledger
 from pipeline.build.plan import BuildPlan, Filters, make_plan
 from pipeline.build.plan_records import ExaminationInputs, PlanRecords, find_inputs
 from pipeline.build.records import Records
-from pipeline.evidence.kit import Kit, KitSubject, KitTask, write_kit
+from pipeline.evidence.kit import DIRECTORY, Kit, KitSubject, KitTask, write_kit
 from registry.checkpoint import FileEntry
 from registry.errors import NotFoundError, UnknownNameError
 from registry.ladder import read_ladder
@@ -94,7 +94,7 @@ def make_ladder_kit(ladder: Path, *, target: str, workspace: Workspace, everythi
 
 def issue_kit(kit: Kit, *, place: Workspace) -> Path:
     """Record in the workspace that it issued a kit; its directory there."""
-    return write_kit(kit, base=place.state, private_key=place.private_key)
+    return write_kit(kit, kits=place.kits, private_key=place.private_key)
 
 
 def export_kit(kit: Kit, *, place: Workspace, out: Path) -> Path:
@@ -112,7 +112,7 @@ def export_kit(kit: Kit, *, place: Workspace, out: Path) -> Path:
         for entry in subject.manifest.files:
             _copy(entry, source=place.store, store=store)
         store.put_artifact(subject.manifest)
-    return write_kit(kit, base=out, private_key=place.private_key)
+    return write_kit(kit, kits=out / DIRECTORY, private_key=place.private_key)
 
 
 def _wanted(plan: BuildPlan, *, target: str, database: Database, everything: bool) -> dict[str, Cell]:

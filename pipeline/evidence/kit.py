@@ -87,16 +87,16 @@ class Kit(Document):
         return next((one for one in self.subjects if one.cell == cell), None)
 
 
-def write_kit(kit: Kit, *, base: Path, private_key: Path) -> Path:
-    """Write and sign a kit's index below `base`, by its digest and as the latest of its target.
+def write_kit(kit: Kit, *, kits: Path, private_key: Path) -> Path:
+    """Write and sign a kit's index in the directory of kits, by its digest and as the latest of its target.
 
     Returns:
         The directory by its digest.
     """
-    by_digest = base / DIRECTORY / kit.digest.removeprefix("sha256:")
+    by_digest = kits / kit.digest.removeprefix("sha256:")
     if not by_digest.is_dir():
         _write(kit, by_digest, private_key=private_key)
-    latest = base / DIRECTORY / kit.target
+    latest = kits / kit.target
     if not _holds(latest, kit):
         with storage_errors(latest):
             remove_tree(latest)
@@ -135,16 +135,16 @@ def fetch_kit(source: Source, *, target: str, public_key: Path) -> Kit:
     return kit
 
 
-def issued_kit(base: Path, digest: str, *, public_key: Path) -> Kit | None:
+def issued_kit(kits: Path, digest: str, *, public_key: Path) -> Kit | None:
     """The kit of a digest that this workspace issued; None if it never did, or not so."""
     try:
-        kit = read_kit(base / DIRECTORY / digest.removeprefix("sha256:"), public_key=public_key)
+        kit = read_kit(kits / digest.removeprefix("sha256:"), public_key=public_key)
     except RungError:
         return None
     return kit if kit.digest == digest else None
 
 
-def blobs_of_kits(base: Path) -> set[str]:
+def blobs_of_kits(kits: Path) -> set[str]:
     """Digests of what the latest kit of each target names, for whoever removes what nobody needs.
 
     Kits before the latest hold nothing back: their index stays, the bytes may go.
@@ -152,7 +152,7 @@ def blobs_of_kits(base: Path) -> set[str]:
     found: set[str] = set()
     for target in targets():
         try:
-            path = base / DIRECTORY / target / INDEX_NAME
+            path = kits / target / INDEX_NAME
             kit = Kit.parse(path.read_bytes(), where=str(path))
         except (OSError, SchemaError):
             continue  # a kit that cannot be read is taken by nobody

@@ -43,8 +43,9 @@ class Reporter:
         )
 
     def finish(self) -> None:
-        """All was done."""
+        """All was done; nothing can be sent after it."""
         self._send(FinishEvent())
+        self._stream.close()
 
     def _send(self, event: Event) -> None:
         self._stream.write(event.model_dump_json() + "\n")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from matrices.ledger import query
+from matrices.ledger.build_records import blobs_of
 from matrices.ledger.db import Database
-from pipeline.build.records import blobs_of
 from pipeline.evidence.kit import blobs_of_kits
 from pipeline.executors.scratch import remove_stale_scratch, stale_scratch
 from registry.mlflow import Checkpoints
@@ -33,7 +33,7 @@ def inspect_workspace(place: Workspace, *, database: Database, checkpoints: Chec
         Finding("scratch", str(path), "left behind by a build that is gone")
         for path in stale_scratch(place.scratch)
     ]
-    wanted = references(database, checkpoints=checkpoints) | blobs_of_kits(place.state)
+    wanted = references(database, checkpoints=checkpoints) | blobs_of_kits(place.kits)
     found += [
         Finding("orphan", digest, "no checkpoint, stage, cell or release refers to it")
         for digest in unused(store, keep=wanted)
@@ -53,7 +53,7 @@ def repair_workspace(place: Workspace, *, database: Database, checkpoints: Check
     found = inspect_workspace(place, database=database, checkpoints=checkpoints)
     repair(place.store)
     remove_stale_scratch(place.scratch)
-    wanted = references(database, checkpoints=checkpoints) | blobs_of_kits(place.state)
+    wanted = references(database, checkpoints=checkpoints) | blobs_of_kits(place.kits)
     collect(place.store, keep=wanted, grace_s=0)
     return found
 
@@ -78,5 +78,5 @@ def drop_unused(place: Workspace, *, database: Database, checkpoints: Checkpoint
 
     Only for a process that holds the workspace's build lock: a running build has blobs that no row names yet.
     """
-    wanted = references(database, checkpoints=checkpoints) | blobs_of_kits(place.state)
+    wanted = references(database, checkpoints=checkpoints) | blobs_of_kits(place.kits)
     return collect(place.store, keep=wanted, grace_s=0)

@@ -60,9 +60,8 @@ def test_one_artifact_that_does_not_load_is_told_and_the_others_are_measured(
     subjects = (kit.subjects[0].model_copy(update={"manifest": bad}), *kit.subjects[1:])
     copy = tmp_path / "kit"
     shutil.copytree(build.kit, copy)
-    write_kit(
-        kit.model_copy(update={"subjects": subjects}), base=copy, private_key=build.workspace.private_key
-    )
+    changed = kit.model_copy(update={"subjects": subjects})
+    write_kit(changed, kits=copy / "kits", private_key=build.workspace.private_key)
     ran = run_kit(box, copy, "bad.json", "--only", "parity")
     assert ran.code == 0, ran.err
     report, _ = read_report(box.root / "bad.json", trusted=[box.root / "node.pub"])
@@ -113,7 +112,7 @@ def test_a_machine_without_the_hardware_says_so_in_its_evidence(build: Build, bo
         for one in kit.subjects
     )
     made = kit.model_copy(update={"target": "cuda-sm90", "subjects": subjects})
-    write_kit(made, base=tmp_path, private_key=build.workspace.private_key)
+    write_kit(made, kits=tmp_path / "kits", private_key=build.workspace.private_key)
     shutil.copytree(build.kit / "store", tmp_path / "store")
     ran = box.rung(
         "evidence", "run", "--target", "cuda-sm90", "--kit", str(tmp_path), "--trusted", "builder.pub",
