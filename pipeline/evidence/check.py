@@ -1,6 +1,6 @@
-"""Checking evidence: what a signed report says is held against the workspace; what does not stand is refused.
+"""Check evidence: what a signed report says is compared with the workspace; what does not hold is refused.
 
-A report stands if it answers a kit that this workspace issued, for the very artifacts that the matrix holds
+A report holds if it answers a kit that this workspace issued, for the very artifacts that the matrix holds
 now, on a machine that runs their target, with one version of each runtime throughout. Verdicts are made here,
 from the node's samples and the workspace's own references: a node cannot claim a tier.
 """
@@ -42,7 +42,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """One artifact's evidence that stands."""
+    """One artifact's evidence, which holds."""
 
     measured: Measured
     kit: Kit | None
@@ -50,28 +50,28 @@ class Verified:
 
 
 def check_report(
-    path: Path, report: EvidenceFile, *, place: Workspace, database: Database, at: datetime
+    path: Path, report: EvidenceFile, *, workspace: Workspace, database: Database, at: datetime
 ) -> list[Verified]:
-    """All results of a report, if every one of them stands.
+    """All results of a report, if every one of them holds.
 
     Args:
         path: Of the file, for messages.
         report: Whose signature was verified.
-        place: The workspace.
+        workspace: The workspace.
         database: The workspace's.
         at: Now; a file of a later time is refused.
 
     Raises:
         RefusedError: Something in it does not hold.
     """
-    return _Check(path, report, place, database).all(at=at)
+    return _Check(path, report, workspace, database).all(at=at)
 
 
 class _Check:
-    def __init__(self, path: Path, report: EvidenceFile, place: Workspace, database: Database) -> None:
+    def __init__(self, path: Path, report: EvidenceFile, workspace: Workspace, database: Database) -> None:
         self.path = path
         self.report = report
-        self.place = place
+        self.workspace = workspace
         self.database = database
 
     def all(self, *, at: datetime) -> list[Verified]:
@@ -91,7 +91,7 @@ class _Check:
         report = self.report
         if report.kit is None:
             return None
-        kit = issued_kit(self.place.kits, report.kit, public_key=self.place.public_key)
+        kit = issued_kit(self.workspace.kits, report.kit, public_key=self.workspace.public_key)
         if kit is None:
             raise self.refused(
                 f"it answers the kit {short(report.kit)}, which this workspace never issued",
@@ -148,7 +148,7 @@ class _Check:
 
     def manifest(self, one: Measured) -> Manifest:
         try:
-            return self.place.store.find_artifact(one.artifact)
+            return self.workspace.store.find_artifact(one.artifact)
         except RungError as error:
             why = f"the artifact {short(one.artifact)} that it names is not in the registry"
             raise self.refused(why, error.hint) from error
@@ -204,7 +204,7 @@ class _Check:
         """The parity is of the kit's own probe."""
         if one.verify is None:
             return
-        tokens = json.loads(self.place.store.read_bytes(subject.variant_probe.tokens))
+        tokens = json.loads(self.workspace.store.read_bytes(subject.variant_probe.tokens))
         positions = sum(len(sequence) for sequence in tokens)
         parity = one.verify.parity
         if (parity.probe, parity.positions) != (digest_value(tokens), positions):
@@ -226,7 +226,7 @@ class _Check:
             )
         if card.batch_size != kit.evaluation.batch_size:
             raise self.refused(f"{what} was taken with batch size {card.batch_size}")
-        store = self.place.store
+        store = self.workspace.store
         references = {
             bar.tier: _read_card(store, digest)
             for bar, digest in zip(task.bars, task.references, strict=True)

@@ -29,14 +29,14 @@ PENDING: Final[tuple[State, ...]] = (
 
 
 def make_kit(
-    plan: BuildPlan, *, target: str, place: Workspace, database: Database, everything: bool = False
+    plan: BuildPlan, *, target: str, workspace: Workspace, database: Database, everything: bool = False
 ) -> Kit:
     """The kit of a target: its artifacts without whole evidence.
 
     Args:
         plan: The ladder.
         target: Of the ladder's.
-        place: The workspace.
+        workspace: The workspace.
         database: The workspace's.
         everything: Those with whole evidence too; what a person refused is never in it.
 
@@ -47,12 +47,12 @@ def make_kit(
     if target not in plan.ladder.targets:
         raise UnknownNameError.of("target", target, known=plan.ladder.targets, where="this ladder")
     wanted = _wanted(plan, target=target, database=database, everything=everything)
-    found = PlanRecords.here(plan, Records(Ledger(database), place.store))
+    found = PlanRecords.here(plan, Records(Ledger(database), workspace.store))
     subjects: list[KitSubject] = []
     references: dict[str, tuple[str, ...]] = {}
     for planned in plan.cells:
         cell = wanted.get(planned.id)
-        if cell is None or cell.artifact is None or not place.store.has_artifact(cell.artifact):
+        if cell is None or cell.artifact is None or not workspace.store.has_artifact(cell.artifact):
             continue
         inputs = find_inputs(planned, found=found)
         if inputs is None:
@@ -61,14 +61,14 @@ def make_kit(
                 hint="run `rung build LADDER` first; it makes them on this machine",
             )
         references = dict(inputs.references)
-        subjects.append(_subject(cell, cell.artifact, inputs, store=place.store))
+        subjects.append(_subject(cell, cell.artifact, inputs, store=workspace.store))
     if not subjects:
         raise NotFoundError(
             f"no artifact of `{target}` waits for evidence",
             hint="`rung matrix show --target` says how its cells stand; `--all` takes them again",
         )
     tasks = tuple(
-        _task(plan, name, references=references[name], store=place.store) for name in plan.ladder.task
+        _task(plan, name, references=references[name], store=workspace.store) for name in plan.ladder.task
     )
     return Kit(
         target=target,
@@ -76,7 +76,7 @@ def make_kit(
         evaluation=plan.ladder.evaluation,
         tasks=tasks,
         subjects=tuple(sorted(subjects, key=lambda one: one.cell)),
-        blobs=tuple(_blobs(subjects, tasks, store=place.store)),
+        blobs=tuple(_blobs(subjects, tasks, store=workspace.store)),
     )
 
 
@@ -89,30 +89,30 @@ def make_ladder_kit(ladder: Path, *, target: str, workspace: Workspace, everythi
         filters=Filters(),
     )
     database = open_database(workspace.database_url)
-    return make_kit(plan, target=target, place=workspace, database=database, everything=everything)
+    return make_kit(plan, target=target, workspace=workspace, database=database, everything=everything)
 
 
-def issue_kit(kit: Kit, *, place: Workspace) -> Path:
+def issue_kit(kit: Kit, *, workspace: Workspace) -> Path:
     """Record in the workspace that it issued a kit; its directory there."""
-    return write_kit(kit, kits=place.kits, private_key=place.private_key)
+    return write_kit(kit, kits=workspace.kits, private_key=workspace.private_key)
 
 
-def export_kit(kit: Kit, *, place: Workspace, out: Path) -> Path:
+def export_kit(kit: Kit, *, workspace: Workspace, out: Path) -> Path:
     """Write a kit with all its blobs into a directory that can be carried to a node; may hold other kits.
 
     Raises:
         StorageFullError: No space left.
         CorruptError: A blob of the workspace is damaged.
     """
-    issue_kit(kit, place=place)
+    issue_kit(kit, workspace=workspace)
     store = Store.create(out / "store")
     for entry in kit.blobs:
-        _copy(entry, source=place.store, store=store)
+        _copy(entry, source=workspace.store, store=store)
     for subject in kit.subjects:
         for entry in subject.manifest.files:
-            _copy(entry, source=place.store, store=store)
+            _copy(entry, source=workspace.store, store=store)
         store.put_artifact(subject.manifest)
-    return write_kit(kit, kits=out / DIRECTORY, private_key=place.private_key)
+    return write_kit(kit, kits=out / DIRECTORY, private_key=workspace.private_key)
 
 
 def _wanted(plan: BuildPlan, *, target: str, database: Database, everything: bool) -> dict[str, Cell]:

@@ -1,6 +1,6 @@
-"""Taking evidence in: files are verified and checked, all of them, and only then recorded.
+"""Import evidence files: all of them are verified and checked, and only then recorded.
 
-Taking the same file again changes nothing, so a call that was killed between two cells can be repeated.
+Importing the same file again changes nothing, so a call that was killed between two cells can be repeated.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from registry.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """What became of a file."""
+class ImportedReport:
+    """What an imported evidence file changed."""
 
     path: Path
     report: EvidenceFile
     key: Path
     """The trusted key that signed it."""
     cells: tuple[Cell, ...]
-    """As they stand now."""
+    """As they are now."""
     notes: tuple[str, ...]
     """What was not measured, and why."""
 
 
-def take_in(
-    paths: Iterable[Path], *, place: Workspace, database: Database, trusted: Iterable[Path], at: datetime
-) -> list[Taken]:
-    """Verify evidence files and record them; nothing is recorded unless all of them stand.
+def import_reports(
+    paths: Iterable[Path], *, workspace: Workspace, database: Database, trusted: Iterable[Path], at: datetime
+) -> list[ImportedReport]:
+    """Verify evidence files and record them; nothing is recorded unless all of them hold.
 
     Args:
         paths: Files.
-        place: The workspace.
+        workspace: The workspace.
         database: The workspace's.
-        trusted: Public keys whose evidence is taken.
+        trusted: Public keys whose evidence is accepted.
         at: Now; a file of a later time is refused.
 
     Raises:
@@ -58,21 +58,23 @@ def take_in(
     checked: list[tuple[Path, EvidenceFile, Path, list[Verified]]] = []
     for path in paths:
         report, key = read_report(path, trusted=keys)
-        checked.append((path, report, key, check_report(path, report, place=place, database=database, at=at)))
-    taken = [_taken(*one, place=place, database=database) for one in checked]
-    place.dirty_marker.touch()  # what the new evidence took the place of is removed by the next build
-    return taken
+        checked.append(
+            (path, report, key, check_report(path, report, workspace=workspace, database=database, at=at))
+        )
+    imported = [_imported(*one, workspace=workspace, database=database) for one in checked]
+    workspace.dirty_marker.touch()  # the next build removes what the new evidence replaced
+    return imported
 
 
-def _taken(
+def _imported(
     path: Path,
     report: EvidenceFile,
     key: Path,
     verified: list[Verified],
     *,
-    place: Workspace,
+    workspace: Workspace,
     database: Database,
-) -> Taken:
+) -> ImportedReport:
     ledger, by = Ledger(database), f"by node key {short(fingerprint(key))}"
     cells = []
     for found in verified:
@@ -82,9 +84,9 @@ def _taken(
         if after is None:
             continue
         for judged in found.judged:
-            place.store.add_bytes(canonical_json(judged.card))
+            workspace.store.add_bytes(canonical_json(judged.card))
         cells.append(ledger.put_cell(after))
-    return Taken(path, report, key, tuple(cells), tuple(_notes(report)))
+    return ImportedReport(path, report, key, tuple(cells), tuple(_notes(report)))
 
 
 def _notes(report: EvidenceFile) -> list[str]:

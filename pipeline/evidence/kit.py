@@ -155,7 +155,7 @@ def blobs_of_kits(kits: Path) -> set[str]:
             path = kits / target / INDEX_NAME
             kit = Kit.parse(path.read_bytes(), where=str(path))
         except (OSError, SchemaError):
-            continue  # a kit that cannot be read is taken by nobody
+            continue  # nobody runs a kit that cannot be read
         found |= {entry.digest for entry in kit.blobs}
         found |= {subject.manifest.digest for subject in kit.subjects}
     return found

@@ -79,7 +79,7 @@ def measure(
 
             own = _own(workspace)
             kit = make_ladder_kit(ladder, target=target, workspace=own, everything=everything)
-            issue_kit(kit, place=own)
+            issue_kit(kit, workspace=own)
             found = run_kit(
                 kit, blobs=None, work=directory, store=own.store, settings=settings, report=report
             )

@@ -13,14 +13,14 @@ from registry.workspace import Workspace
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-def trusted_keys(place: Workspace) -> list[Path]:
-    """Public keys whose evidence is taken, the workspace's own first."""
-    nodes = sorted(place.trusted_keys.glob("*.pub")) if place.trusted_keys.is_dir() else []
-    return [place.public_key, *nodes]
+def trusted_keys(workspace: Workspace) -> list[Path]:
+    """Public keys whose evidence is accepted, the workspace's own first."""
+    nodes = sorted(workspace.trusted_keys.glob("*.pub")) if workspace.trusted_keys.is_dir() else []
+    return [workspace.public_key, *nodes]
 
 
-def add_key(place: Workspace, key: Path, *, name: str | None = None) -> Path:
-    """Trust a node's public key; its place in the workspace.
+def add_key(workspace: Workspace, key: Path, *, name: str | None = None) -> Path:
+    """Trust a node's public key; where it is kept in the workspace.
 
     Raises:
         ConfigurationError: It is no public key, or another one has that name.
@@ -31,7 +31,7 @@ def add_key(place: Workspace, key: Path, *, name: str | None = None) -> Path:
             f"`{called}` cannot be a node's name", hint="use letters, digits, `.`, `_` and `-`"
         )
     own = fingerprint(key)
-    out = place.trusted_keys / f"{called}.pub"
+    out = workspace.trusted_keys / f"{called}.pub"
     if out.is_file() and fingerprint(out) != own:
         raise ConfigurationError(
             f"another key of a node `{called}` is trusted", hint="remove it with `--remove`, or give `--name`"
@@ -42,13 +42,13 @@ def add_key(place: Workspace, key: Path, *, name: str | None = None) -> Path:
     return out
 
 
-def remove_key(place: Workspace, name: str) -> None:
+def remove_key(workspace: Workspace, name: str) -> None:
     """Trust a node no more; what was recorded of it stays.
 
     Raises:
         NotFoundError: No such node.
     """
-    path = place.trusted_keys / f"{name.removesuffix('.pub')}.pub"
+    path = workspace.trusted_keys / f"{name.removesuffix('.pub')}.pub"
     if not _NAME.fullmatch(name.removesuffix(".pub")) or not path.is_file():
         raise NotFoundError(f"no node `{name}` is trusted", hint="`rung evidence trust` lists them")
     path.unlink()

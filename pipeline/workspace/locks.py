@@ -17,33 +17,33 @@ from registry.workspace import Workspace
 
 
 @contextlib.contextmanager
-def build_lock(place: Workspace) -> Iterator[None]:
+def build_lock(workspace: Workspace) -> Iterator[None]:
     """One build at a time.
 
     Raises:
         ConfigurationError: Another one is running.
     """
-    with _locked(place.build_lock, fcntl.LOCK_EX | fcntl.LOCK_NB) as taken:
-        if not taken:
+    with _locked(workspace.build_lock, fcntl.LOCK_EX | fcntl.LOCK_NB) as imported:
+        if not imported:
             raise ConfigurationError(
-                f"another build is running in workspace `{place.root}`",
+                f"another build is running in workspace `{workspace.root}`",
                 hint="wait for it, or use another workspace",
             )
         yield
 
 
 @contextlib.contextmanager
-def writing(place: Workspace) -> Iterator[None]:
+def writing(workspace: Workspace) -> Iterator[None]:
     """Blobs may be added; waits while unused ones are removed."""
-    with _locked(place.writers_lock, fcntl.LOCK_SH):
+    with _locked(workspace.writers_lock, fcntl.LOCK_SH):
         yield
 
 
 @contextlib.contextmanager
-def alone(place: Workspace) -> Iterator[bool]:
+def alone(workspace: Workspace) -> Iterator[bool]:
     """Whether nobody is adding blobs; then nobody can until the end."""
-    with _locked(place.writers_lock, fcntl.LOCK_EX | fcntl.LOCK_NB) as taken:
-        yield taken
+    with _locked(workspace.writers_lock, fcntl.LOCK_EX | fcntl.LOCK_NB) as imported:
+        yield imported
 
 
 @contextlib.contextmanager

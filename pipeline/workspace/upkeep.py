@@ -24,16 +24,16 @@ class Finding:
     detail: str
 
 
-def inspect_workspace(place: Workspace, *, database: Database, checkpoints: Checkpoints) -> list[Finding]:
+def inspect_workspace(workspace: Workspace, *, database: Database, checkpoints: Checkpoints) -> list[Finding]:
     """Everything that is wrong in a workspace; reads all of the store's bytes."""
-    store = place.store
+    store = workspace.store
     found = [Finding(p.kind, p.subject, p.detail) for p in verify(store)]
-    found += [Finding("database", place.database_url, text) for text in database.problems()]
+    found += [Finding("database", workspace.database_url, text) for text in database.problems()]
     found += [
         Finding("scratch", str(path), "left behind by a build that is gone")
-        for path in stale_scratch(place.scratch)
+        for path in stale_scratch(workspace.scratch)
     ]
-    wanted = references(database, checkpoints=checkpoints) | blobs_of_kits(place.kits)
+    wanted = references(database, checkpoints=checkpoints) | blobs_of_kits(workspace.kits)
     found += [
         Finding("orphan", digest, "no checkpoint, stage, cell or release refers to it")
         for digest in unused(store, keep=wanted)
@@ -48,13 +48,13 @@ def inspect_workspace(place: Workspace, *, database: Database, checkpoints: Chec
     return found
 
 
-def repair_workspace(place: Workspace, *, database: Database, checkpoints: Checkpoints) -> list[Finding]:
+def repair_workspace(workspace: Workspace, *, database: Database, checkpoints: Checkpoints) -> list[Finding]:
     """Mend what can be mended, and return what was wrong; what was lost is built again by the next build."""
-    found = inspect_workspace(place, database=database, checkpoints=checkpoints)
-    repair(place.store)
-    remove_stale_scratch(place.scratch)
-    wanted = references(database, checkpoints=checkpoints) | blobs_of_kits(place.kits)
-    collect(place.store, keep=wanted, grace_s=0)
+    found = inspect_workspace(workspace, database=database, checkpoints=checkpoints)
+    repair(workspace.store)
+    remove_stale_scratch(workspace.scratch)
+    wanted = references(database, checkpoints=checkpoints) | blobs_of_kits(workspace.kits)
+    collect(workspace.store, keep=wanted, grace_s=0)
     return found
 
 
@@ -73,10 +73,10 @@ def references(database: Database, *, checkpoints: Checkpoints) -> set[str]:
     return wanted
 
 
-def drop_unused(place: Workspace, *, database: Database, checkpoints: Checkpoints) -> list[str]:
+def drop_unused(workspace: Workspace, *, database: Database, checkpoints: Checkpoints) -> list[str]:
     """Remove blobs that nothing refers to, such as those of a build that was killed; their digests.
 
     Only for a process that holds the workspace's build lock: a running build has blobs that no row names yet.
     """
-    wanted = references(database, checkpoints=checkpoints) | blobs_of_kits(place.kits)
-    return collect(place.store, keep=wanted, grace_s=0)
+    wanted = references(database, checkpoints=checkpoints) | blobs_of_kits(workspace.kits)
+    return collect(workspace.store, keep=wanted, grace_s=0)

@@ -45,7 +45,9 @@ def export(
 
     workspace = context.this_workspace()
     kit = make_ladder_kit(ladder, target=target, workspace=workspace, everything=everything)
-    where = issue_kit(kit, place=workspace) if out is None else export_kit(kit, place=workspace, out=out)
+    where = (
+        issue_kit(kit, workspace=workspace) if out is None else export_kit(kit, workspace=workspace, out=out)
+    )
     if as_json:
         output.data(kit)
     output.note(f"kit {short(kit.digest)} for {target}: {len(kit.subjects)} artifacts, signed, in {where}")
@@ -129,7 +131,7 @@ def import_(
     as_json: bool = typer.Option(False, "--json", help="Print the updated cells as JSON"),
 ) -> None:
     """Verify evidence files and record them. If one is refused, nothing is written (exit 8)."""
-    from pipeline.evidence.import_report import take_in
+    from pipeline.evidence.import_report import import_reports
     from pipeline.evidence.trust import trusted_keys
     from pipeline.workspace.locks import writing
     from registry.digest import short
@@ -138,10 +140,12 @@ def import_(
     keys = [*trusted_keys(workspace), *key]
     with writing(workspace):
         database = context.database(workspace)
-        taken = take_in(file, place=workspace, database=database, trusted=keys, at=datetime.now(UTC))
+        imported = import_reports(
+            file, workspace=workspace, database=database, trusted=keys, at=datetime.now(UTC)
+        )
     if as_json:
-        output.data([cell for one in taken for cell in one.cells])
-    for one in taken:
+        output.data([cell for one in imported for cell in one.cells])
+    for one in imported:
         output.note(
             f"{one.path}: {len(one.cells)} cells of {one.report.target} on {one.report.node.chip}, "
             f"report {short(one.report.digest)}, signed with {one.key.name}"

@@ -14,7 +14,7 @@ from matrices.cells.measurement import Measurement
 from matrices.ledger.db import open_database
 from pipeline.evidence.check import _Check
 from pipeline.evidence.document import EvidenceFile, Measured, read_report, write_report
-from pipeline.evidence.import_report import take_in
+from pipeline.evidence.import_report import import_reports
 from registry.digest import digest_value
 from registry.errors import NotFoundError, RefusedError, SchemaError, SignatureError
 from registry.signing import generate_keys
@@ -24,8 +24,8 @@ OTHER = digest_value("another")
 
 
 @pytest.fixture
-def take(build: Build, box: Box, tmp_path: Path) -> Callable[[EvidenceFile], object]:
-    """Signs a report with the node's key and takes it in; checks that a refusal wrote nothing."""
+def import_one(build: Build, box: Box, tmp_path: Path) -> Callable[[EvidenceFile], object]:
+    """Signs a report with the node's key and imports it; checks that a refusal wrote nothing."""
 
     def call(report: EvidenceFile) -> object:
         path = tmp_path / "evidence.json"
@@ -33,8 +33,8 @@ def take(build: Build, box: Box, tmp_path: Path) -> Callable[[EvidenceFile], obj
         before, database = build.cells(), open_database(build.workspace.database_url)
         try:
             trusted = [box.root / "node.pub"]
-            return take_in(
-                [path], place=build.workspace, database=database, trusted=trusted, at=datetime.now(UTC)
+            return import_reports(
+                [path], workspace=build.workspace, database=database, trusted=trusted, at=datetime.now(UTC)
             )
         finally:
             database.close()
@@ -162,12 +162,12 @@ def test_a_form_that_this_version_does_not_know_is_told(report: EvidenceFile, tm
         read_report(path, trusted=[box.root / "node.pub"])
 
 
-def test_evidence_for_another_digest_is_refused(take, report: EvidenceFile):
+def test_evidence_for_another_digest_is_refused(import_one, report: EvidenceFile):
     with pytest.raises(RefusedError, match=r"is of the artifact|is not in the registry"):
-        take(with_result(report, artifact=OTHER))
+        import_one(with_result(report, artifact=OTHER))
     other = report.results[1].artifact
     with pytest.raises(RefusedError, match=r"is of the artifact \w+, the one that the matrix holds is"):
-        take(with_result(report, artifact=other))
+        import_one(with_result(report, artifact=other))
 
 
 @pytest.mark.parametrize(
@@ -200,9 +200,11 @@ def test_evidence_for_another_digest_is_refused(take, report: EvidenceFile):
         (lambda r: with_card(r, runtime_version="9.9"), "its scorecard of retrieval says 9.9"),
     ],
 )
-def test_a_runtime_version_other_than_the_claimed_one_is_refused(take, report: EvidenceFile, change, said):
+def test_a_runtime_version_other_than_the_claimed_one_is_refused(
+    import_one, report: EvidenceFile, change, said
+):
     with pytest.raises(RefusedError, match=said):
-        take(change(report))
+        import_one(change(report))
 
 
 @pytest.mark.parametrize(
@@ -287,9 +289,9 @@ def test_a_runtime_that_is_not_of_the_toolchain_that_compiled_is_refused(
         ),
     ],
 )
-def test_what_does_not_hold_against_the_workspace_is_refused(take, report: EvidenceFile, change, said):
+def test_what_does_not_hold_against_the_workspace_is_refused(import_one, report: EvidenceFile, change, said):
     with pytest.raises(RefusedError, match=said):
-        take(change(report))
+        import_one(change(report))
 
 
 def test_one_bad_file_keeps_the_good_ones_out_too(
@@ -301,9 +303,9 @@ def test_one_bad_file_keeps_the_good_ones_out_too(
     trusted = [box.root / "node.pub"]
     try:
         with pytest.raises(SignatureError):
-            take_in(
+            import_reports(
                 [evidence_file, bad],
-                place=build.workspace,
+                workspace=build.workspace,
                 database=database,
                 trusted=trusted,
                 at=datetime.now(UTC),
