@@ -211,6 +211,15 @@ def test_a_long_prompt_does_not_stop_those_that_decode():
     engine.close()
 
 
+def test_a_long_prompt_alone_is_read_in_larger_parts():
+    session = HashSession()
+    limits = Limits(slots=2, capacity=64, prompt_tokens_per_step=8, shared_prompt_tokens_per_step=4)
+    engine = Engine(session, Letters(), limits=limits)
+    run(engine, [Generation(prompt=tuple(range(8, 48)), max_tokens=1, sampling=GREEDY)])
+    assert session.widths == [[8]] * 5
+    engine.close()
+
+
 def test_a_full_queue_refuses_all_of_a_request():
     session = HashSession()
     engine = Engine(session, Letters(), limits=Limits(slots=1, capacity=64, queued=2))
