@@ -130,14 +130,26 @@ def test_a_graph_that_computes_something_else_is_never_compiled(
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("damage", "file", "problem"),
     [
-        "no library", "half a library", "a header of a library", "garbage library", "no plan", "garbage plan",
-        "no weights", "half the weights", "other weights", "another function",
+        ("no library", "model.so", "No such file"),
+        ("half a library", "model.so", "is cut short"),
+        ("a header of a library", "model.so", "is cut short: 70 of"),
+        ("garbage library", "model.so", "is not a shared library"),
+        ("no plan", "plan.json", "No such file"),
+        ("garbage plan", "plan.json", "is not a plan"),
+        ("no weights", "weights.safetensors", "No such file"),
+        ("half the weights", "weights.safetensors", "is not a whole weights file"),
+        (
+            "other weights",
+            "weights.safetensors",
+            "[301, 64], the library was compiled for F32 [300, 64]",
+        ),
+        ("another function", "model.so", "has no function `pack_nothing`"),
     ],
-)  # fmt: skip
+)
 def test_damaged_files_are_not_loaded(
-    damage: str, own: Bundle, checkpoint_of: Callable[..., Path], build: Builder
+    damage: str, file: str, problem: str, own: Bundle, checkpoint_of: Callable[..., Path], build: Builder
 ) -> None:
     library, plan = own.path / "model.so", own.path / "plan.json"
     weights = own.path / "weights.safetensors"
@@ -165,7 +177,8 @@ def test_damaged_files_are_not_loaded(
             plan.write_text(plan.read_text().replace("pack_vector_float32", "pack_nothing"))
     with pytest.raises(LoadError) as caught:
         TvmRuntime().load(own, this_host())
-    assert str(own.path) in caught.value.message or "packing" in caught.value.message
+    assert f"`{own.path / file}`" in caught.value.message
+    assert problem in caught.value.message
     assert caught.value.hint
 
 
