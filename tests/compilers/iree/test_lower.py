@@ -133,5 +133,5 @@ def test_another_version_is_a_missing_toolchain(tmp_path: Path, monkeypatch: pyt
 def test_a_file_that_is_no_module_is_told(tmp_path: Path) -> None:
     for data in (b"", b"not a module" * 100):
         (tmp_path / "x.vmfb").write_bytes(data)
-        with pytest.raises(CorruptError, match="no module of IREE"):
+        with pytest.raises(CorruptError, match="not an IREE module"):
             embedded_binaries(tmp_path / "x.vmfb")
