@@ -11,7 +11,7 @@ from pipeline.stages.stage import StageKey
 from registry.value import Value
 
 O_co = TypeVar("O_co", bound=Value, covariant=True)
-O = TypeVar("O", bound=Value)  # noqa: E741  # an output
+OutputT = TypeVar("OutputT", bound=Value)
 
 
 class FindsStages(Protocol):
@@ -51,14 +51,14 @@ class Records:
         self._store = store
         self._found: dict[str, BuildRecord] = {}
 
-    def find(self, key: StageKey[O]) -> Recorded[O] | None:
+    def find(self, key: StageKey[OutputT]) -> Recorded[OutputT] | None:
         """What is recorded under a key, or None if the stage has to be run (again)."""
         record = self._record(key.digest)
         if record is None:
             return None
         return Recorded(key.output.model_validate(record.output), record.finished_at)
 
-    def output(self, key: StageKey[O]) -> O | None:
+    def output(self, key: StageKey[OutputT]) -> OutputT | None:
         """The recorded output of a key, or None if the stage has to be run (again)."""
         found = self.find(key)
         return None if found is None else found.output

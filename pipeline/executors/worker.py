@@ -27,7 +27,7 @@ from registry.store import Store
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
-Work = Callable[[Request, WorkerContext], None]
+WorkFunction = Callable[[Request, WorkerContext], None]
 
 
 def main() -> int:
@@ -63,7 +63,7 @@ def _check_chip(order: WorkerOrder) -> None:
 
 def _run(order: WorkerOrder, report: Reporter) -> None:
     module, _, function = order.request.work.partition(":")
-    work = cast("Work", getattr(importlib.import_module(module), function))
+    work = cast("WorkFunction", getattr(importlib.import_module(module), function))
     work(order.request, WorkerContext(Store(order.store), order.scratch, order.threads, report))
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 
 from pipeline.stages.context import WorkerContext
+from pipeline.stages.evaluate import EVALUATE
 from pipeline.stages.examine import ExamineRequest
+from pipeline.stages.speed import SPEED
+from pipeline.stages.verify import VERIFY
 from pipeline.stages.work.artifact import load_artifact
 from pipeline.stages.work.evaluate import evaluate_task
 from pipeline.stages.work.speed import time_artifact
@@ -30,12 +33,12 @@ def examine(request: ExamineRequest, context: WorkerContext) -> None:
             checkpoint=request.checkpoint_probe,
             store=context.store,
         )
-        report.output(request.verify_key, verified, stage="verify", seconds=time.monotonic() - start)
+        report.output(request.verify_key, verified, stage=VERIFY.name, seconds=time.monotonic() - start)
     if request.speed is not None:
         start = time.monotonic()
         report.progress("timing")
         timed = time_artifact(artifact, request.speed, threads=context.threads)
-        report.output(request.speed.key, timed, stage="speed", seconds=time.monotonic() - start)
+        report.output(request.speed.key, timed, stage=SPEED.name, seconds=time.monotonic() - start)
     for task in request.tasks:
         start = time.monotonic()
         evaluated = evaluate_task(
@@ -45,4 +48,4 @@ def examine(request: ExamineRequest, context: WorkerContext) -> None:
             ladder_directory=request.ladder_directory,
             context=context,
         )
-        report.output(task.key, evaluated, stage="evaluate", seconds=time.monotonic() - start)
+        report.output(task.key, evaluated, stage=EVALUATE.name, seconds=time.monotonic() - start)

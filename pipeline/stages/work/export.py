@@ -8,7 +8,7 @@ import time
 from compilers.export.graph import export_graph
 from compilers.model.architecture import model_facts, read_architecture
 from pipeline.stages.context import WorkerContext
-from pipeline.stages.export import ExportOutput, ExportRequest
+from pipeline.stages.export import EXPORT, ExportOutput, ExportRequest
 from pipeline.stages.work.files import add_entry, materialise_small
 
 
@@ -28,4 +28,4 @@ def export(request: ExportRequest, context: WorkerContext) -> None:
         graph=add_entry(store, graph, name="model.onnx"),
         facts=model_facts(architecture, directory=directory, add_bos=checkpoint.add_bos),
     )
-    context.report.output(request.key, output, stage="export", seconds=time.monotonic() - start)
+    context.report.output(request.key, output, stage=EXPORT.name, seconds=time.monotonic() - start)

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 from pipeline.stages.context import WorkerContext
-from pipeline.stages.lower import LowerOutput, LowerRequest
-from pipeline.stages.prove import prove_key
+from pipeline.stages.lower import LOWER, LowerOutput, LowerRequest
+from pipeline.stages.prove import PROVE, prove_key
 from pipeline.stages.work.lower import lower
 from pipeline.stages.work.prove import prove_files
 from registry.target import find_target
@@ -36,7 +36,7 @@ def lower_and_prove(request: LowerRequest, context: WorkerContext) -> None:
         target=find_target(request.target),
         toolchain=request.toolchain,
     )
-    context.report.output(key.digest, proven, stage="prove", seconds=time.monotonic() - start)
+    context.report.output(key.digest, proven, stage=PROVE.name, seconds=time.monotonic() - start)
 
 
 def _lowered(request: LowerRequest, context: WorkerContext, *, out: Path) -> LowerOutput:
@@ -46,5 +46,5 @@ def _lowered(request: LowerRequest, context: WorkerContext, *, out: Path) -> Low
     start = time.monotonic()
     out.mkdir()
     lowered = lower(request, context, out=out)
-    context.report.output(request.key, lowered, stage="lower", seconds=time.monotonic() - start)
+    context.report.output(request.key, lowered, stage=LOWER.name, seconds=time.monotonic() - start)
     return lowered

@@ -6,8 +6,9 @@ import time
 
 from compilers.model.tokenizer import Tokenizer
 from compilers.model.torch_reference import TorchSession
+from pipeline.stages.checkpoint_probe import PROBE
 from pipeline.stages.context import WorkerContext
-from pipeline.stages.reference import ReferenceRequest
+from pipeline.stages.reference import REFERENCE, ReferenceRequest
 from pipeline.stages.work.checkpoint_probe import probe_checkpoint
 from pipeline.stages.work.files import materialise_checkpoint
 from pipeline.stages.work.reference import evaluate_checkpoint
@@ -32,8 +33,8 @@ def measure_checkpoint(request: ReferenceRequest, context: WorkerContext) -> Non
             facts=request.facts,
             store=context.store,
         )
-        report.output(request.probe_key, probe, stage="probe", seconds=time.monotonic() - start)
+        report.output(request.probe_key, probe, stage=PROBE.name, seconds=time.monotonic() - start)
     for task in request.tasks:
         start = time.monotonic()
         output = evaluate_checkpoint(session, tokenizer, task, request=request, context=context)
-        report.output(task.key, output, stage="reference", seconds=time.monotonic() - start)
+        report.output(task.key, output, stage=REFERENCE.name, seconds=time.monotonic() - start)

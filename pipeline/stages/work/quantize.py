@@ -12,7 +12,7 @@ from compilers.model.torch_reference import TorchSession
 from compilers.quantize.canonical import dequantized_state
 from compilers.quantize.variant import quantize as quantize_weights
 from pipeline.stages.context import WorkerContext
-from pipeline.stages.quantize import QuantizeOutput, QuantizeRequest
+from pipeline.stages.quantize import QUANTIZE, QuantizeOutput, QuantizeRequest
 from pipeline.stages.work.files import add_entry, materialise_checkpoint
 from pipeline.stages.work.probe import read_texts, store_probe, tokenize
 from registry.variant import WEIGHTS_NAME, Variant
@@ -51,4 +51,4 @@ def quantize(request: QuantizeRequest, context: WorkerContext) -> None:
     output = QuantizeOutput(
         variant=variant, probe=store_probe(store, sequences, reference_logits(session, sequences))
     )
-    context.report.output(request.key, output, stage="quantize", seconds=time.monotonic() - start)
+    context.report.output(request.key, output, stage=QUANTIZE.name, seconds=time.monotonic() - start)

@@ -11,7 +11,7 @@ from compilers.runtime import Bundle
 from compilers.toolchain import Unsupported
 from matrices.cells.measurement import Measurement
 from pipeline.stages.context import WorkerContext
-from pipeline.stages.rehearse import RehearseOutput, RehearseRequest
+from pipeline.stages.rehearse import REHEARSE, RehearseOutput, RehearseRequest
 from pipeline.stages.work.files import materialise_bundle
 from pipeline.stages.work.probe import load_probe
 
@@ -47,4 +47,4 @@ def rehearse(request: RehearseRequest, context: WorkerContext) -> None:
             at=datetime.now(UTC),
         )
         output = RehearseOutput(parity=parity, means=opened.means, measurement=measurement)
-    context.report.output(request.key, output, stage="rehearse", seconds=time.monotonic() - start)
+    context.report.output(request.key, output, stage=REHEARSE.name, seconds=time.monotonic() - start)
