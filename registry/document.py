@@ -58,7 +58,9 @@ class Document(Value):
         found = content if isinstance(content, dict) else _load(content, cls, where=where)
         version = found.get("schema_version", 1)
         newest = cls.newest_version()
-        if isinstance(version, int) and version > newest:
+        if not isinstance(version, int) or version < 1:
+            raise _unreadable(cls, where, f"its schema_version is {version!r}")
+        if version > newest:
             raise SchemaError(
                 f"the {cls.KIND} at `{where}` has schema {version}, "
                 f"this version of Rung reads up to {newest}",
@@ -68,11 +70,11 @@ class Document(Value):
             upgraded = dict(found)
             for upgrade in cls.UPGRADES[version - 1 :]:
                 upgraded = upgrade(upgraded)
-            value = cls.model_validate(upgraded | {"schema_version": newest if version > 0 else version})
+            value = cls.model_validate(upgraded | {"schema_version": newest})
         except ValidationError as error:
             raise _unreadable(cls, where, describe(error)) from error
         except (AttributeError, KeyError, TypeError) as error:
-            raise _unreadable(cls, where, f"it does not have the form of schema {version!r}") from error
+            raise _unreadable(cls, where, f"it does not have the form of schema {version}") from error
         if version != newest:
             value._digest = digest_value(found)
         return value
