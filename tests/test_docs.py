@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from compilers.backend import backends
 from pipeline.cli.discover import verbs
 from registry.ladder import Ladder
 
@@ -125,6 +126,12 @@ def test_every_page_of_the_docs_is_in_an_index() -> None:
         index = text_of(ROOT / folder / "README.md")
         pages = {page.name for page in (ROOT / folder).glob("*.md")} - {"README.md"}
         assert {page for page in pages if f"]({page})" not in index} == set()
+
+
+def test_the_table_of_toolchains_has_every_backend() -> None:
+    table = text_of(ROOT / "docs/silicon.md")
+    pages = {backend.page for backend in backends()}
+    assert {page for page in pages if f"]({Path(page).relative_to('docs')})" not in table} == set()
 
 
 def test_the_design_fits_on_a_page() -> None:
