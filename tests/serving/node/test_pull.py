@@ -1,13 +1,10 @@
-import http.server
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import threading
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -32,6 +29,7 @@ from serving.node.directory import NodeDirectory
 from serving.node.load import read_bundle
 from serving.node.pull import pull, pull_artifact
 from serving.node.source import DirectorySource, find_source
+from tests.contracts.file_server import file_server
 from tests.serving.support import make_cell, make_manifest, make_release
 
 BIG = 3 << 20
@@ -218,7 +216,10 @@ def test_an_unknown_scheme_is_refused():
 @pytest.mark.parametrize("ranges", [True, False])
 def test_pull_over_http_goes_on_where_an_interrupted_one_stopped(published, tmp_path, ranges, monkeypatch):
     monkeypatch.setattr(fetch, "BACKOFF_S", 0.0)
-    with file_server(published.root, ranges=ranges, cut_after=[BIG // 3, BIG // 2]) as (url, log):
+    with file_server(published.root, ranges=ranges, cut_after=[BIG // 3, BIG // 2], cut_bytes=BIG) as (
+        url,
+        log,
+    ):
         got = published.pull(tmp_path / "node", source=find_source(url))
     assert all(read_bundle(bundle.path) for bundle in got.bundles)
     asked = [entry for entry in log if published.weights.removeprefix("sha256:") in entry[0]]
@@ -241,7 +242,7 @@ def test_pull_gives_up_on_a_source_that_brings_nothing_and_keeps_what_came(publi
     monkeypatch.setattr(fetch, "BACKOFF_S", 0.0)
     node = tmp_path / "node"
     with (
-        file_server(published.root, ranges=True, cut_after=[BIG // 3] + [0] * 20) as (url, _),
+        file_server(published.root, ranges=True, cut_after=[BIG // 3] + [0] * 20, cut_bytes=BIG) as (url, _),
         pytest.raises(InterruptedFetchError, match="goes on where it stopped"),
     ):
         published.pull(node, source=find_source(url))
@@ -378,51 +379,3 @@ except RungError as error:
 def finish(worker):
     _, said = worker.communicate(timeout=60)
     return worker.returncode, said
-
-
-@contextmanager
-def file_server(root, *, ranges=False, cut_after=(), pause_s=0.0, status=None):
-    """A static file server on loopback, with or without `Range`, that can hang up amid big files."""
-    cuts = list(cut_after)
-    log = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked = self.headers.get("Range")
-            log.append((self.path, asked))
-            path = root / self.path.lstrip("/")
-            if status is not None or not path.is_file():
-                self.send_error(status or 404)
-                return
-            data = path.read_bytes()
-            start = int(re.match(r"bytes=(\d+)-", asked).group(1)) if ranges and asked else 0
-            if start >= len(data) > 0:
-                self.send_error(416)
-                return
-            self.send_response(206 if start else 200)
-            if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-            self.send_header("Content-Length", str(len(data) - start))
-            self.end_headers()
-            end = start + cuts.pop(0) if cuts and len(data) == BIG else len(data)
-            for at in range(start, min(end, len(data)), 1 << 15):
-                self.wfile.write(data[at : min(at + (1 << 15), end)])
-                time.sleep(pause_s)
-            self.close_connection = True
-
-        def log_message(self, *_):
-            pass
-
-    class Server(http.server.ThreadingHTTPServer):
-        def handle_error(self, *_):
-            """A killed client is no news."""
-
-    server = Server(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", log
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
