@@ -85,7 +85,7 @@ class Cell(Value):
     """`name/version`."""
     checkpoint_digest: Digest
     tier: int
-    """Place of the checkpoint in the ladder file; the tier *earned* stands in `tasks`."""
+    """Place of the checkpoint in the ladder file; the tier *earned* is in `tasks`."""
     recipe: str
     target: str
     toolchain: str

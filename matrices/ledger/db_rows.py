@@ -55,7 +55,7 @@ _TEXTS = TypeAdapter(tuple[str, ...])
 
 
 def cell_columns(cell: Cell) -> Columns:
-    """The row of a cell; its evidence has rows of its own."""
+    """The row of a cell; its evidence is in other rows."""
     numbers = canonical_json(CellNumbers(**{name: getattr(cell, name) for name in _NUMBERS})).decode()
     return storable({name: getattr(cell, name) for name in _CELL_COLUMNS} | {"payload": numbers})
 

@@ -204,7 +204,7 @@ def _says_nothing_new(before: Cell, reported: Cell) -> bool:
     here = rank(before.state)
     there = 100 if reported.state in STATE_OF.values() else rank(reported.state)
     if before.state == "expired" and reported.state in ("portable", "built"):
-        return True  # that it was built is no evidence of a chip
+        return True  # building it shows nothing about its chip
     if reported.state == before.state:
         there = here
     elif here is None or there is None or there > here:

@@ -63,7 +63,7 @@ class StageRow(SQLModel, table=True):
 
 
 class CellRow(SQLModel, table=True):
-    """A cell as it stands now."""
+    """A cell as it is now."""
 
     __tablename__ = "rung_cell"
     __table_args__ = (

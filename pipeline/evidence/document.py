@@ -134,7 +134,7 @@ def read_report(path: Path, *, trusted: Iterable[Path]) -> tuple[EvidenceFile, P
     Raises:
         NotFoundError: No such file.
         SignatureError: No trusted key signed it, or it was changed since.
-        SchemaError: It is no evidence file that this version reads.
+        SchemaError: It is not an evidence file that this version reads.
     """
     document = _parse(path)
     signature = canonical_json(document["signature"])

@@ -65,7 +65,7 @@ def make_kit(
     if not subjects:
         raise NotFoundError(
             f"no artifact of `{target}` waits for evidence",
-            hint="`rung matrix show --target` says how its cells stand; `--all` takes them again",
+            hint="`rung matrix show --target` shows the state of its cells; `--all` includes them all",
         )
     tasks = tuple(
         _task(plan, name, references=references[name], store=workspace.store) for name in plan.ladder.task

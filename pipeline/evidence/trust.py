@@ -23,7 +23,7 @@ def add_key(workspace: Workspace, key: Path, *, name: str | None = None) -> Path
     """Trust a node's public key; where it is kept in the workspace.
 
     Raises:
-        ConfigurationError: It is no public key, or another one has that name.
+        ConfigurationError: It is not a public key, or another one has that name.
     """
     called = name or key.name.removesuffix(".pub")
     if not _NAME.fullmatch(called):
