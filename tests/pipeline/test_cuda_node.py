@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from compilers.tvm.gpu.plan import LAUNCHES_NAME, GpuPlan
 from compilers.tvm.gpu.tools import find_nvcc
 from registry.signing import generate_keys
 from registry.workspace import find_workspace
@@ -112,7 +113,6 @@ def node(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, driver: Pat
 def write_kernels(place: Place, folder: Path) -> None:
     """The kernels of the CUDA artifact as OpenCL C, where the driver looks for them."""
     from compilers.tvm.gpu.compile import make_kernels, write_source
-    from compilers.tvm.gpu.plan import PLAN_NAME, GpuPlan
 
     folder.mkdir()
     store = find_workspace(place.root).store
@@ -121,7 +121,7 @@ def write_kernels(place: Place, folder: Path) -> None:
         if manifest.target != "cuda-sm90":
             continue
         files = {entry.path: store.read_bytes(entry.digest) for entry in manifest.files}
-        plan = GpuPlan.model_validate_json(files[PLAN_NAME])
+        plan = GpuPlan.model_validate_json(files[LAUNCHES_NAME])
         source = write_source(make_kernels(plan), "opencl")
         (folder / f"{image_hash(files[manifest.entry]):016x}.cl").write_text(source)
 
