@@ -26,7 +26,7 @@ IGNORED: Final = -100
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class TrainingDocument:
     """Words to read and, for each, whether it is to be learned."""
 
     words: tuple[str, ...]
@@ -44,7 +44,7 @@ class TrainingBatch:
     kinds: torch.Tensor
 
 
-def task_document(draw: Draw, *, kind: int) -> Document:
+def task_document(draw: Draw, *, kind: int) -> TrainingDocument:
     """Draw a document of one task type, in the train split."""
     task_type = tuple(TASK_TYPES.values())[kind]
     scene = draw_scene(task_type.source, draw, split="train")
@@ -55,10 +55,10 @@ def task_document(draw: Draw, *, kind: int) -> Document:
         answered = f"{question.answer} {STOP} {EOS}".split()
         words += asked + answered
         learned += [False] * len(asked) + [True] * len(answered)
-    return Document(tuple(words), tuple(learned), kind)
+    return TrainingDocument(tuple(words), tuple(learned), kind)
 
 
-def look_up_document(draw: Draw, *, pairs: int) -> Document:
+def look_up_document(draw: Draw, *, pairs: int) -> TrainingDocument:
     """Draw pairs of words and then ask for them in another order: the first thing a checkpoint learns."""
     keys = draw.sample(THINGS, count=pairs)
     values = {key: draw.pick(NUMBERS) for key in keys}
@@ -66,10 +66,10 @@ def look_up_document(draw: Draw, *, pairs: int) -> Document:
     for key in draw.shuffle(keys):
         words += [key, values[key]]
         learned += [False, True]
-    return Document(tuple(words), tuple(learned), len(TASK_TYPES))
+    return TrainingDocument(tuple(words), tuple(learned), len(TASK_TYPES))
 
 
-def wide_look_up_document(draw: Draw) -> Document:
+def wide_look_up_document(draw: Draw) -> TrainingDocument:
     """Draw pairs of words of all kinds and then ask for them in another order, in the form of the tasks."""
     keys = draw.sample(_WIDE_KEYS, count=_WIDE_PAIRS)
     values = draw.sample([word for word in _WIDE_VALUES if word not in keys], count=_WIDE_PAIRS)
@@ -78,10 +78,10 @@ def wide_look_up_document(draw: Draw) -> Document:
     for key, value in draw.shuffle(pairs):
         words += [key, value, STOP, EOS]
         learned += [False, True, False, False]
-    return Document(tuple(words), tuple(learned), len(TASK_TYPES))
+    return TrainingDocument(tuple(words), tuple(learned), len(TASK_TYPES))
 
 
-def collate(documents: Sequence[Document]) -> TrainingBatch:
+def collate(documents: Sequence[TrainingDocument]) -> TrainingBatch:
     """Stack documents, padded on the right."""
     width = max(len(document.words) for document in documents)
     rows = torch.full((len(documents), width), _IDS[PAD])

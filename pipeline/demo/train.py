@@ -24,8 +24,8 @@ from evals.tasks.draw import Draw
 from pipeline.demo.card import write_card
 from pipeline.demo.corpus import (
     IGNORED,
-    Document,
     TrainingBatch,
+    TrainingDocument,
     collate,
     look_up_document,
     task_document,
@@ -91,7 +91,7 @@ class Trainer:
         self._master(lambda: look_up_document(self.draw, pairs=_LOOK_UP_PAIRS))
         self._master(lambda: wide_look_up_document(self.draw))
 
-    def _master(self, source: Callable[[], Document]) -> None:
+    def _master(self, source: Callable[[], TrainingDocument]) -> None:
         mastered, last_step = 0.0, self.steps + _LOOK_UP_STEPS
         while mastered < _LOOK_UP_MASTERED and self.steps < last_step:
             mastered = self._step(collate(self._fill(source)), rate=1.0)
@@ -107,7 +107,7 @@ class Trainer:
             names = zip(TASK_TYPES, self.losses, strict=True)
             self._report(", ".join(f"{name} {loss:.3f}" for name, loss in names))
 
-    def _fill(self, source: Callable[[], Document]) -> list[Document]:
+    def _fill(self, source: Callable[[], TrainingDocument]) -> list[TrainingDocument]:
         documents = [source()]
         while sum(len(document.words) for document in documents) < _TOKENS_PER_BATCH:
             documents.append(source())

@@ -20,7 +20,7 @@ from matrices.cells.steps import task_result
 from matrices.ledger import query
 from matrices.ledger.db import Database
 from pipeline.evidence.document import EvidenceFile, Measured
-from pipeline.evidence.kit import Kit, KitSubject, KitTask, issued_kit
+from pipeline.kit import Kit, KitSubject, KitTask, issued_kit
 from registry.artifact import Manifest
 from registry.digest import digest_value, short
 from registry.errors import EvaluationError, RefusedError, RungError

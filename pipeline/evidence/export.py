@@ -14,7 +14,7 @@ from matrices.ledger.ledger import Ledger
 from pipeline.build.plan import BuildPlan, Filters, make_plan
 from pipeline.build.plan_records import ExaminationInputs, PlanRecords, find_inputs
 from pipeline.build.records import Records
-from pipeline.evidence.kit import DIRECTORY, Kit, KitSubject, KitTask, write_kit
+from pipeline.kit import DIRECTORY, Kit, KitSubject, KitTask, write_kit
 from registry.checkpoint import FileEntry
 from registry.errors import NotFoundError, UnknownNameError
 from registry.ladder import read_ladder

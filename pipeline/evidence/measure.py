@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import assert_never
 
 from pipeline.evidence.document import EvidenceFile, write_report
-from pipeline.evidence.kit import fetch_kit
 from pipeline.evidence.run import RunSettings, run_kit
+from pipeline.kit import fetch_kit
 from registry.errors import ConfigurationError
 from registry.signing import generate_keys
 from registry.workspace import Workspace

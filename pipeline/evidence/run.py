@@ -21,10 +21,10 @@ from compilers.backend import find_format, find_runtime
 from compilers.toolchain import Unsupported
 from evals.scorecard import Scorecard
 from pipeline.evidence.document import EvidenceFile, Machine, Measured, MeasurementProblem
-from pipeline.evidence.kit import Kit, KitSubject, KitTask, folder_of
 from pipeline.executors.interface import Failure, Work
 from pipeline.executors.local import LocalExecutor
 from pipeline.executors.scratch import remove_stale_scratch
+from pipeline.kit import Kit, KitSubject, KitTask, folder_of
 from pipeline.stages.evaluate import EvaluateOutput
 from pipeline.stages.events import ErrorEvent, Event, FinishEvent, OutputEvent, ProgressEvent
 from pipeline.stages.examine import ExamineRequest

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from matrices.ledger import query
 from matrices.ledger.build_records import blobs_of
 from matrices.ledger.db import Database
-from pipeline.evidence.kit import blobs_of_kits
 from pipeline.executors.scratch import remove_stale_scratch, stale_scratch
+from pipeline.kit import blobs_of_kits
 from registry.mlflow import Checkpoints
 from registry.upkeep import collect, repair, unused, verify
 from registry.workspace import Workspace

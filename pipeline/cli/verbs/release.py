@@ -39,7 +39,7 @@ def create(
 
     Refused (exit 8) if the name exists with other content, or a cell has less evidence than demanded.
     """
-    from pipeline.workspace.publish import publish
+    from pipeline.publish import publish
 
     workspace = context.this_workspace()
     made, directory = publish(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.evidence.document import EvidenceFile, read_report
-from pipeline.evidence.kit import Kit, read_kit
+from pipeline.kit import Kit, read_kit
 
 GOLDEN = Path(__file__).parent / "golden"
 DIGESTS = {

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from pipeline.evidence.document import read_report
-from pipeline.evidence.kit import Kit, write_kit
+from pipeline.kit import Kit, write_kit
 from tests.pipeline.evidence.conftest import ROOT, TARGET, Box, Build, run_kit
 
 BANNED = ("torch", "mlflow", "sqlalchemy", "sqlmodel", "alembic", "transformers", "onnx", "lm_eval")
