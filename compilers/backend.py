@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
-from compilers.check.bounds import Arithmetic, FloatSums
+from compilers.check.bounds import Arithmetic, coarsest, float_sums
 from compilers.lazy import Lazy
 from compilers.proof.claim import Claims, CodeReader
 from compilers.rehearsal import Rehearsal, Rehearse
@@ -31,6 +31,8 @@ from compilers.toolchain import Toolchain, Unsupported
 from registry.artifact import ArtifactFormat, Manifest
 from registry.errors import ConfigurationError, ToolchainMissingError, UnknownNameError
 from registry.host import Accelerator
+from registry.recipe import Recipe
+from registry.weight_form import WeightForm
 
 ENTRY_POINTS = "rung.backends"
 """Group of the entry points by which other packages add backends."""
@@ -109,8 +111,8 @@ class Backend:
     """The part of Rung that installs the toolchain, such as `build`."""
     page: str
     """Its documentation, relative to the repository's root."""
-    arithmetic: Mapping[str, Arithmetic] = field(default_factory=dict)
-    """Layout of weights → how products are computed; others are float32 (`float_factor`)."""
+    arithmetic: Callable[[WeightForm], Arithmetic] = float_sums
+    """How products with weights of a form are computed."""
     float_factor: float = 1.0
     """Factor on the bound of float32 arithmetic."""
     devices: Lazy[Devices] | None = None
@@ -119,9 +121,9 @@ class Backend:
     private_files: re.Pattern[str] | None = None
     """Matches files under the vendor's licence, which no artifact of any backend may hold."""
 
-    def arithmetic_of(self, layout: str) -> Arithmetic:
-        """How products with weights of a layout are computed."""
-        return self.arithmetic.get(layout, FloatSums())
+    def arithmetic_of(self, recipe: Recipe) -> Arithmetic:
+        """How products with weights of a recipe are computed, the coarsest where there are several ways."""
+        return coarsest(self.arithmetic(form) for form in recipe.forms)
 
 
 def backend_names() -> tuple[str, ...]:

@@ -39,11 +39,12 @@ caught:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
 from registry.recipe import Recipe
+from registry.weight_form import FloatWeights, WeightForm
 
 MAX_ABS = 1e-4
 LARGE_LOGIT = 8.0
@@ -56,8 +57,8 @@ SHARES: Mapping[tuple[str, str], float] = {
 }
 """(element type of the weights, method) → share."""
 
-STATIC_SHARES: Mapping[str, float] = {"w8a16": 0.5, "w4a16": 0.015}
-"""Layout with static 16-bit activations → share."""
+STATIC_SHARES: Mapping[str, float] = {"int8": 0.5, "int4": 0.015}
+"""Element type of weights with static 16-bit activations → share."""
 
 HALF_RMS = 0.02
 """Share of the logits' standard deviation."""
@@ -85,7 +86,26 @@ class IntegerProducts:
 
 
 Arithmetic = FloatSums | HalfSums | IntegerProducts
-"""How a backend computes the products of one layout of weights (`compilers/backend.py`)."""
+"""How a backend computes the products with weights of one form (`Backend.arithmetic`)."""
+
+
+def float_sums(form: WeightForm) -> Arithmetic:
+    """For backends that compute in float32, whatever the form."""
+    return FloatSums()
+
+
+def half_sums(form: WeightForm) -> Arithmetic:
+    """For backends that compute in float16 with float16 weights, and otherwise in float32."""
+    return HalfSums() if form == FloatWeights("float16") else FloatSums()
+
+
+def coarsest(arithmetics: Iterable[Arithmetic]) -> Arithmetic:
+    """The arithmetic whose error is the largest: a model with weights of several forms is held to it."""
+    found = tuple(arithmetics)
+    integer = [a.activation_bits for a in found if isinstance(a, IntegerProducts)]
+    if integer:
+        return IntegerProducts(min(integer))
+    return HalfSums() if HalfSums() in found else FloatSums()
 
 
 def float_bound(largest_logit: float, *, factor: float = 1.0) -> float:
@@ -100,8 +120,8 @@ def float_bound(largest_logit: float, *, factor: float = 1.0) -> float:
 
 def integer_share(recipe: Recipe, arithmetic: Arithmetic) -> float | None:
     """The share for a recipe; None where products are in float."""
-    if recipe.layout in STATIC_SHARES:
-        return STATIC_SHARES[recipe.layout]
+    if recipe.activations == "int16-static":
+        return STATIC_SHARES[recipe.weights]
     match arithmetic:
         case FloatSums() | HalfSums():
             return None

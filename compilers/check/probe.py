@@ -130,7 +130,7 @@ def measure_parity(
     kl_quantized = float(kl_divergence(checkpoint_logits, variant_logits).mean())
     max_abs = max(float(np.abs(difference).max()) for difference in differences)
     backend = find_backend(toolchain)
-    arithmetic = backend.arithmetic_of(recipe.layout)
+    arithmetic = backend.arithmetic_of(recipe)
     limit = float_bound(float(np.abs(variant_logits).max()), factor=backend.float_factor)
     rms = max(float(np.sqrt(np.mean(difference**2))) for difference in differences)
     share = integer_share(recipe, arithmetic)

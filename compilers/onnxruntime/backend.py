@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from compilers.aarch64_emulation.session import EMULATORS, ROOT_VARIABLE
 from compilers.backend import Backend, Format, StandIns
-from compilers.check.bounds import IntegerProducts
+from compilers.check.bounds import Arithmetic, FloatSums, IntegerProducts
 from compilers.lazy import Lazy
 from compilers.onnxruntime.cache import HEAD_MULTIPLE
 from compilers.proof.claim import Claims
+from registry.weight_form import CodedWeights, WeightForm
+
+
+def arithmetic(form: WeightForm) -> Arithmetic:
+    """Activations are rounded to 8 bits for all coded weights, per token or per block of a token."""
+    return IntegerProducts(8) if isinstance(form, CodedWeights) else FloatSums()
+
 
 BACKEND = Backend(
     name="onnxruntime",
@@ -28,7 +35,5 @@ BACKEND = Backend(
     toolchain=Lazy("compilers.onnxruntime.lower:OnnxRuntimeToolchain"),
     extra="build",
     page="docs/toolchains/onnxruntime.md",
-    arithmetic=dict.fromkeys(
-        ("w8a8", "w4g32", "w4g64", "w4g128", "w8g32", "w8g64", "w8g128"), IntegerProducts(activation_bits=8)
-    ),
+    arithmetic=arithmetic,
 )

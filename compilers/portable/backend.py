@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compilers.backend import Backend, Format, StandIns
-from compilers.check.bounds import HalfSums
+from compilers.check.bounds import half_sums
 from compilers.lazy import Lazy
 from compilers.proof.claim import Claims
 
@@ -24,7 +24,7 @@ CANN = Backend(
     toolchain=Lazy("compilers.portable.lower:CannToolchain"),
     extra="build",
     page="docs/toolchains/cann.md",
-    arithmetic={"fp16": HalfSums()},
+    arithmetic=half_sums,
 )
 
 OPENVINO = Backend(
@@ -33,5 +33,5 @@ OPENVINO = Backend(
     toolchain=Lazy("compilers.portable.lower:OpenVinoToolchain"),
     extra="build",
     page="docs/toolchains/openvino.md",
-    arithmetic={"fp16": HalfSums()},
+    arithmetic=half_sums,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from compilers.backend import Backend, Format, StandIns
-from compilers.check.bounds import HalfSums
+from compilers.check.bounds import half_sums
 from compilers.lazy import Lazy
 from compilers.proof.claim import Claims, CodeReader
 from compilers.proof.graph import CODE_NODE
@@ -31,7 +31,7 @@ BACKEND = Backend(
     toolchain=Lazy("compilers.qnn.lower:QnnToolchain"),
     extra="qnn",
     page="docs/toolchains/qnn.md",
-    arithmetic={"fp16": HalfSums()},
+    arithmetic=half_sums,
     private_files=re.compile(
         r"(?i)(?:^|/)(?:lib)?(?:qnn|hexagon|snpe|cdsprpc)[^/]*\.(?:so(?:\.\d+)*|dll|cat|a|lib)$"
     ),

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from compilers.aarch64_emulation.session import EMULATORS, ROOT_VARIABLE
 from compilers.backend import Backend, Format, StandIns
-from compilers.check.bounds import IntegerProducts
+from compilers.check.bounds import Arithmetic, FloatSums, IntegerProducts
 from compilers.lazy import Lazy
 from compilers.proof.claim import Claims
 from compilers.proof.proof import BinaryKind
 from registry.artifact import Manifest
+from registry.weight_form import CodedWeights, FloatWeights, WeightForm
 
 OPENCL_VENDORS = Path("/etc/OpenCL/vendors")
 """Where OpenCL's loader finds implementations (https://github.com/KhronosGroup/OpenCL-ICD-Loader)."""
@@ -29,6 +30,17 @@ def _claims(*code: BinaryKind) -> Claims:
     )
 
 
+def arithmetic(form: WeightForm) -> Arithmetic:
+    """Activations are rounded to 16 bits for 8-bit groups, and to 8 bits for all other codes."""
+    match form:
+        case CodedWeights(8, int(), "float"):
+            return IntegerProducts(16)
+        case CodedWeights():
+            return IntegerProducts(8)
+        case FloatWeights():
+            return FloatSums()
+
+
 BACKEND = Backend(
     name="tvm",
     format=Format(
@@ -43,8 +55,5 @@ BACKEND = Backend(
     extra="build",
     devices=Lazy("compilers.tvm.devices:gpus_here"),
     page="docs/toolchains/tvm.md",
-    arithmetic={
-        **dict.fromkeys(("w8a8", "w4g32", "w4g64", "w4g128"), IntegerProducts(activation_bits=8)),
-        **dict.fromkeys(("w8g32", "w8g64", "w8g128"), IntegerProducts(activation_bits=16)),
-    },
+    arithmetic=arithmetic,
 )
