@@ -26,6 +26,8 @@ MLIR_SOURCE = """module @m {
   }
 }
 """
+ZIG_OPTIONS = {"-march=armv8.2-a+sve": "-mcpu=generic+v8_2a+sve"}
+"""GCC's options for Arm as zig names them."""
 COMPILERS = {"x86_64": ("x86_64-linux-gnu-gcc", "gcc"), "aarch64": ("aarch64-linux-gnu-gcc",)}
 
 
@@ -43,6 +45,7 @@ def c_library(architecture: str, out: Path, *options: str) -> Path:
         command = [compiler]
     elif importlib.util.find_spec("ziglang") is not None:
         command = [sys.executable, "-m", "ziglang", "cc", "-target", f"{architecture}-linux-gnu"]
+        options = tuple(ZIG_OPTIONS.get(option, option) for option in options)
     else:
         pytest.skip(f"no C compiler for {architecture}")
     given = ["-O3", "-shared", "-fPIC", "-Wl,--build-id=none", *options, out.with_suffix(".c"), "-o", out]
