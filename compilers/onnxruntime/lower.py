@@ -24,7 +24,6 @@ from pathlib import Path
 
 from compilers.installed import required_version
 from compilers.model.variant_files import build_layout
-from compilers.onnxruntime.emit import lower_graph
 from compilers.toolchain import Lowered, LoweringInput, Support, Supported, Unsupported
 from registry.artifact import ArtifactFormat, ModelFacts
 from registry.atomic import write_atomically
@@ -71,9 +70,19 @@ class OnnxRuntimeToolchain:
         """Write `model.onnx` into `out`.
 
         Raises:
-            BuildError: The graph is not an interchange graph, or the weights file does not fit the recipe.
+            BuildError: It is not supported, the graph is not an interchange graph, or the weights file does
+                not fit the recipe.
+            ToolchainMissingError: onnx or onnxruntime is not installed.
         """
+        support = self.supports(source.recipe, target, source.facts)
+        if isinstance(support, Unsupported):
+            raise BuildError(
+                f"onnxruntime cannot lower to `{target.name}`: {support.reason}", hint="choose another target"
+            )
+        self.version()
         import onnx
+
+        from compilers.onnxruntime.emit import lower_graph
 
         try:
             graph = onnx.load(source.graph, load_external_data=False).graph
