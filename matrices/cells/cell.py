@@ -21,13 +21,14 @@ State = Literal[
     "declared", "portable", "built", "loads", "close", "evaluated", "benchmarked", "approved",
     "failed", "unsupported", "expired", "rejected", "withdrawn",
 ]  # fmt: skip
-"""The ladder of evidence, `portable` beside it (only the node itself can compile), and the ways off it."""
+"""The states of the evidence ladder, then those off it. A `portable` artifact still has to be compiled by a
+node."""
 
 LADDER: tuple[State, ...] = ("declared", "built", "loads", "close", "evaluated", "benchmarked", "approved")
 
 
 class TaskResult(Value):
-    """What is known of a cell for one task type."""
+    """A cell's evaluation on one task type."""
 
     task_type: str
     accuracy: float
@@ -44,17 +45,17 @@ class TaskResult(Value):
 
 
 class Evidence(Value):
-    """One step of the evidence ladder, or a way off it, as it was recorded."""
+    """One recorded change of a cell: a step up the evidence ladder, or off it."""
 
     state: State
     digest: Digest | None
-    """Artifact that it is about."""
+    """Digest of the artifact that it is about."""
     at: datetime
-    """When it was obtained or ruled."""
+    """When it was measured, or when the ruling was made."""
     detail: str = ""
     """One line for people."""
     measurement: Measurement | None = None
-    """How it was obtained; None where nothing was measured: declared, built, ruled, expired."""
+    """How it was measured; None for steps that measure nothing: declared, built, ruled, expired."""
 
     @property
     def via(self) -> Via:
@@ -63,20 +64,20 @@ class Evidence(Value):
 
 
 class VariantFacts(Value):
-    """What a cell's weights are, whichever target they are lowered to."""
+    """A cell's weights, independent of the target they are lowered to."""
 
     weights: Digest
-    """Of the canonical weights file: equal digests are the same variant."""
+    """Digest of the canonical weights file; equal digests mean the same variant."""
     weights_bytes: int
-    """What decoding one token has to read at least."""
+    """Bytes that decoding one token has to read at least."""
     parameters: int
-    """Of the checkpoint."""
+    """Number of parameters of the checkpoint."""
     kv_bytes_per_token: int
     """KV cache of one token over all layers, as the artifact holds it."""
 
 
 class Cell(Value):
-    """One cell of the matrix, with all that a release manager looks at."""
+    """One cell of the matrix, with everything that a release manager reviews."""
 
     id: str
     """`checkpoint/version:recipe:target:toolchain`, such as `agent-mid/1:w4g32-gptq:cpu-x86-64-v3:tvm`."""
@@ -85,7 +86,7 @@ class Cell(Value):
     """`name/version`."""
     checkpoint_digest: Digest
     tier: int
-    """Place of the checkpoint in the ladder file; the tier *earned* is in `tasks`."""
+    """The checkpoint's tier in the ladder file; the tier *earned* is in `tasks`."""
     recipe: str
     target: str
     toolchain: str
@@ -105,7 +106,7 @@ class Cell(Value):
     """Blob with the lowering's log."""
     updated_at: datetime
     rehearsal: Parity | None = None
-    """Measured on an emulator or stand-in, where the artifact was rehearsed; see its evidence for which."""
+    """Parity on an emulator or stand-in, if the artifact was rehearsed; its evidence names the tool."""
     variant: VariantFacts | None = None
     speed: Speed | None = None
     """Throughput on the chip of the latest `benchmarked` evidence."""
@@ -117,7 +118,7 @@ def cell_id(*, checkpoint: str, recipe: str, target: str, toolchain: str) -> str
 
 
 def manifest_cell_id(manifest: Manifest) -> str:
-    """The id of the cell that an artifact is of."""
+    """The id of the cell that an artifact belongs to."""
     return cell_id(
         checkpoint=manifest.checkpoint,
         recipe=manifest.recipe,

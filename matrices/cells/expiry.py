@@ -1,9 +1,9 @@
-"""Expiry of evidence: whether what was measured still holds for the versions that are in use.
+"""Expiry of evidence: whether measurements still apply to the versions in use.
 
-Evidence holds for one artifact, one runtime and one version of it, compared as exact strings: what is
-evaluated is what is shipped. Any other version has expired evidence, a patch release too, because kernels
-change there. The same holds for the driver of its accelerator, and for the toolchain that the artifact was
-built with.
+Evidence applies to one artifact, one runtime and one version of it, compared as exact strings: what is
+evaluated is what is shipped. With any other version, even a patch release, the evidence has expired, because
+kernels change between versions. The same goes for the driver of its accelerator and for the toolchain that
+the artifact was built with.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from registry.artifact import Manifest
 
 @dataclass(frozen=True, slots=True)
 class Versions:
-    """What is in use somewhere; what is not named is not judged."""
+    """The versions in use on a machine; what is not listed is not judged."""
 
     runtimes: Mapping[str, str] = field(default_factory=dict)
     """Runtime → version."""
@@ -35,13 +35,14 @@ def expired(
     versions: Versions | None = None,
     manifest: Manifest | None = None,
 ) -> str | None:
-    """Why the cell's evidence does not hold for what is in use; None if it holds, or there is none.
+    """Why the cell's evidence does not apply to the versions in use; None if it applies or there is none.
 
     Args:
         cell: The cell with its evidence.
-        runtimes: Runtime → version in use; a runtime that is not named is not judged.
-        versions: The same, and drivers and toolchains.
-        manifest: The artifact's, which names its toolchain's version; None: toolchains are not judged.
+        runtimes: Runtime → version in use; a runtime that is not listed is not judged.
+        versions: The same, with drivers and toolchains.
+        manifest: The artifact's manifest, which names the toolchain's version; None: toolchains are not
+            judged.
     """
     used = versions or Versions(runtimes=runtimes or {})
     entry = _measured_step(cell)
@@ -64,7 +65,7 @@ def expired(
 
 
 def _measured_step(cell: Cell) -> Evidence | None:
-    """The evaluation that counts, else the latest other measurement on the chip."""
+    """The latest evaluation with its runtime's version, else the latest other measurement on the chip."""
     for entry in reversed(own_steps(cell)):
         if entry.state == "evaluated" and entry.measurement and entry.measurement.runtime_version:
             return entry

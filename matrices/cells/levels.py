@@ -1,8 +1,8 @@
-"""Evidence level of a cell: how far its evidence reaches on its own chip, and what it was measured on.
+"""Evidence level of a cell: how far up the ladder its evidence goes, and on what it was measured.
 
-Pure: values in, values out. What an emulator showed, or the same weights on another target
-(`matrices/cells/proxy.py`), is labelled as such and never counts toward a level. What is missing for an
-approval is in `missing.py`; when evidence expires, in `expiry.py`.
+Pure: values in, values out. Results from an emulator, or from the same weights on another target
+(`matrices/cells/proxy.py`), are labelled as such and never count toward a level. `missing.py` says what an
+approval still lacks; `expiry.py` says when evidence expires.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from registry.ladder import EVIDENCE_LEVELS, EvidenceLevel
 
 
 def rank(state: State) -> int | None:
-    """How much a state shows, for comparisons: `portable` between `declared` and `built`; None: off both."""
+    """Order of the states, with `portable` between `declared` and `built`; None: off the ladder."""
     if state == "portable":
         return 1
     return 2 * LADDER.index(state) if state in LADDER else None
 
 
 def reached(cell: Cell, *, state: State) -> bool:
-    """Whether the cell is in `state` or further up the ladder now."""
+    """Whether the cell is now in `state` or further up the ladder."""
     here, there = rank(cell.state), rank(state)
     return here is not None and there is not None and here >= there
 
 
 def evidence_level(cell: Cell) -> EvidenceLevel | None:
-    """How far the evidence of the cell's artifact reaches, on the chip itself; None: it has no artifact.
+    """How far up the ladder the evidence of the cell's artifact goes, on the chip itself; None: no artifact.
 
-    Steps count as far as they follow one another without a gap, and those before an expiry not at all.
+    Steps count up to the first gap; those before an expiry do not count.
     """
     if cell.artifact is None:
         return None
@@ -44,7 +44,7 @@ def evidence_level(cell: Cell) -> EvidenceLevel | None:
 
 
 def demand_unmet(cell: Cell, *, demanded: EvidenceLevel | None) -> str | None:
-    """Why the cell's evidence is less than a release demands for its target; None if it suffices."""
+    """Why the cell has less evidence than a release demands for its target; None if it has enough."""
     level = evidence_level(cell)
     if demanded is None or (level is not None and _rank_of_level(level) >= _rank_of_level(demanded)):
         return None
@@ -53,7 +53,7 @@ def demand_unmet(cell: Cell, *, demanded: EvidenceLevel | None) -> str | None:
 
 
 def evaluated_on(cell: Cell) -> Measurement | None:
-    """What the latest evaluation of the cell's artifact ran on; None: none names its runtime's version."""
+    """What the latest evaluation of the cell's artifact ran on; None if none names the runtime's version."""
     for entry in reversed(own_steps(cell)):
         if entry.state == "evaluated" and entry.measurement and entry.measurement.runtime_version:
             return entry.measurement
@@ -61,7 +61,7 @@ def evaluated_on(cell: Cell) -> Measurement | None:
 
 
 def rehearsed_by(cell: Cell) -> Measurement | None:
-    """The emulator or stand-in that last ran the cell's artifact."""
+    """The emulator or stand-in that last ran the cell's artifact; None if none did."""
     for entry in reversed(cell.evidence):
         if entry.via == "emulator" and entry.digest == cell.artifact:
             return entry.measurement
@@ -90,7 +90,7 @@ def own_steps(cell: Cell) -> list[Evidence]:
 
 
 def valid_steps(cell: Cell) -> list[Evidence]:
-    """The same without those that expired and were not reported again since."""
+    """The same, without steps that expired and were not reported again."""
     own = own_steps(cell)
     ends = [number for number, entry in enumerate(own) if entry.state == "expired"]
     since = own[ends[-1] + 1 :] if ends else own
@@ -103,6 +103,6 @@ def _rank_of_level(level: EvidenceLevel) -> int:
 
 
 def _only_portable(cell: Cell) -> bool:
-    """Whether nothing but the node's own compiler could make code of the artifact, and none has yet."""
+    """Whether only a node's own compiler can compile the artifact, and none has yet."""
     states = {entry.state for entry in own_steps(cell)}
     return "portable" in states and not states & {"built", "loads"}

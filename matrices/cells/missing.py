@@ -1,10 +1,10 @@
-"""Missing evidence: what keeps a cell from being approved without a waiver.
+"""Missing evidence: what a cell lacks to be approved without a waiver.
 
 - A cell may be approved without a waiver if its artifact loaded, its parity is within the recipe's bound,
-  it was evaluated on every task type of the ladder, and for each of them it **keeps what its checkpoint
-  has**: it passes the bar of its checkpoint's place in the ladder, or a better one. Where the checkpoint
-  itself misses the floor of its place, being non-inferior to it is enough; the cell then earns no tier for
-  that task type.
+  it was evaluated on every task type of the ladder, and for each of them it **keeps its checkpoint's
+  quality**: it passes the bar of its checkpoint's tier, or a better one. If the checkpoint itself misses the
+  floor of its tier, being non-inferior to the checkpoint is enough; the cell then earns no tier for that task
+  type.
 - It must earn a tier for at least one task type.
 - A waiver lets a cell be approved with evidence missing. It never grants a tier.
 """

@@ -1,9 +1,9 @@
-"""Proxies: what the same weights earned on another target, shown beside a cell that was not evaluated itself.
+"""Proxies: results of the same weights on another target, shown with a cell that was not evaluated itself.
 
-Computed when the matrix is read and never stored, so that a proxy cannot outlive what it is based on. Two
-cells hold the same weights if their variants' weights have one digest. A proxy says what to expect: another
-toolchain's arithmetic and another chip's differ, so it earns no tier, and an approval on its ground needs a
-waiver like any other without evidence.
+Computed when the matrix is read and never stored, so that a proxy cannot outlive the results it comes from.
+Two cells hold the same weights if the weights of their variants have the same digest. A proxy only says what
+to expect, because another toolchain or another chip computes differently: it earns no tier, and an approval
+based on it needs a waiver, as any approval without evidence does.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ class Proxy(Value):
     """Id of the cell that was evaluated."""
     target: str
     chip: str | None
-    """On which it was evaluated."""
+    """The chip that it was evaluated on."""
     runtime: str | None
     runtime_version: str | None
     tasks: tuple[TaskResult, ...]
 
     @property
     def words(self) -> str:
-        """Where the results are from, for people."""
+        """Where the results come from, for people."""
         return f"evaluated by proxy: `{self.cell}`" + (f" on {self.chip}" if self.chip else "")
 
     def evidence(self, cell: Cell) -> Evidence:
-        """The proxy as a step of evidence of a cell, for display; it is of another artifact."""
+        """The proxy as a step of a cell's evidence, for display only; it was measured on another artifact."""
         earned = ", ".join(f"{one.task_type} {one.accuracy:.3f}" for one in self.tasks)
         return Evidence(
             state="evaluated",

@@ -1,6 +1,6 @@
-"""Steps of a cell: a cell and what was measured of it → the cell with that evidence, numbers and state.
+"""Add a step to a cell: a cell and a measurement → the cell with that evidence, its numbers and new state.
 
-Pure, and the only way from measured values to a cell: a build applies the steps to a declared cell
+Pure, and the only code that puts measured values into a cell: a build applies the steps to a declared cell
 (`pipeline/build/compose.py`), an imported evidence file to the stored one (`pipeline/evidence/record.py`).
 """
 
@@ -24,7 +24,7 @@ from registry.digest import Digest, digest_value
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """One task type's result, and what it was measured on."""
+    """The result for one task type, and what it was measured on."""
 
     result: TaskResult
     measurement: Measurement
@@ -34,9 +34,9 @@ def task_result(card: Scorecard, *, references: Mapping[int, Scorecard], bars: I
     """A task type's result: its scorecard judged against every tier.
 
     Args:
-        card: Outcomes of the artifact, sample by sample.
+        card: The artifact's outcomes, sample by sample.
         references: Tier → outcomes of its reference checkpoint.
-        bars: One for each tier, by tier.
+        bars: One bar for each tier, sorted by tier.
 
     Raises:
         EvaluationError: The scorecards cannot be compared.
@@ -56,7 +56,7 @@ def task_result(card: Scorecard, *, references: Mapping[int, Scorecard], bars: I
 
 
 def unsupported(cell: Cell, *, reason: str, at: datetime) -> Cell:
-    """No toolchain makes it, for a reason that no retry changes."""
+    """No toolchain can build it, for a reason that a retry does not change."""
     return _step(cell, "unsupported", at=at, detail=reason, reason=reason)
 
 
@@ -91,19 +91,19 @@ def compiled(cell: Cell, *, by: str, files: Sequence[str], measurement: Measurem
 
 
 def proven(cell: Cell, *, summary: str, at: datetime) -> Cell:
-    """Its files were opened and hold what they should; the state stays."""
+    """Its files were opened and contain what they should; the state does not change."""
     return _step(cell, cell.state, at=at, detail=f"opened: {summary}")
 
 
 def rehearsed(cell: Cell, parity: Parity, *, measurement: Measurement) -> Cell:
-    """An emulator or stand-in ran it; the state stays."""
+    """An emulator or stand-in ran it; the state does not change."""
     shown: State = "close" if parity.within else "loads"
     after = _step(cell, shown, at=measurement.at, detail=parity.reason, measurement=measurement)
     return after.model_copy(update={"rehearsal": parity, "state": cell.state})
 
 
 def verified(cell: Cell, parity: Parity, *, measurement: Measurement) -> Cell:
-    """It loaded on its chip: `close` where its parity is within the bound, else `loads`."""
+    """It loaded on its chip: `close` if its parity is within the bound, else `loads`."""
     why = "" if parity.within else parity.reason
     after = _step(cell, "loads", at=measurement.at, measurement=measurement, reason=why)
     if parity.within:
@@ -114,7 +114,7 @@ def verified(cell: Cell, parity: Parity, *, measurement: Measurement) -> Cell:
 def evaluated(
     cell: Cell, found: Sequence[Evaluated], *, asked: Iterable[str], kept: Sequence[TaskResult] = ()
 ) -> Cell:
-    """Task types were measured: `evaluated` where it is `close` and all that were asked for have a result.
+    """Task types were evaluated: `evaluated` if it was `close` and every task type asked for has a result.
 
     Args:
         cell: The cell.
@@ -135,7 +135,7 @@ def evaluated(
 
 
 def benchmarked(cell: Cell, speed: Speed, *, measurement: Measurement) -> Cell:
-    """It was timed: `benchmarked` where it is `evaluated`."""
+    """It was timed: `benchmarked` if it was `evaluated`."""
     rates = f"decode {speed.decode_tokens_per_s:.1f}, prefill {speed.prefill_tokens_per_s:.1f} tokens/s"
     state: State = "benchmarked" if cell.state == "evaluated" else cell.state
     after = _step(cell, state, at=measurement.at, detail=rates, measurement=measurement, shows="benchmarked")
@@ -156,10 +156,10 @@ def failed(
     Args:
         cell: The cell.
         why: What happened, for its evidence.
-        reason: The same with a remedy or a place, for whoever looks at the cell.
-        at: When.
-        log: Blob with the compiler's log; None: the one it has.
-        measurement: Where it failed, if it was on a node.
+        reason: The same with a remedy or a location, for people who look at the cell.
+        at: When it failed.
+        log: Blob with the compiler's log; None: keep the cell's log.
+        measurement: The machine it failed on, if that was a node.
     """
     on = None if measurement is None else _nothing_ran(measurement)
     after = _step(cell, "failed", at=at, detail=why, measurement=on, reason=reason)
@@ -182,7 +182,7 @@ def _step(
     reason: str | None = None,
     shows: State | None = None,
 ) -> Cell:
-    """The cell in a state, with one more step of evidence, of the state `shows` where that differs."""
+    """The cell in a state, with one more step of evidence, for the state `shows` if that differs."""
     entry = Evidence(
         state=shows or state, digest=cell.artifact, at=at, detail=detail, measurement=measurement
     )

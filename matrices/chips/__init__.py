@@ -1,1 +1,1 @@
-"""Chips as data, and how much of a chip an artifact uses."""
+"""Chips as data, the memory of a host, and how much of a chip's speed an artifact reaches."""

@@ -1,4 +1,4 @@
-"""Chips: the machines behind a target, with what their memory and arithmetic give at best (`chips.toml`)."""
+"""The chip table (`chips.toml`): memory size, memory bandwidth and peak arithmetic of CPUs, GPUs and NPUs."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class Chip(Value):
     """Such as `nvidia-h100-sxm`."""
     name: str
     vendor: str
-    """As targets name it."""
+    """The vendor, as targets name it."""
     targets: tuple[str, ...] = Field(min_length=1)
     names: tuple[str, ...] = Field(min_length=1)
-    """Shell patterns of the name by which the chip calls itself."""
+    """Shell patterns that match the name the chip reports."""
     memory_bytes: int | None = None
-    """Of one device, as a driver lists devices."""
+    """Memory of one device, as the driver lists devices."""
     memory_source: str = ""
-    """Where that figure is from, in words."""
+    """Where the memory figure comes from, in words."""
     shares_host_memory: bool = False
-    """It works in the host's memory."""
+    """Whether the device uses the host's memory."""
     bandwidth_gb_per_s: float | None = None
     peak_tflops: dict[NumberFormat, float] = Field(default={})
-    """Dense; integer formats in tera-operations per second."""
+    """Number format → peak without sparsity; integer formats in tera-operations per second."""
     source: str
 
 
@@ -47,15 +47,15 @@ def chips() -> tuple[Chip, ...]:
 
 
 def find_accelerator(name: str) -> Chip | None:
-    """The GPU or NPU whose driver reports this name; None where the table has none."""
-    fitting = (chip for chip in chips() if targets()[chip.targets[0]].kind != "cpu")
-    return next((chip for chip in fitting if _is_named(chip, name)), None)
+    """The GPU or NPU whose driver reports this name; None if the table has none."""
+    matching = (chip for chip in chips() if targets()[chip.targets[0]].kind != "cpu")
+    return next((chip for chip in matching if _is_named(chip, name)), None)
 
 
 def find_chip(name: str | None, *, target: str) -> Chip | None:
-    """The chip that calls itself so and runs a target; None where the table has none."""
-    fitting = (chip for chip in chips() if target in chip.targets)
-    return next((chip for chip in fitting if _is_named(chip, name or "")), None)
+    """The chip that reports this name and runs a target; None if the table has none."""
+    matching = (chip for chip in chips() if target in chip.targets)
+    return next((chip for chip in matching if _is_named(chip, name or "")), None)
 
 
 def _is_named(chip: Chip, name: str) -> bool:

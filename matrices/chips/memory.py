@@ -1,4 +1,4 @@
-"""Memory that code of a target may use on a host: the processor's, or that of one GPU or NPU."""
+"""How much memory an artifact may use on a host: the host's own memory, or that of one GPU or NPU."""
 
 from __future__ import annotations
 
@@ -10,44 +10,46 @@ from registry.host import Accelerator, Host
 from registry.target import Target, accelerators_for
 
 USABLE_SHARE: Final = 0.9
-"""Share of a memory that an artifact with its caches may take; the rest is for system, driver and process."""
+"""Share of a memory that an artifact and its caches may use; the system, the driver and the process need the
+rest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """A memory that an artifact would be loaded into."""
+    """A memory that an artifact could be loaded into."""
 
     owner: str
-    """Whose it is, for people."""
+    """The host or accelerator that it belongs to, for people."""
     usable_bytes: int | None
-    """What an artifact may take of it; None: not known."""
+    """How much of it an artifact may use; None: not known."""
 
 
 def memories_for(target: Target, host: Host) -> tuple[Memory, ...]:
-    """Each memory that an artifact for a target could be loaded into; none: nothing here runs it."""
+    """Every memory that an artifact for a target could be loaded into; empty if nothing here runs it."""
     if target.kind == "cpu":
         return (Memory("the host", _usable(host.memory_bytes)),)
     return tuple(
-        Memory(_owner(one), _usable(_memory_bytes(one, host))) for one in accelerators_for(target, host)
+        Memory(_owner(accelerator), _usable(_memory_bytes(accelerator, host)))
+        for accelerator in accelerators_for(target, host)
     )
 
 
 def usable_memory_bytes(target: Target, host: Host) -> int | None:
-    """The largest known memory that an artifact for a target may take on a host; None: none is known."""
+    """The most memory that an artifact for a target may use on a host; None if no size is known."""
     known = [each.usable_bytes for each in memories_for(target, host) if each.usable_bytes is not None]
     return max(known, default=None)
 
 
-def _owner(one: Accelerator) -> str:
-    known = one.chip != "unknown"
-    return f"{one.chip} ({one.architecture})" if known else f"the accelerator {one.architecture}"
+def _owner(accelerator: Accelerator) -> str:
+    chip, architecture = accelerator.chip, accelerator.architecture
+    return f"the accelerator {architecture}" if chip == "unknown" else f"{chip} ({architecture})"
 
 
-def _memory_bytes(one: Accelerator, host: Host) -> int | None:
-    """What the driver reports, or else the chip table."""
-    if one.memory_bytes is not None:
-        return one.memory_bytes
-    chip = find_accelerator(one.chip)
+def _memory_bytes(accelerator: Accelerator, host: Host) -> int | None:
+    """The driver's figure, or else the chip table's."""
+    if accelerator.memory_bytes is not None:
+        return accelerator.memory_bytes
+    chip = find_accelerator(accelerator.chip)
     if chip is None:
         return None
     return host.memory_bytes if chip.shares_host_memory else chip.memory_bytes

@@ -1,20 +1,21 @@
-"""The penalty of other hardware: each cell's throughput against its chip's roofline, and against NVIDIA's.
+"""Throughput against the roofline: how much of its chip's speed a cell reaches, compared with NVIDIA.
 
-Pure. The roofline of one sequence (Williams, Waterman, Patterson, CACM 52 (2009) 65-76):
+Pure functions. The roofline of one sequence (Williams, Waterman, Patterson, CACM 52 (2009) 65-76):
 
-- decoding a token reads every weight and the KV cache of the context: bandwidth ÷ those bytes;
-- reading a prompt multiplies every weight once per token: peak arithmetic ÷ (2 × parameters). The products
+- decoding a token reads every weight and the KV cache of the context: bandwidth ÷ bytes read;
+- prefill multiplies every weight once per token: peak arithmetic ÷ (2 × parameters). The products
   of attention itself are left out; at these contexts they are a few percent.
 
-The bytes are those of the variant's canonical weights file, however a runtime holds them: one that unpacks
-4-bit weights to 32 reads more than it needs, and its share shows that. Peak arithmetic is that of the number
-format in which the recipe multiplies. A processor's bandwidth and arithmetic (float32) are those that were
-measured with as many threads beside the evidence, an accelerator's those of its data sheet. Integer products
-on a processor can so exceed a share of 1.
+The bytes are those of the variant's canonical weights file, however a runtime stores them: one that unpacks
+4-bit weights to 32 reads more than it has to, and its share shows it. Peak arithmetic is that of the number
+format in which the recipe multiplies. A processor's bandwidth and arithmetic (float32) are measured with the
+evidence, on the same number of threads; an accelerator's come from its data sheet. A processor that
+multiplies integers can therefore exceed a share of 1.
 
-A target's penalty is what its share of the roofline falls short of that of the reference, an NVIDIA target
-with the same weights: 1 − share ÷ reference share, the best cell of each, the median over variants. It is
-negative where the target uses its chip better. What is not measured on both sides is unknown, never assumed.
+A target's penalty is how far its share of the roofline falls short of the reference's, an NVIDIA target with
+the same weights: 1 − share ÷ reference share, taking the best cell of each and the median over variants. It
+is negative where the target uses its chip better. Whatever was not measured on both sides is unknown, never
+assumed.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ Basis = Literal["data sheet", "measured"]
 
 
 class Roofline(Value):
-    """What a chip gives at best for one variant."""
+    """The best throughput that a chip allows for one variant."""
 
     decode_tokens_per_s: float | None
     """None: the bandwidth is not known."""
@@ -53,13 +54,13 @@ class Throughput(Value):
     cell: str
     target: str
     weights: str | None
-    """Digest of the variant's weights; None: not known, nothing to compare it with."""
+    """Digest of the variant's weights; None: not known, so it cannot be compared."""
     chip: str | None
     decode_tokens_per_s: float
     prefill_tokens_per_s: float
     roofline: Roofline | None = None
     decode_share: float | None = None
-    """Of the roofline; None: unknown."""
+    """Share of the roofline; None: unknown."""
     prefill_share: float | None = None
     why: str = ""
     """Why a share is unknown."""
@@ -79,7 +80,7 @@ class Throughput(Value):
 
 
 class Penalty(Value):
-    """What a target gives away against the reference."""
+    """How much less of its chip a target uses than the reference does."""
 
     target: str
     status: Literal["measured", "reference", "unknown"]
@@ -87,18 +88,18 @@ class Penalty(Value):
     """1 − share ÷ reference share; None: unknown."""
     prefill: float | None = None
     variants: int = 0
-    """Over so many variants."""
+    """Number of variants that it was computed from."""
     why: str = ""
     """Why it is unknown, or what it was measured against."""
 
 
 def throughputs(cells: Iterable[Cell]) -> list[Throughput]:
     """The throughput of every cell that was timed on its chip."""
-    return [one for cell in cells if (one := cell_throughput(cell)) is not None]
+    return [found for cell in cells if (found := cell_throughput(cell)) is not None]
 
 
 def cell_throughput(cell: Cell) -> Throughput | None:
-    """The throughput of one cell against its chip; None if it was never timed, or its evidence expired."""
+    """The throughput of a cell against its chip's roofline; None if never timed, or its evidence expired."""
     timed_on = _timed_on(cell)
     if cell.speed is None or timed_on is None or cell.state == "expired":
         return None
@@ -138,21 +139,24 @@ def cell_throughput(cell: Cell) -> Throughput | None:
 
 
 def penalties(cells: Iterable[Cell]) -> list[Penalty]:
-    """The penalty of every target that has cells, by name."""
+    """The penalty of every target that has cells, sorted by target."""
     listed = list(cells)
     measured: dict[str, list[Throughput]] = defaultdict(list)
-    for one in throughputs(listed):
-        measured[one.target].append(one)
+    for throughput in throughputs(listed):
+        measured[throughput.target].append(throughput)
     vendors = {name: target.vendor for name, target in targets().items()}
     references = [
-        one for name, found in measured.items() if vendors.get(name) == REFERENCE_VENDOR for one in found
+        throughput
+        for name, found in measured.items()
+        if vendors.get(name) == REFERENCE_VENDOR
+        for throughput in found
     ]
     names = sorted({cell.target for cell in listed})
     return [_penalty(name, measured.get(name, []), references, vendor=vendors.get(name)) for name in names]
 
 
 def throughput_json(cells: Iterable[Cell]) -> dict[str, object]:
-    """Standings and penalties as plain data."""
+    """Throughputs and penalties as plain data."""
     listed = list(cells)
     return {
         "throughput": [one.model_dump(mode="json") for one in throughputs(listed)],
@@ -183,7 +187,7 @@ def _roofline(
 def _machine(
     speed: Speed, *, recipe: Recipe, cell: Cell, chip: str | None
 ) -> tuple[float | None, float | None, Basis]:
-    """Bandwidth in GB/s, peak in operations per second, and where they are from."""
+    """Bandwidth in GB/s, peak in operations per second, and where the two come from."""
     if speed.machine is not None:
         return speed.machine.memory_bandwidth_gb_per_s, speed.machine.flops_per_s, "measured"
     found = find_chip(chip, target=cell.target)
@@ -195,7 +199,7 @@ def _machine(
 
 
 def _number_format(recipe: Recipe, *, is_processor: bool) -> NumberFormat:
-    """In which format a recipe's products are taken: weight-only quantization multiplies floats."""
+    """The number format in which a recipe multiplies: weight-only quantization multiplies floats."""
     if recipe.activations == "int8-dynamic":
         return "int8"
     return "fp32" if recipe.weights == "float32" or is_processor else "fp16"
@@ -240,7 +244,7 @@ def _shortfalls(measured: list[Throughput], references: list[Throughput], share:
 
 
 def _best(found: Iterable[Throughput], share: str) -> Mapping[str, float]:
-    """Variant → the best share that a cell of it reached."""
+    """Variant → the best share that any of its cells reached."""
     best: dict[str, float] = {}
     for one in found:
         value = getattr(one, share)

@@ -1,6 +1,7 @@
-"""Stage records: the results of finished stages of a build, by build key.
+"""Build records: the results of finished stages of a build, by build key.
 
-Same key, same result: a build looks a stage up before it runs it. Resume and cache are nothing else.
+The same key means the same result, so a build looks a stage up before running it. This is both how a build
+resumes and how it caches.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from registry.digest import Digest
 from registry.value import Value
 
 BLOB_FIELDS = frozenset({"tokens", "logits", "log", "scorecard"})
-"""Fields whose digest is that of a blob; so is the `digest` of every file entry. Other digests name a
+"""Fields that hold the digest of a blob, as does the `digest` of every file entry. Other digests name a
 checkpoint, an artifact or a set of tasks."""
 
 
@@ -29,9 +30,9 @@ class BuildRecord(Value):
     started_at: AwareDatetime
     finished_at: AwareDatetime
     seconds: float = Field(ge=0)
-    """Time that the stage took."""
+    """Duration of the stage."""
     peak_memory_bytes: int | None = Field(default=None, ge=0)
-    """Largest resident memory of the stage's process; None where it was not measured."""
+    """Largest resident memory of the stage's process; None: not measured."""
 
 
 def blobs_of(output: object) -> Iterator[str]:

@@ -1,8 +1,9 @@
-"""The matrix's database: opened, brought to the newest schema, and its failures told in Rung's words.
+"""Open the database of the matrix and migrate it to the newest schema; its failures become Rung's errors.
 
-SQLite by default, PostgreSQL where several build machines share one matrix. Writes are serialised: one
-transaction writes at a time, in this process or another, so that a rule read and a row written never race.
-A schema that is up to date is recognised by one plain query; Alembic is imported only to migrate.
+SQLite by default, PostgreSQL where several build machines share one matrix. Writes are serialised: only one
+transaction writes at a time, in this process or another, so that nothing changes between the rows that a rule
+reads and the row that it writes. One plain query tells whether the schema is up to date; Alembic is imported
+only to migrate.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A connection that sees one consistent state; failures come out as Rung's errors."""
+        """A connection that sees one consistent state; failures are raised as Rung's errors."""
         with translated(self.name), self.engine.connect() as plain:
             connection = plain
             if plain.dialect.name == "postgresql":  # whose default lets every statement see newer rows
@@ -50,7 +51,7 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """A transaction, the only one that writes; committed at the end, or nothing of it on any error."""
+        """The only transaction that writes; committed at the end, rolled back on any error."""
         with translated(self.name), self.engine.connect() as plain:
             connection = plain.execution_options(rung_writes=True)
             with connection.begin():
@@ -72,7 +73,7 @@ class Database:
         return found + [f"{self.name}: row {row[1]} of {row[0]} has no row of {row[2]}" for row in orphans]
 
     def close(self) -> None:
-        """Give all connections back."""
+        """Close all connections."""
         self.engine.dispose()
 
 
@@ -83,10 +84,10 @@ def open_database(url: str) -> Database:
         url: `sqlite:///…` or `postgresql://…`.
 
     Raises:
-        ConfigurationError: The URL is not one of a database that Rung can use.
+        ConfigurationError: The URL does not name a database that Rung can use.
         SchemaError: The database was written by a newer version of Rung.
         StorageFullError: No space is left for it.
-        RegistryError: It cannot be reached, or is no database, or is damaged.
+        RegistryError: It cannot be reached, is not a database, or is damaged.
     """
     parsed = _parse(url)
     database = Database(name=parsed.render_as_string(hide_password=True), engine=_engine(parsed))
@@ -115,8 +116,8 @@ def newest_version() -> str:
 def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
-    except (sa.exc.ArgumentError, ValueError):  # ValueError: a port that is no number
-        # The text itself may hold a password: it is not repeated, and the chain that repeats it is cut.
+    except (sa.exc.ArgumentError, ValueError):  # ValueError: the port is not a number
+        # The text may hold a password: do not repeat it, nor chain the exception that does.
         raise ConfigurationError("the database URL cannot be parsed", hint=_URL_HINT) from None
     match parsed.get_backend_name():
         case "sqlite":
@@ -187,15 +188,15 @@ def _migrate(database: Database) -> None:
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     with database.writing() as connection:
-        # Another process may have been quicker while this one waited for the lock.
+        # Another process may have migrated it while this one waited for the lock.
         if _version(connection, name=database.name) != newest_version():
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
 
 
 def _turn_on_wal(database: Database) -> None:
-    # The switch needs the file alone and does not wait for it by itself. It is written into the file, once.
-    # It cannot happen inside a transaction, hence the bare connection.
+    # Switching to WAL needs exclusive access to the file, and SQLite does not wait for it. The mode is stored
+    # in the file, so this happens once. It cannot happen inside a transaction, hence the raw connection.
     deadline = time.monotonic() + BUSY_SECONDS
     with translated(database.name):
         raw = database.engine.raw_connection()

@@ -1,4 +1,4 @@
-"""What the databases' own exceptions mean, as Rung's errors: with the database's name and a remedy."""
+"""Translate exceptions of SQLite, PostgreSQL and SQLAlchemy into Rung's errors, with a remedy."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _DISK_FULL: Final = "53100"
 
 @contextmanager
 def translated(name: str) -> Iterator[None]:
-    """Run a block; exceptions of the database drivers come out as Rung's errors.
+    """Run a block; exceptions of the database drivers are raised as Rung's errors.
 
     Args:
         name: The database's URL without its password.
@@ -44,9 +44,9 @@ def translated(name: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise _of_sqlite(error, name=name) from error
+        raise _from_sqlite(error, name=name) from error
     except sa.exc.DBAPIError as error:
-        raise _of_driver(error, name=name) from error
+        raise _from_driver(error, name=name) from error
     except sa.exc.TimeoutError as error:
         raise RegistryError(
             f"the database `{name}` gave no connection in time", hint="end other processes that use it"
@@ -57,24 +57,26 @@ def translated(name: str) -> Iterator[None]:
         ) from error
 
 
-def _of_driver(error: sa.exc.DBAPIError, *, name: str) -> RungError:
+def _from_driver(error: sa.exc.DBAPIError, *, name: str) -> RungError:
     cause = error.orig
     if isinstance(cause, sqlite3.Error):
-        return _of_sqlite(cause, name=name)
-    said = " ".join(str(cause).split()) or type(cause).__name__
+        return _from_sqlite(cause, name=name)
+    message = " ".join(str(cause).split()) or type(cause).__name__
     if getattr(cause, "sqlstate", None) == _DISK_FULL:
         return StorageFullError(
-            f"the database `{name}` has no space left: {said}", hint="free space on its server's disk"
+            f"the database `{name}` has no space left: {message}", hint="free space on its server's disk"
         )
     if isinstance(error, sa.exc.OperationalError):
         return RegistryError(
-            f"the database `{name}` cannot be reached: {said}",
+            f"the database `{name}` cannot be reached: {message}",
             hint="check that the server runs, and the host, user, password and database of RUNG_DATABASE_URL",
         )
-    return RegistryError(f"the database `{name}` refused: {said}", hint="run `rung doctor` to see its state")
+    return RegistryError(
+        f"the database `{name}` refused: {message}", hint="run `rung doctor` to see its state"
+    )
 
 
-def _of_sqlite(error: sqlite3.Error, *, name: str) -> RungError:
+def _from_sqlite(error: sqlite3.Error, *, name: str) -> RungError:
     code = str(getattr(error, "sqlite_errorname", "") or "")
     for prefix, (kind, what, hint) in _SQLITE.items():
         if code == prefix or code.startswith(prefix + "_"):

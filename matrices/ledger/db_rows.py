@@ -1,4 +1,4 @@
-"""Database rows: made from values and read back, only here; the tables are in `matrices/ledger/models.py`."""
+"""Convert values to database rows and back; the tables are in `matrices/ledger/models.py`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CELL_COLUMNS = (
 )  # fmt: skip
 _EVIDENCE_COLUMNS = ("state", "digest", "at", "detail")
 _NUMBERS = ("parity", "tasks", "rehearsal", "variant", "speed")
-_HINT = "it was changed by other hands or written by another version; restore a backup of the database"
+_HINT = "it was edited outside Rung or written by another version; restore a backup of the database"
 _Kind = TypeVar("_Kind", bound=Value)
 
 
@@ -37,7 +37,7 @@ def _to_version_2(document: JsonObject) -> JsonObject:
 
 
 class CellNumbers(Document):
-    """The numbers of a cell that are only read together."""
+    """The numbers of a cell that are always read together, as one JSON text."""
 
     KIND: ClassVar[str] = "cell"
     RENEW: ClassVar[str] = "restore a backup of the database"
@@ -55,7 +55,7 @@ _TEXTS = TypeAdapter(tuple[str, ...])
 
 
 def cell_columns(cell: Cell) -> Columns:
-    """The row of a cell; its evidence is in other rows."""
+    """The row of a cell; its evidence is stored in rows of another table."""
     numbers = canonical_json(CellNumbers(**{name: getattr(cell, name) for name in _NUMBERS})).decode()
     return storable({name: getattr(cell, name) for name in _CELL_COLUMNS} | {"payload": numbers})
 
@@ -133,7 +133,7 @@ def read_stage(row: Row[Any]) -> BuildRecord:  # Any: a row's columns
 
 
 def storable(columns: Mapping[str, Any]) -> Columns:  # Any: what a database column can hold
-    """The columns with text that every database takes: no NUL, no lone surrogate (compilers print both)."""
+    """The columns with text that every database accepts: no NUL, no lone surrogate (compilers print both)."""
     return {name: _clean(value) if isinstance(value, str) else value for name, value in columns.items()}
 
 

@@ -1,13 +1,13 @@
-"""The ledger: the only writer of the matrix.
+"""The ledger: the only writer of the matrix's database: stages, cells, rulings and releases.
 
-Each call is one transaction; writers take turns, also across processes. What is written never contradicts
-what a person ruled:
+Each call is one transaction; writers take turns, across processes too. What is written never contradicts a
+person's ruling:
 
-- An approval holds for one artifact. A cell that is put with another artifact, or without the evidence that
-  the approval rested on, loses it and says so in its evidence.
+- An approval applies to one artifact. A cell that is put with another artifact, or without the evidence that
+  the approval was based on, loses it, and its evidence records the loss.
 - A rejected or withdrawn artifact stays so, however often it is built again, until a person approves it.
 - Only rulings lead to the states `approved`, `rejected` and `withdrawn`.
-- A report of an earlier step on the same artifact (a build that was resumed) takes nothing back.
+- A report of an earlier step on the same artifact (from a build that was resumed) undoes nothing.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class Ledger:
         return query.find_stage(self._database, key)
 
     def put_stage(self, record: BuildRecord) -> BuildRecord:
-        """Record a finished stage; the record of its key.
+        """Record a finished stage; returns the record stored under its key.
 
-        Equal keys have equal results: an existing record, perhaps of another process, is kept.
+        Equal keys have equal results: an existing record, perhaps from another process, is kept.
         """
         checked = _checked(record)
         with self._database.writing() as connection:
@@ -64,14 +64,14 @@ class Ledger:
         return checked if stored is None else stored
 
     def forget_stage(self, key: str) -> None:
-        """Remove a stage's record, so that the stage runs again: for a result whose bytes are lost."""
+        """Remove a stage's record so that the stage runs again, for a result whose bytes are lost."""
         with self._database.writing() as connection:
             connection.execute(sa.delete(STAGES).where(STAGES.c.key == key))
 
     def put_cell(self, cell: Cell) -> Cell:
-        """Record what a build knows of a cell; the stored cell after that.
+        """Record what a build reports about a cell; returns the stored cell.
 
-        Putting the same again changes nothing. Evidence is added, never taken away.
+        Putting the same cell again changes nothing. Evidence is added, never removed.
 
         Raises:
             ConfigurationError: The cell contradicts itself, or claims a state that only a ruling gives.
@@ -92,19 +92,19 @@ class Ledger:
         """Approve a cell's artifact for release.
 
         Args:
-            cell: Whole id.
+            cell: The full id.
             who: The person.
             why: Their reason.
-            waiver: Why missing evidence is accepted; recorded, and shown wherever the cell is. Where nothing
-                is missing it is not needed, and not recorded.
+            waiver: Why missing evidence is accepted; recorded, and shown wherever the cell is. It is not
+                recorded if nothing is missing.
             tasks: All task types of the ladder; None: those that any cell of the family was evaluated on.
 
         Raises:
             RefusedError: Evidence is missing and no waiver is given, or there is no artifact at all.
             ConfigurationError: `who`, `why` or the waiver is empty.
-            NotFoundError: No such cell.
+            NotFoundError: There is no such cell.
         """
-        given = None if waiver is None else _said(waiver, what="a waiver")
+        given = None if waiver is None else _one_line(waiver, what="a waiver")
         with self._database.writing() as connection:
             found = _named(connection, cell)
             ladder = _family_tasks(connection, found.family) if tasks is None else tuple(tasks)
@@ -125,7 +125,7 @@ class Ledger:
         return approval
 
     def reject(self, cell: str, *, who: str, why: str) -> Ruling:
-        """Reject a cell's artifact; building the same artifact again does not undo it.
+        """Reject a cell's artifact; building the same artifact again does not undo that.
 
         Raises:
             ConfigurationError: `who` or `why` is empty.
@@ -135,7 +135,7 @@ class Ledger:
             return self._rule(connection, _named(connection, cell), "reject", who=who, why=why)
 
     def withdraw(self, cell: str, *, who: str, why: str) -> Ruling:
-        """Withdraw the approval of a cell. Releases that hold it stay as they are: make a new one without it.
+        """Withdraw the approval of a cell. Existing releases keep the cell: create a new one without it.
 
         Raises:
             RefusedError: The cell is not approved.
@@ -152,13 +152,13 @@ class Ledger:
             return self._rule(connection, found, "withdraw", who=who, why=why)
 
     def expire(self, cell: str, *, why: str) -> Cell:
-        """Mark a cell's evidence as expired, such as after its runtime moved on; it loses its approval.
+        """Mark a cell's evidence as expired, for example after a runtime upgrade; it loses its approval.
 
         Raises:
             ConfigurationError: `why` is empty.
             NotFoundError: No such cell.
         """
-        reason = _said(why, what="a reason")
+        reason = _one_line(why, what="a reason")
         with self._database.writing() as connection:
             before = _named(connection, cell)
             after = before.model_copy(update={"state": "expired", "reason": reason, "updated_at": _now()})
@@ -168,13 +168,13 @@ class Ledger:
             return query.select_cells(connection, CELLS.c.id == cell)[0]
 
     def put_release(self, release: Release) -> Release:
-        """Record a release; the one that is stored under its name.
+        """Record a release; returns the release stored under its name.
 
-        The same content under the same name again changes nothing.
+        Recording the same content under the same name again changes nothing.
 
         Raises:
-            RefusedError: The name is taken by other content, or a cell is not approved with that artifact
-                now.
+            RefusedError: The name is taken by other content, or a cell is not approved with that artifact at
+                the moment.
         """
         checked = _checked(release)
         with self._database.writing() as connection:
@@ -207,8 +207,8 @@ class Ledger:
         ruling = Ruling(
             cell=cell.id,
             verb=verb,
-            who=_said(who, what="a person (`--by`)"),
-            why=_said(why, what="a reason (`--reason`)"),
+            who=_one_line(who, what="a person (`--by`)"),
+            why=_one_line(why, what="a reason (`--reason`)"),
             at=_now(),
             artifact=cell.artifact,
             waiver=waiver,
@@ -230,21 +230,21 @@ def _now() -> datetime:
 
 
 def _checked(value: _Kind) -> _Kind:
-    """The value, validated anew: `model_copy` does not."""
+    """The value, validated again, because `model_copy` does not validate."""
     try:
         return type(value).model_validate(value.model_dump())
     except ValidationError as error:
         raise configuration_error(
             error,
             where=f"a {type(value).__name__.lower()} to record",
-            hint="this is a bug of what reported it",
+            hint="this is a bug in the code that reported it",
         ) from error
 
 
-def _said(text: str, *, what: str) -> str:
-    if not (said := " ".join(text.split())):
-        raise ConfigurationError(f"a ruling needs {what}, got {text!r}", hint="say it in a few words")
-    return said
+def _one_line(text: str, *, what: str) -> str:
+    if not (joined := " ".join(text.split())):
+        raise ConfigurationError(f"a ruling needs {what}, got {text!r}", hint="state it in a few words")
+    return joined
 
 
 def _named(connection: Connection, cell: str) -> Cell:
@@ -275,7 +275,7 @@ def _refuse_unapprovable(cell: Cell, *, missing: list[str], waiver: str | None) 
     if cell.artifact is None:
         raise RefusedError(
             f"`{cell.id}` cannot be approved: {listed}",
-            hint="no waiver can stand in for an artifact; build it, and see its log for why it failed",
+            hint="a waiver cannot replace an artifact; build it, or read its log to see why it failed",
         )
     if missing and waiver is None:
         raise RefusedError(

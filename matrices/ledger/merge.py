@@ -1,6 +1,6 @@
-"""Merge a report into the stored cell: how it keeps, gains or loses its state and its approval.
+"""Merge a build's report into the stored cell: how a cell changes state, and keeps or loses its approval.
 
-Pure, and the heart of `matrices/ledger/ledger.py`, which states the rules.
+Pure. `matrices/ledger/ledger.py` calls it, and its docstring states the rules.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from registry.digest import short
 from registry.errors import ConfigurationError
 
 STATE_OF: dict[Verb, State] = {"approve": "approved", "reject": "rejected", "withdraw": "withdrawn"}
-"""The state that a ruling leads to, and nothing else does."""
+"""Ruling → the state that it leads to; nothing else leads there."""
 _NEEDS_ARTIFACT: tuple[State, ...] = ("portable", "built", "loads", "close", "evaluated", "benchmarked")
 _NEEDS_REASON: tuple[State, ...] = ("failed", "unsupported", "expired")
 
@@ -27,21 +27,23 @@ class Merged:
     """A cell after a report, and what the report added to it."""
 
     cell: Cell
-    """Without the evidence that is new."""
+    """The merged cell, without the new evidence."""
     fresh: tuple[Evidence, ...]
-    """Evidence to add, in order."""
+    """New evidence to add, in order."""
 
 
 def consistent(cell: Cell) -> Cell:
-    """The cell itself, if it does not contradict itself.
+    """The cell itself, if it is consistent.
 
     Raises:
-        ConfigurationError: Its id is not made of its parts, a time has no zone, or its state lacks what it
-            needs.
+        ConfigurationError: Its id does not match its parts, a time has no zone, or it lacks something that
+            its state requires.
     """
     problem = _contradiction(cell)
     if problem:
-        raise ConfigurationError(f"the cell `{cell.id}` {problem}", hint="this is a bug of what reported it")
+        raise ConfigurationError(
+            f"the cell `{cell.id}` {problem}", hint="this is a bug in the code that reported it"
+        )
     return cell
 
 
@@ -50,7 +52,7 @@ def merge(before: Cell | None, reported: Cell, *, ruled: Sequence[Ruling]) -> Me
 
     Args:
         before: The stored cell with its evidence; None if it is new.
-        reported: What a build, or a node's evidence, reports of it.
+        reported: The cell as a build or a node's evidence reports it.
         ruled: All rulings on the cell, oldest first.
 
     Raises:
@@ -60,7 +62,7 @@ def merge(before: Cell | None, reported: Cell, *, ruled: Sequence[Ruling]) -> Me
     if before is None:
         return Merged(cell=reported, fresh=_with_state(reported, list(reported.evidence), changed=True))
     if reported.state == "declared" and before.state != "declared":
-        return Merged(cell=before, fresh=())  # a build that has only begun takes nothing back
+        return Merged(cell=before, fresh=())  # a build that has only begun undoes nothing
     fresh = [entry for entry in reported.evidence if _is_new(entry, before.evidence)]
     whole = _with_numbers(reported, of=before, over="absent")
     whole = whole.model_copy(update={"evidence": (*before.evidence, *fresh)})
@@ -76,11 +78,11 @@ def merge(before: Cell | None, reported: Cell, *, ruled: Sequence[Ruling]) -> Me
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """What a rule looks at."""
+    """The input of a rule."""
 
     before: Cell
     reported: Cell
-    """With all evidence, and the numbers that only the stored cell has."""
+    """The report, with all evidence and with the numbers that only the stored cell has."""
     ruled: tuple[Ruling, ...]
 
     @property
@@ -101,15 +103,15 @@ class _Case:
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What a rule decides."""
+    """The result of a rule."""
 
     cell: Cell
     lost: str = ""
-    """Why the cell loses its approval; empty: it does not."""
+    """Why the cell loses its approval; empty if it does not."""
 
 
 def _refused_by_a_person(case: _Case) -> _Outcome | None:
-    """What a person rejected or withdrew stays so."""
+    """An artifact that a person rejected or withdrew stays so."""
     artifact = case.reported.artifact
     latest = next((one for one in reversed(case.ruled) if one.artifact == artifact), None)
     if artifact is None or latest is None or latest.verb == "approve":
@@ -120,7 +122,7 @@ def _refused_by_a_person(case: _Case) -> _Outcome | None:
 
 
 def _nothing_new(case: _Case) -> _Outcome | None:
-    """An earlier step on the same artifact takes nothing back."""
+    """A report of an earlier step on the same artifact undoes nothing."""
     if not (case.same_artifact and _says_nothing_new(case.before, case.reported)):
         return None
     cell = _with_numbers(case.before, of=case.reported, over="all")
@@ -128,12 +130,12 @@ def _nothing_new(case: _Case) -> _Outcome | None:
 
 
 def _not_approved_before(case: _Case) -> _Outcome | None:
-    """A cell without an approval is as reported."""
+    """A cell that was not approved becomes what was reported."""
     return _Outcome(case.reported) if case.before.state != "approved" else None
 
 
 def _another_artifact(case: _Case) -> _Outcome | None:
-    """An approval holds for one artifact."""
+    """An approval applies to one artifact."""
     if case.same_artifact:
         return None
     was = short(case.before.artifact) if case.before.artifact else "none"
@@ -141,14 +143,14 @@ def _another_artifact(case: _Case) -> _Outcome | None:
 
 
 def _off_the_ladder(case: _Case) -> _Outcome | None:
-    """What failed or expired is not approved any more."""
+    """A cell that failed or expired is no longer approved."""
     if rank(case.reported.state) is not None:
         return None
     return _Outcome(case.reported, lost=f"it is {case.reported.state} now")
 
 
 def _evidence_gone(case: _Case) -> _Outcome | None:
-    """An approval holds while the evidence that it rested on does; what was waived is not asked for."""
+    """An approval is lost with the evidence that it was based on; waived evidence is not required."""
     known = {result.task_type for result in case.before.tasks}
     waived = set(case.approval.missing) if case.approval else set()
     lacking = [one for one in missing_evidence(case.reported, tasks=known) if one not in waived]
@@ -168,23 +170,23 @@ _RULES: Final = (
     _evidence_gone,
     _keeps_its_approval,
 )
-"""In this order; the first that applies decides. From the fourth on the stored cell is approved."""
+"""In order; the first rule that applies decides. From the fourth on, the stored cell is approved."""
 
 
 def _with_numbers(cell: Cell, *, of: Cell, over: Literal["absent", "all"]) -> Cell:
-    """The cell with another report's numbers on the same artifact, in the place of absent or of all ones."""
+    """The cell with another report's numbers for the same artifact, replacing absent numbers or all."""
     if cell.artifact is None or cell.artifact != of.artifact:
         return cell
-    taken = {
+    copied = {
         name: getattr(of, name)
         for name in ("rehearsal", "variant", "speed")
         if getattr(of, name) is not None and (over == "all" or getattr(cell, name) is None)
     }
-    return cell.model_copy(update=taken) if taken else cell
+    return cell.model_copy(update=copied) if copied else cell
 
 
 def _benchmarked_if_timed(cell: Cell, *, evidence: Sequence[Evidence]) -> Cell:
-    """The cell, `benchmarked` where it is evaluated and was timed with the same version of its runtime."""
+    """The cell, `benchmarked` if it is evaluated and was timed with the same version of its runtime."""
     if cell.state != "evaluated" or cell.speed is None:
         return cell
     own = own_steps(cell.model_copy(update={"evidence": tuple(evidence)}))
@@ -194,17 +196,17 @@ def _benchmarked_if_timed(cell: Cell, *, evidence: Sequence[Evidence]) -> Cell:
 
 
 def _runtime_version(steps: Sequence[Evidence], state: State) -> str | None:
-    """The version of the runtime that the latest of some steps was measured with."""
+    """The runtime version that the latest step of a state was measured with."""
     latest = next((entry for entry in reversed(steps) if entry.state == state), None)
     return latest.measurement.runtime_version if latest and latest.measurement else None
 
 
 def _says_nothing_new(before: Cell, reported: Cell) -> bool:
-    """Whether a report on the same artifact is of an earlier or the same step, without other numbers."""
+    """Whether a report on the same artifact is of the same or an earlier step, without new numbers."""
     here = rank(before.state)
     there = 100 if reported.state in STATE_OF.values() else rank(reported.state)
     if before.state == "expired" and reported.state in ("portable", "built"):
-        return True  # building it shows nothing about its chip
+        return True  # building it says nothing about its chip
     if reported.state == before.state:
         there = here
     elif here is None or there is None or there > here:
@@ -215,7 +217,7 @@ def _says_nothing_new(before: Cell, reported: Cell) -> bool:
 
 
 def _is_new(entry: Evidence, stored: Sequence[Evidence]) -> bool:
-    """Whether evidence is neither stored already nor, but for its time, the latest of its kind."""
+    """Whether evidence is not stored yet, and differs from the latest of its kind in more than its time."""
     if entry in stored:
         return False
     same_step = (one for one in reversed(stored) if (one.state, one.digest) == (entry.state, entry.digest))
@@ -231,7 +233,7 @@ def _same_but_for_time(one: Evidence, other: Evidence) -> bool:
 
 
 def _with_state(cell: Cell, fresh: list[Evidence], *, changed: bool) -> tuple[Evidence, ...]:
-    """The fresh evidence, with an entry for the state that the cell came to if there is none."""
+    """The new evidence, with an entry for the cell's new state if it has none."""
     if changed and all(entry.state != cell.state for entry in fresh):
         at, digest = cell.updated_at, cell.artifact
         fresh = [*fresh, Evidence(state=cell.state, digest=digest, at=at, detail=cell.reason)]

@@ -1,10 +1,9 @@
-"""Tables of the matrix: what `matrices/ledger/ledger.py` writes and `matrices/ledger/query.py` reads.
+"""Database tables of the matrix, written by `matrices/ledger/ledger.py` and read by `query.py` beside it.
 
-Rows are never built anywhere else: `SQLModel(table=True)` does not validate, so a row is always made from
-a value that is validated already. All that people filter by is a column; numbers of one cell that are only
-read together are one JSON text. Evidence, rulings and releases are append-only, held by triggers of the
-database itself (`matrices/ledger/migrations`). Table names start with `rung_`, so that a database may be
-shared.
+`SQLModel(table=True)` does not validate, so a row is always made from a value that is already validated
+(`db_rows.py`). Everything that people filter by is a column; the numbers of a cell that are always read
+together are one JSON text. Evidence, rulings and releases are append-only, enforced by triggers in the
+database (`matrices/ledger/migrations`). Table names start with `rung_`, so that Rung can share a database.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ APPEND_ONLY = ("rung_evidence", "rung_ruling", "rung_release", "rung_release_cel
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """Aware times in UTC on every database; SQLite itself knows no time zones."""
+    """Aware times in UTC on every database, including SQLite, which has no time zones."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -42,12 +41,12 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 def _sequence() -> Column[int]:
-    # SQLite gives automatic numbers to INTEGER keys alone.
+    # SQLite numbers only INTEGER keys automatically.
     return Column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True, autoincrement=True)
 
 
 class StageRow(SQLModel, table=True):
-    """A finished stage of a build: what resume and cache are made from."""
+    """A finished stage of a build, from which builds resume."""
 
     __tablename__ = "rung_stage"
 
@@ -86,7 +85,7 @@ class CellRow(SQLModel, table=True):
     artifact: str | None = None
     size_bytes: int | None = Field(default=None, sa_type=BigInteger)
     payload: str = Field(sa_type=Text)
-    """JSON of the numbers: `parity`, `tasks`, and where they are there `rehearsal`, `variant` and `speed`."""
+    """JSON of the numbers: `parity`, `tasks`, and, if known, `rehearsal`, `variant` and `speed`."""
     log: str | None = None
     updated_at: datetime = Field(sa_type=UtcDateTime)
 
@@ -97,14 +96,14 @@ class EvidenceRow(SQLModel, table=True):
     __tablename__ = "rung_evidence"
 
     seq: int | None = Field(default=None, sa_column=_sequence())
-    """Order in which evidence was recorded."""
+    """The order in which evidence was recorded."""
     cell_id: str = Field(foreign_key="rung_cell.id", index=True)
     state: str
     digest: str | None = None
     at: datetime = Field(sa_type=UtcDateTime)
     detail: str = Field(default="", sa_type=Text)
     measurement: str | None = Field(default=None, sa_type=Text)
-    """JSON of what it was measured on (`matrices/cells/measurement.py`); null where nothing was measured."""
+    """JSON of what it was measured on (`matrices/cells/measurement.py`); null if nothing was measured."""
 
 
 class RulingRow(SQLModel, table=True):
@@ -119,10 +118,10 @@ class RulingRow(SQLModel, table=True):
     why: str = Field(sa_type=Text)
     at: datetime = Field(sa_type=UtcDateTime)
     artifact: str | None = None
-    """The artifact that was looked at."""
+    """The artifact that was reviewed."""
     waiver: str | None = Field(default=None, sa_type=Text)
     missing: str = Field(sa_type=Text)
-    """JSON list: the evidence that was missing at that moment."""
+    """JSON list: the evidence that was missing at the time."""
 
 
 class ReleaseRow(SQLModel, table=True):

@@ -1,4 +1,4 @@
-"""Reading the matrix: cells, history, rulings, releases and stage records. Nothing here writes."""
+"""Queries on the matrix's database: cells, history, rulings, releases, build records. Nothing here writes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def cells(
     toolchain: str | None = None,
     state: str | None = None,
 ) -> list[Cell]:
-    """All cells that match every filter given, by ladder place, checkpoint, recipe, target and toolchain."""
+    """All cells that match every filter, sorted by tier, checkpoint, recipe, target and toolchain."""
     filters = {
         "family": family, "checkpoint": checkpoint, "recipe": recipe,
         "target": target, "toolchain": toolchain, "state": state,
@@ -48,27 +48,27 @@ def cells(
 
 
 def find_cell(database: Database, name: str) -> Cell:
-    """The one cell that `name` means.
+    """The cell that `name` identifies.
 
     Args:
         database: Where to look.
-        name: A whole id; the start of one; the first six or more hexadecimal digits of the artifact's
-            digest; or parts of an id joined by `:`, each found in the id in that order, such as `mid:w4:tvm`.
+        name: A full id; the start of one; the first six or more hexadecimal digits of the artifact's digest;
+            or parts of an id joined by `:`, each found in the id in that order, such as `mid:w4:tvm`.
 
     Raises:
-        NotFoundError: No cell is meant; the hint offers near ones.
-        ConfigurationError: Several are meant; the hint lists them.
+        NotFoundError: No cell matches; the hint suggests similar names.
+        ConfigurationError: Several cells match; the hint lists them.
     """
     with database.reading() as connection:
         return select_cells(connection, CELLS.c.id == match_id(connection, name))[0]
 
 
 def history(database: Database, cell: str) -> list[Evidence | Ruling]:
-    """All that was recorded of a cell, oldest first: evidence of every artifact it ever had, and rulings.
+    """Everything recorded about a cell, oldest first: evidence of every artifact it ever had, and rulings.
 
     Args:
         database: Where to look.
-        cell: The whole id.
+        cell: The full id.
 
     Raises:
         NotFoundError: No such cell.
@@ -107,11 +107,11 @@ def approvals(database: Database, *, family: str | None = None) -> dict[str, App
 
 
 def release(database: Database, name: str) -> Release:
-    """The release of a name.
+    """The release with a name.
 
     Raises:
         NotFoundError: No such release.
-        CorruptError: It was changed by other hands.
+        CorruptError: It was edited outside Rung.
     """
     with database.reading() as connection:
         row = connection.execute(sa.select(RELEASES).where(RELEASES.c.name == name)).first()
@@ -150,7 +150,7 @@ def find_stage(database: Database, key: str) -> BuildRecord | None:
 
 
 def stages(database: Database, *, stage: str | None = None) -> list[BuildRecord]:
-    """All records of finished stages, by the time they finished."""
+    """All records of finished stages, sorted by the time they finished."""
     wanted = sa.select(STAGES).order_by(STAGES.c.finished_at, STAGES.c.key)
     with database.reading() as connection:
         rows = connection.execute(wanted if stage is None else wanted.where(STAGES.c.stage == stage)).all()
@@ -158,7 +158,7 @@ def stages(database: Database, *, stage: str | None = None) -> list[BuildRecord]
 
 
 def select_cells(connection: Connection, *where: sa.ColumnElement[bool]) -> list[Cell]:
-    """Cells that meet all conditions on the table of cells, seen by a connection."""
+    """Cells that meet all conditions on the table of cells."""
     order = ("tier", "checkpoint", "recipe", "target", "toolchain")
     rows = connection.execute(
         sa.select(CELLS).where(*where).order_by(*(CELLS.c[name] for name in order))
@@ -182,7 +182,7 @@ def select_rulings(connection: Connection, *where: sa.ColumnElement[bool]) -> li
 
 
 def match_id(connection: Connection, name: str, *, whole: bool = False) -> str:
-    """The whole id of the one cell that `name` means (`whole`: a whole id is demanded); see `find_cell`."""
+    """The full id of the cell that `name` identifies (`whole`: only a full id will do); see `find_cell`."""
     known = {row.id: row.artifact for row in connection.execute(sa.select(CELLS.c.id, CELLS.c.artifact))}
     if name in known:
         return name
@@ -192,12 +192,12 @@ def match_id(connection: Connection, name: str, *, whole: bool = False) -> str:
     if found:
         listed = ", ".join(f"`{one}`" for one in sorted(found)[:8])
         more = f" and {len(found) - 8} more" if len(found) > 8 else ""
-        raise ConfigurationError(f"`{name}` means {len(found)} cells", hint=f"name one of {listed}{more}")
+        raise ConfigurationError(f"`{name}` matches {len(found)} cells", hint=f"name one of {listed}{more}")
     raise NotFoundError(f"no cell `{name}` in the matrix", hint=_near(name, known, what="cell"))
 
 
 def _matches(name: str, known: dict[str, str | None]) -> list[str]:
-    """Ids meant by a start, else by a digest, else by parts."""
+    """Ids that match by their start, else by digest, else by parts."""
     if starts := [one for one in known if one.startswith(name)]:
         return starts
     digits = name.removeprefix("sha256:")
@@ -209,7 +209,7 @@ def _matches(name: str, known: dict[str, str | None]) -> list[str]:
 
 
 def _has_parts(whole: Sequence[str], parts: Sequence[str]) -> bool:
-    """Whether each part is found in a field of its own, in order."""
+    """Whether each part is found in a separate field, in order."""
     fields = iter(whole)
     return all(part and any(part in field for field in fields) for part in parts)
 
@@ -233,6 +233,6 @@ def read_release(row: sa.Row[Any]) -> Release:  # Any: a row's columns
     if found.digest != row.digest:
         raise CorruptError(
             f"the database's release `{row.name}` has digest {found.digest}, recorded is {row.digest}",
-            hint="it was changed by other hands; restore a backup of the database",
+            hint="it was edited outside Rung; restore a backup of the database",
         )
     return found

@@ -1,1 +1,1 @@
-"""Releases: frozen, signed sets of approved cells, and the rulings they rest on."""
+"""Releases: frozen, signed sets of approved cells, and the rulings that approved them."""

@@ -36,7 +36,7 @@ def create_release(
         cells: Every cell of the ladder.
         name: Lower-case letters, digits, `.`, `_` and `-`; at most 64.
         family: The ladder's family.
-        created_by: The person.
+        created_by: The person who creates it.
         ladder_digest: Digest of the ladder.
         tiers: Number of tiers of the ladder.
         tasks: Task types of the ladder.
@@ -46,14 +46,16 @@ def create_release(
         min_evidence: Target → least evidence that the release demands; None: none beyond the approval.
 
     Raises:
-        ConfigurationError: The name is not one, or `created_by` is empty.
+        ConfigurationError: The name is not valid, or `created_by` is empty.
         RefusedError: No cell is approved, an approved one lacks its approval, or has less evidence than is
             demanded for its target.
-        CorruptError: A manifest is not that of its cell.
+        CorruptError: A manifest does not belong to its cell.
     """
     check_name(name)
     if not created_by.strip():
-        raise ConfigurationError(f"release `{name}`: nobody creates it", hint="say who with `--by`")
+        raise ConfigurationError(
+            f"release `{name}`: the person who creates it is not named", hint="name them with `--by`"
+        )
     own = sorted((cell for cell in cells if cell.family == family), key=lambda cell: cell.id)
     released = [_released(cell, approvals, manifest_of) for cell in own if cell.state == "approved"]
     if not released:

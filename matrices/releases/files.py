@@ -1,7 +1,7 @@
 """Release files: write, sign, verify and read `release.json`, offline.
 
-The directory holds `release.json` and `release.sig`, nothing else, and is there whole or not at all.
-Nothing here imports a database: a node has none.
+The directory holds `release.json` and `release.sig`, nothing else, and is written atomically. Nothing here
+imports a database, because a node has none.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?")
 
 
 def check_name(name: str) -> str:
-    """The name of a release, if it is one.
+    """The name itself, if it is a valid name for a release.
 
     Raises:
-        ConfigurationError: It is not; it could not be a directory's or a tag's name everywhere.
+        ConfigurationError: It is not valid: some system could not use it as the name of a directory or tag.
     """
     if not _NAME.fullmatch(name) or ".." in name:
         raise ConfigurationError(
@@ -41,13 +41,13 @@ def check_name(name: str) -> str:
 
 
 def write_release(release: Release, *, directory: Path, private_key: Path) -> Path:
-    """Write and sign a release; the directory is there whole or not at all.
+    """Write and sign a release; the directory appears complete or not at all.
 
     Writing the same release again changes nothing.
 
     Args:
         release: What to write.
-        directory: To be made; its parent exists or is made.
+        directory: Directory to create, with its parents.
         private_key: PEM file.
 
     Returns:
@@ -75,11 +75,11 @@ def write_release(release: Release, *, directory: Path, private_key: Path) -> Pa
 
 
 def read_release(directory: Path, *, public_key: Path) -> Release:
-    """The release in a directory, after its signature has been verified; needs no network and no database.
+    """Read the release in a directory after verifying its signature; needs no network and no database.
 
     Raises:
         NotFoundError: There is no release.
-        SignatureError: The signature is missing, of another key, or over other bytes.
+        SignatureError: The signature is missing, from another key, or over other bytes.
         SchemaError: It was written by a newer version of Rung.
     """
     data = read_signed(directory, names=_NAMES, public_key=public_key)

@@ -1,4 +1,4 @@
-"""Releases: what a release holds, as values; a frozen, signed set of approved cells, read offline by nodes.
+"""Releases: a frozen, signed set of approved cells with their manifests, which nodes read offline.
 
 On disk a release is a directory with `release.json` (this value) and `release.sig` (an OpenSSF model-signing
 signature over it). Resolution reads nothing else.
@@ -31,7 +31,7 @@ class ReleasedCell(Value):
 
 
 class UnreleasedCell(Value):
-    """A cell that is not released, so that a node can say why it was not taken."""
+    """A cell that is not in the release, kept so that a node can say why it was not chosen."""
 
     id: str
     target: str
@@ -42,12 +42,12 @@ class UnreleasedCell(Value):
 
 
 def _to_version_2(document: JsonObject) -> JsonObject:
-    """Version 2 added means, drivers, speeds and demanded evidence, all of which may be absent."""
+    """Version 2 added emulation, drivers, speeds and demanded evidence, all of which may be absent."""
     return document
 
 
 def _to_version_3(document: JsonObject) -> JsonObject:
-    """Version 3 has what evidence was measured on as one object, where earlier ones had its fields inline."""
+    """Version 3 puts the fields of a measurement in one object; earlier versions had them inline."""
     return document | {
         "cells": [
             released | {"cell": released["cell"] | {"evidence": _nested(released["cell"]["evidence"])}}
@@ -87,9 +87,9 @@ class Release(Document):
     others: tuple[UnreleasedCell, ...] = ()
     """Every cell of the ladder that was not released, with the reason; sorted by id."""
     min_evidence: dict[str, EvidenceLevel] = Field(default={})
-    """Target → least evidence that the release demands; of targets that are not named it demands none."""
+    """Target → least evidence that the release demands; it demands none for targets that are not listed."""
 
     def is_same_content(self, other: Release) -> bool:
-        """Whether the two hold the same, whoever created them, whenever, and in whichever version."""
+        """Whether two releases have the same content, whoever created them and when, in any version."""
         made = {"created_at": self.created_at, "created_by": self.created_by}
         return self.model_copy(update=made) == other.model_copy(update=made)

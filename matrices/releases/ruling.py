@@ -1,6 +1,6 @@
 """Rulings and approvals: what a person decided about a cell. The latest ruling on an artifact wins.
 
-An approval is a ruling that lets the cell into a release. (A *decision* is what a node takes.)
+An approval is a ruling that lets the cell into a release. (A *decision* is what resolution makes on a node.)
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Approval(Value):
     why: str
     at: datetime
     artifact: Digest
-    """The artifact that was looked at; an approval holds for no other."""
+    """The artifact that was reviewed; the approval applies only to it."""
     waiver: str | None = None
     """Text of the explicit waiver, where the evidence alone would not have sufficed."""
 
@@ -38,14 +38,14 @@ class Ruling(Value):
     why: str
     at: AwareDatetime
     artifact: Digest | None
-    """The artifact that was looked at; None where there was none."""
+    """The artifact that was reviewed; None if the cell had none."""
     waiver: str | None = None
-    """Why the missing evidence is accepted; None where none was missing."""
+    """Why the missing evidence is accepted; None if none was missing."""
     missing: tuple[str, ...] = ()
-    """Evidence that was missing at that moment, one sentence each."""
+    """Evidence that was missing at the time, one sentence each."""
 
     def approval(self) -> Approval | None:
-        """The approval that this ruling gives, if it gives one."""
+        """The approval, if this ruling is one."""
         if self.verb != "approve" or self.artifact is None:
             return None
         return Approval(who=self.who, why=self.why, at=self.at, artifact=self.artifact, waiver=self.waiver)

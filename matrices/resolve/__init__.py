@@ -1,1 +1,1 @@
-"""Resolution: which artifact of a release a host may serve, and why not a better one."""
+"""Resolution: which artifact of a release a host may serve, with the reason for every refusal."""

@@ -1,7 +1,7 @@
-"""Candidates: what each cell of a ladder would give for a request, whether it was released or not.
+"""Candidates: the cells of a ladder that resolution chooses from, released or not.
 
-A released cell comes with its manifest and approval; of the others a release only keeps id, target, state,
-reason and earned tiers. The gates ask both the same questions.
+A released cell comes with its manifest and approval. Of the others, a release keeps only the id, target,
+state, reason and earned tiers. The same gates apply to both.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Preference = tuple[int, int, bool, int, int, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One candidate."""
+    """A cell that resolution may choose."""
 
     id: str
     target: str
@@ -27,7 +27,7 @@ class Candidate:
     released: ReleasedCell | None = None
     other: UnreleasedCell | None = None
     demanded: EvidenceLevel | None = None
-    """Least evidence that the release demands of the target, where it demands any."""
+    """Least evidence that the release demands for the target; None: it demands none."""
 
     @property
     def waiver(self) -> str | None:
@@ -45,7 +45,7 @@ class Candidate:
         return max(known) if len(known) == len(tiers) else None
 
     def preference(self, request: Request) -> Preference:
-        """Least is taken first; only for candidates that pass the gates."""
+        """Sort key among candidates that pass the gates: the smallest is chosen."""
         tiers = [tier for tier in self.tiers(request).values() if tier is not None]
         memory, size, digest = self.memory_bytes(request) or 0, 0, ""
         if self.released:
@@ -53,13 +53,13 @@ class Candidate:
         return (max(tiers, default=0), sum(tiers), self.waiver is not None, memory, size, self.id, digest)
 
     def context_tokens(self, request: Request) -> int | None:
-        """Tokens of one conversation; None for a cell that was not released."""
+        """Length of one conversation in tokens; None for a cell that was not released."""
         if self.released is None:
             return None
         return request.context_tokens or self.released.manifest.facts.max_context
 
     def memory_bytes(self, request: Request) -> int | None:
-        """Memory for weights and KV cache; None for a cell that was not released."""
+        """Memory needed for weights and KV cache; None for a cell that was not released."""
         context = self.context_tokens(request)
         if self.released is None or context is None:
             return None
@@ -76,17 +76,18 @@ class Candidate:
 
 def candidates(release: Release) -> list[Candidate]:
     """Every cell of the release's ladder."""
-    released = [
+    from_release = [
         Candidate(
-            id=one.cell.id,
-            target=one.cell.target,
-            earned=earned_tiers(one.cell),
-            released=one,
-            demanded=release.min_evidence.get(one.cell.target),
+            id=released.cell.id,
+            target=released.cell.target,
+            earned=earned_tiers(released.cell),
+            released=released,
+            demanded=release.min_evidence.get(released.cell.target),
         )
-        for one in release.cells
+        for released in release.cells
     ]
     others = [
-        Candidate(id=one.id, target=one.target, earned=dict(one.tasks), other=one) for one in release.others
+        Candidate(id=other.id, target=other.target, earned=dict(other.tasks), other=other)
+        for other in release.others
     ]
-    return released + others
+    return from_release + others

@@ -1,4 +1,4 @@
-"""A decision in words: what was chosen and why, and the first gate that each other candidate failed."""
+"""Explain a decision: what was chosen and why, and the first gate that every other candidate failed."""
 
 from __future__ import annotations
 

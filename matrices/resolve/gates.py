@@ -1,6 +1,6 @@
-"""The gates of resolution: pure rules that a candidate passes, fails, or leaves open for want of a fact.
+"""The gates of resolution: pure rules that a candidate passes, fails, or leaves open if a fact is unknown.
 
-Each says why in one sentence with the values. `GATES`, at the end, gives their names and order.
+Each gives its reason in one sentence, with the values. `GATES`, at the end, lists their names and order.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Gate = Callable[[Candidate, Facts], GateResult]
 
 
 def pin_gate(candidate: Candidate, facts: Facts) -> GateResult:
-    """Where the request names an artifact, it is that one."""
+    """If the request names an artifact, the candidate is that artifact."""
     pinned = facts.request.artifact
     if pinned is None or (candidate.released and candidate.released.manifest.digest == pinned):
         return PASS
@@ -59,7 +59,7 @@ def hardware_gate(candidate: Candidate, facts: Facts) -> GateResult:
 
 
 def evidence_gate(candidate: Candidate, facts: Facts) -> GateResult:
-    """It has the evidence that the release demands, of this very artifact and version of its runtime."""
+    """It has the evidence that the release demands, for exactly this artifact and version of its runtime."""
     if candidate.released is None:
         return _evidence_of_other(candidate)
     cell, manifest = candidate.released.cell, candidate.released.manifest
@@ -71,7 +71,7 @@ def evidence_gate(candidate: Candidate, facts: Facts) -> GateResult:
         return _deny(unmet)
     entry = evaluated_on(cell)
     if entry is None and candidate.demanded not in (None, "evaluated", "benchmarked"):
-        return PASS  # the release asks for no more; that no tier was earned is the quality gate's
+        return PASS  # the release demands no more; the quality gate refuses a candidate without a tier
     if entry is None:
         return _deny("no evaluation of this artifact names the version of its runtime")
     if facts.runtimes is None:
@@ -79,7 +79,7 @@ def evidence_gate(candidate: Candidate, facts: Facts) -> GateResult:
     installed = facts.runtimes.get(manifest.format)
     if installed is None:
         return (
-            PASS  # no version differs from the evaluated one; the hardware gate refuses what is not installed
+            PASS  # there is no version to compare; the hardware gate refuses a runtime that is not installed
         )
     if (entry.runtime, entry.runtime_version) != (manifest.format, installed):
         was = f"{entry.runtime} {entry.runtime_version}"
@@ -88,7 +88,7 @@ def evidence_gate(candidate: Candidate, facts: Facts) -> GateResult:
 
 
 def quality_gate(candidate: Candidate, facts: Facts) -> GateResult:
-    """It earned the least tier asked for, or a better one, for every task type asked for."""
+    """It earned the lowest acceptable tier, or a better one, for every task type asked for."""
     request = facts.request
     for task in request.tasks:
         if task not in candidate.earned:
@@ -102,7 +102,7 @@ def quality_gate(candidate: Candidate, facts: Facts) -> GateResult:
 
 
 def approval_gate(candidate: Candidate, _: Facts) -> GateResult:
-    """A person approved this very artifact, and it is in the release."""
+    """A person approved exactly this artifact, and it is in the release."""
     if candidate.released is None:
         state = candidate.other.state if candidate.other else "unknown"
         why = f": {candidate.other.reason}" if candidate.other and candidate.other.reason else ""
@@ -121,7 +121,7 @@ def capacity_gate(candidate: Candidate, facts: Facts) -> GateResult:
     Memory is the host's, or that of one accelerator: the driver's figure, or else the chip table's.
     """
     if candidate.released is None:
-        return PASS  # its size is not in the release; the approval gate refuses it
+        return PASS  # the release does not hold its size; the approval gate refuses it
     longest = candidate.released.manifest.facts.max_context
     context = candidate.context_tokens(facts.request) or longest
     if context > longest:

@@ -1,4 +1,4 @@
-"""Requests: what a caller asks a node for, before the node decides what it may serve."""
+"""A request to resolution: the family, task types, lowest tier, context length and batch to serve."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from registry.value import Value
 
 
 class Request(Value):
-    """What is asked for."""
+    """What an artifact has to serve."""
 
     family: str = Field(min_length=1)
     task: str | tuple[str, ...]
     """The kind of task, or several that one artifact has to serve."""
     min_tier: int = Field(ge=1)
-    """The lowest tier that will do; 1 is the best."""
+    """The lowest acceptable tier; 1 is the best."""
     artifact: Digest | None = None
-    """Only this artifact will do, such as the one that a session began with."""
+    """Only this artifact is acceptable, such as the one that a session began with."""
     context_tokens: int | None = Field(default=None, ge=1)
-    """Tokens of one conversation; None: all that the checkpoint was made for."""
+    """Length of one conversation in tokens; None: the checkpoint's full context."""
     batch: int = Field(default=1, ge=1)
-    """Conversations at once."""
+    """Number of concurrent conversations."""
     region: str | None = None
     """Where the node is; reserved for a policy gate (not implemented)."""
 

@@ -1,13 +1,13 @@
-"""Resolution: which artifact may this host serve for this request, and why not a better one.
+"""Resolution: choose the artifact that a host may serve for a request, and explain every other candidate.
 
-Pure, and decided from a release alone: no database, no network. Every cell of the ladder is a candidate,
-those that were not released too. Each passes the gates in order and is refused by the first that it fails;
-the decision holds them all. What is not known counts as a refusal (`indeterminate`), never as a pass.
+Pure: it needs only a release, no database and no network. Every cell of the ladder is a candidate, including
+those that were not released. Each goes through the gates in order, and the first gate that it fails refuses
+it; the decision lists them all. An unknown fact counts as a refusal (`indeterminate`), never as a pass.
 
-Among the candidates that pass, the best earned tier wins (the worst of the task types asked for, then their
-sum); then a cell approved without a waiver; then the one that needs least memory, since decoding is bound
-by reading the weights; then the smallest; then the first id. The order of cells in the release does not
-matter.
+Among the candidates that pass, the best earned tier wins (the worst over the task types asked for, then their
+sum); then a cell approved without a waiver; then the one that needs the least memory, since decoding is bound
+by reading the weights; then the smallest file size; then the first id. The order of cells in the release does
+not matter.
 
 A new rule is one more function in `GATES` (docs/how-to/add-a-gate.md).
 """
@@ -29,24 +29,24 @@ from registry.value import Value
 
 
 class Considered(Value):
-    """One candidate and how far it came."""
+    """One candidate and its outcome."""
 
     id: str
     target: str
     outcome: Literal["chosen", "allow", "deny", "indeterminate"]
-    """`allow`: it could be taken too, but another one is preferred."""
+    """`allow`: it could be served too, but another is preferred."""
     gate: GateName | None = None
     """First gate that it failed."""
     reason: str
     """Why it was refused, or what it offers."""
     tier: int | None = None
-    """Worst earned tier over the task types asked for; None: at least one has none."""
+    """Worst earned tier over the task types asked for; None: at least one task type has no tier."""
     waiver: str | None = None
     """Why missing evidence was accepted, where it was."""
 
 
 class NearMiss(Value):
-    """What would be possible if one thing were different."""
+    """A candidate that only one gate refuses: what would be possible if that changed."""
 
     id: str
     tier: int
@@ -60,7 +60,7 @@ class Decision(Value):
     """What a host may serve for a request, with every reason."""
 
     outcome: Literal["allow", "deny", "indeterminate"]
-    """`indeterminate` means no: something that is not known could have allowed it."""
+    """`indeterminate` also means no: an unknown fact could have allowed it."""
     reason: str
     """One sentence."""
     release: str
@@ -68,15 +68,15 @@ class Decision(Value):
     request: Request
     chosen: ReleasedCell | None = None
     tier: int | None = None
-    """Tier that the chosen cell gives for all task types asked for."""
+    """Worst tier of the chosen cell over the task types asked for."""
     tiers: dict[str, int] = Field(default={})
     """Task type asked for → tier that the chosen cell earned."""
     candidates: tuple[Considered, ...]
-    """Every cell of the ladder: what could be taken, by preference, then the refused, by id."""
+    """Every cell of the ladder: those that could be served, by preference, then those refused, by id."""
     feasible_tier: int | None = None
-    """Best tier that this host could serve for the task types now, whatever least tier was asked for."""
+    """Best tier that this host could serve for the task types now, whatever tier was asked for."""
     near_misses: tuple[NearMiss, ...] = ()
-    """Candidates that fail one gate alone, by the tier they would give."""
+    """Candidates that fail exactly one gate, sorted by the tier they would give."""
 
     def is_only(self, gate: GateName) -> bool:
         """Whether every candidate failed this gate first."""
@@ -84,12 +84,12 @@ class Decision(Value):
 
 
 def resolve(release: Release, facts: Facts, *, gates: tuple[tuple[GateName, Gate], ...] = GATES) -> Decision:
-    """What may be served of a release, by these facts.
+    """Choose what a host may serve from a release.
 
     Args:
         release: The verified release.
-        facts: What is asked for, and of what machine.
-        gates: Rules in order.
+        facts: The request, and what is known about the machine.
+        gates: The rules, in order.
     """
     request = facts.request
     if refusal := _unanswerable(release, request):
@@ -118,7 +118,7 @@ def resolve(release: Release, facts: Facts, *, gates: tuple[tuple[GateName, Gate
 
 
 Failed = list[tuple[GateName, GateResult]]
-"""Gates that a candidate fails, in order, with what each found."""
+"""Gates that a candidate fails, in order, with their results."""
 
 
 def _judge(candidate: Candidate, facts: Facts, *, gates: tuple[tuple[GateName, Gate], ...]) -> Failed:
@@ -153,7 +153,7 @@ def _outcome(
 ) -> Literal["allow", "deny", "indeterminate"]:
     if allowed:
         return "allow"
-    # Only what would pass if everything unknown turned out well leaves the answer open.
+    # The answer is open only if some candidate would pass should every unknown fact turn out well.
     is_open = any(all(finding.outcome == "indeterminate" for _, finding in failed) for _, failed in judged)
     return "indeterminate" if is_open else "deny"
 

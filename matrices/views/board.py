@@ -1,7 +1,7 @@
 """Read the matrix: the tables, cell pages and comparisons that the command line and web pages show.
 
-One object joins what the ledger keeps apart: cells, evidence, rulings, releases, proxies and throughput. It
-never writes; people's rulings go through `matrices/ledger/ledger.py`.
+`Board` joins what the ledger stores separately: cells, evidence, rulings and releases, with proxies and
+throughput. It never writes; people's rulings go through `matrices/ledger/ledger.py`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WILDCARDS: Final = frozenset("*?[")
 
 @dataclass(frozen=True, slots=True)
 class MatrixPage:
-    """The cells of a table, and what people ruled on them."""
+    """The cells of a table, and people's rulings on them."""
 
     cells: tuple[Cell, ...]
     rulings: Mapping[str, Ruling]
@@ -66,7 +66,7 @@ class Board:
         """Everything known about one cell.
 
         Args:
-            name: An id or unambiguous parts of it, as `matrices.ledger.query.find_cell` takes them.
+            name: An id or unambiguous parts of it, as `matrices.ledger.query.find_cell` accepts them.
 
         Raises:
             NotFoundError: No cell has that name.
@@ -94,7 +94,7 @@ class Board:
             family: Only this family; None: every family.
 
         Raises:
-            NotFoundError: No cell has enough evidence, and none was approved before.
+            NotFoundError: No cell has enough evidence, and none is approved already.
         """
         everything = query.cells(self.database, family=family)
         tasks = {

@@ -1,4 +1,4 @@
-"""Everything known about one cell: evidence, parity, verdicts, rulings, and what it lacks for approval."""
+"""Page of one cell, as text or JSON: evidence, parity, verdicts, rulings, and what it lacks for approval."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _WHERE: Mapping[Via, str] = {"chip": "", "emulator": "in emulation by ", "proxy"
 
 @dataclass(frozen=True, slots=True)
 class CellPage:
-    """Everything known about one cell, read at one time."""
+    """Everything known about one cell at one time."""
 
     cell: Cell
     history: tuple[Entry, ...] = ()
@@ -50,7 +50,7 @@ def explain_cell(page: CellPage) -> list[str]:
     lines = [cell.id, f"  state      {MARKS[cell.state]} {state_in_words(cell)}"]
     if cell.reason:
         lines.append(f"  reason     {one_line(cell.reason)}")
-    ruling = _standing_ruling(cell, history)
+    ruling = _latest_ruling(cell, history)
     if ruling and ruling.waiver and cell.state == "approved":
         lines.append(f"  WAIVER     {one_line(ruling.waiver)} ({ruling.who})")
         lines += [f"             waived: {one_line(one)}" for one in ruling.missing]
@@ -80,7 +80,7 @@ def explain_cell(page: CellPage) -> list[str]:
 def cell_json(page: CellPage) -> dict[str, Any]:  # Any: JSON
     """The cell as plain data; see `explain_cell`."""
     cell, history, proxy, throughput = page.cell, page.history, page.proxy, page.throughput
-    ruling = _standing_ruling(cell, history)
+    ruling = _latest_ruling(cell, history)
     return cell.model_dump(mode="json") | {
         "earned": earned_tiers(cell),
         "missing": missing_evidence(cell, tasks=page.tasks),
@@ -98,7 +98,7 @@ def cell_json(page: CellPage) -> dict[str, Any]:  # Any: JSON
     }
 
 
-def _standing_ruling(cell: Cell, history: Sequence[Entry]) -> Ruling | None:
+def _latest_ruling(cell: Cell, history: Sequence[Entry]) -> Ruling | None:
     rulings = [entry for entry in history if isinstance(entry, Ruling) and entry.artifact == cell.artifact]
     return rulings[-1] if rulings else None
 

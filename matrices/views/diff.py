@@ -1,7 +1,7 @@
-"""Differences between two sets of cells: two checkpoint versions, or two releases.
+"""Compare two sets of cells: two checkpoint versions, or two releases.
 
-Cells are matched by checkpoint name, recipe, target and toolchain, so that a new version stands against the
-old one; where one side holds several versions of a checkpoint, by the version too.
+Cells are matched by checkpoint name, recipe, target and toolchain, so that a new version is compared with the
+old one; if one side holds several versions of a checkpoint, they are matched by version too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Direction = Literal["better", "worse", "other"]
 
 
 class Side(Value):
-    """What is compared of one cell."""
+    """The facts about one cell that are compared."""
 
     id: str
     state: str
@@ -30,7 +30,7 @@ class Side(Value):
     kl: float | None = None
     """Nats to the fp32 checkpoint."""
     level: str | None = None
-    """How far its evidence on the chip reaches."""
+    """How far its evidence on the chip goes."""
     measured_on: str | None = None
     """Chip and driver."""
     tiers: dict[str, int | None] = Field(default={})
@@ -49,7 +49,7 @@ class Change(Value):
 
 
 class CellDiff(Value):
-    """One place of the matrix on both sides."""
+    """One cell of the matrix on both sides."""
 
     place: str
     kind: Literal["added", "removed", "changed", "same"]
@@ -59,7 +59,7 @@ class CellDiff(Value):
 
 
 class Diff(Value):
-    """All places, by name."""
+    """All differences between two sides, sorted by cell."""
 
     before: str
     after: str
@@ -67,23 +67,23 @@ class Diff(Value):
 
 
 def diff_cells(before: Iterable[Cell], after: Iterable[Cell], *, names: tuple[str, str]) -> Diff:
-    """What differs between two sets of cells.
+    """The differences between two sets of cells.
 
     Args:
         before: One side.
         after: The other.
-        names: What the sides are called.
+        names: The names of the two sides.
     """
     return _diff([_side(cell) for cell in before], [_side(cell) for cell in after], names=names)
 
 
 def diff_releases(before: Release, after: Release) -> Diff:
-    """What differs between two releases; cells that were not released count with their state and tiers."""
+    """The differences between two releases; cells that were not released are compared by state and tiers."""
     return _diff(_sides(before), _sides(after), names=(before.name, after.name))
 
 
 def diff_lines(diff: Diff) -> list[str]:
-    """The differences in lines for a person; what is the same is only counted."""
+    """The differences as lines for a person; cells that are the same are only counted."""
     lines = [f"{diff.before} → {diff.after}"]
     for cell in diff.cells:
         match cell.kind:
@@ -185,10 +185,10 @@ def _compare(name: str, before: Side | None, after: Side | None) -> CellDiff:
 def _plain_changes(before: Side, after: Side) -> list[Change]:
     changes: list[Change] = []
     if before.state != after.state:
-        direction = _by_height(before.state, after.state)
+        direction = _direction(before.state, after.state)
         changes.append(Change(what="state", before=before.state, after=after.state, direction=direction))
     if before.level and after.level and before.level != after.level:
-        direction = _by_height(before.level, after.level)
+        direction = _direction(before.level, after.level)
         changes.append(Change(what="level", before=before.level, after=after.level, direction=direction))
     if before.measured_on and after.measured_on and before.measured_on != after.measured_on:
         chips = before.measured_on, after.measured_on
@@ -238,13 +238,13 @@ def _rank(tier: str) -> int:
     return int(tier) if tier.isdecimal() else {"none": 1000, "not measured": 1001}[tier]
 
 
-def _by_height(before: str, after: str) -> Direction:
-    low, high = _height(before), _height(after)
+def _direction(before: str, after: str) -> Direction:
+    low, high = _state_rank(before), _state_rank(after)
     return "other" if low == high else "better" if high > low else "worse"
 
 
-def _height(state: str) -> int:
-    """Place on the ladder of evidence; below it for states that are off the ladder or unknown."""
+def _state_rank(state: str) -> int:
+    """Rank on the ladder of evidence; -1 for states that are off the ladder or unknown."""
     known = next((one for one in get_args(State) if one == state), None)
     found = None if known is None else rank(known)
     return -1 if found is None else found

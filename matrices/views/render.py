@@ -1,4 +1,4 @@
-"""The matrix drawn: for a terminal with rich, and as Markdown for a review or a wiki."""
+"""Draw the matrix: with rich for a terminal, and as Markdown for a review or a wiki."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def matrix_table(
     rulings: Mapping[str, Ruling] | None = None,
     tasks: Iterable[str] = (),
 ) -> RenderableType:
-    """The matrix for a terminal: what stands, which tiers were earned, and why cells are off the ladder.
+    """The matrix for a terminal: the state of each cell, earned tiers, and why cells are off the ladder.
 
     Args:
         cells: In any order.
-        width: Columns of the terminal; where targets and toolchains do not fit, more tables follow.
+        width: Columns of the terminal; if the targets and toolchains do not fit, more tables follow.
         rulings: Cell id → the latest ruling on its artifact; shows waivers.
         tasks: Task types of the ladder.
     """
@@ -87,13 +87,13 @@ def penalty_lines(cells: Iterable[Cell]) -> list[str]:
     for one in penalties(cells):
         match one.status:
             case "measured":
-                said = f"decode {_share(one.decode)}, prefill {_share(one.prefill)} {one.why}"
-                said += f" ({one.variants} variants)"
+                text = f"decode {_share(one.decode)}, prefill {_share(one.prefill)} {one.why}"
+                text += f" ({one.variants} variants)"
             case "reference":
-                said = "is the reference"
+                text = "is the reference"
             case "unknown":
-                said = f"unknown: {one.why}"
-        lines.append(f"penalty of {one.target}: {said}")
+                text = f"unknown: {one.why}"
+        lines.append(f"penalty of {one.target}: {text}")
     return lines
 
 
@@ -192,10 +192,10 @@ def _in_brackets(grid: TableGrid, tiers: Iterable[str]) -> str:
 
 def _codes(grid: TableGrid) -> str:
     named = ", ".join(f"{code} {task}" for task, code in grid.codes.items())
-    said = f"1 is the best tier, {NONE_EARNED} none earned, {NOT_MEASURED} not measured"
+    key = f"1 is the best tier, {NONE_EARNED} none earned, {NOT_MEASURED} not measured"
     if grid.proxies:
-        said += ", in brackets by proxy: the same weights on another target"
-    return f"tiers earned: {named}; {said}" if named else "nothing was evaluated yet"
+        key += ", in brackets by proxy: the same weights on another target"
+    return f"tiers earned: {named}; {key}" if named else "nothing was evaluated yet"
 
 
 def _named(cells: list[Cell]) -> str:

@@ -1,4 +1,4 @@
-"""Lay out the matrix as a table: rows, columns, and the few characters in each cell.
+"""Lay out the matrix as a table: its rows and columns, and the text in each cell.
 
 Pure. Rows are checkpoint × recipe, columns target × toolchain. `matrices/views/render.py` draws it.
 """
@@ -50,13 +50,13 @@ class ColumnKey:
 
 @dataclass(frozen=True, slots=True)
 class TableGrid:
-    """Cells by place."""
+    """The cells by row and column."""
 
     rows: tuple[RowKey, ...]
     columns: tuple[ColumnKey, ...]
     cells: Mapping[tuple[RowKey, ColumnKey], Cell]
     codes: Mapping[str, str]
-    """Task type → its two or more letters."""
+    """Task type → its short code."""
     rulings: Mapping[str, Ruling]
     """Cell id → the latest ruling on its artifact."""
     proxies: Mapping[str, Proxy]
@@ -71,7 +71,7 @@ class TableGrid:
         return tuple(_tier_text(earned, task) for task in self.codes)
 
     def note(self, cell: Cell) -> str:
-        """What an emulator showed, and how little an approval rests on; empty where there is nothing."""
+        """What an emulator showed, or how little evidence an approval is based on; may be empty."""
         level = evidence_level(cell)
         if cell.state == "approved" and level not in ("evaluated", "benchmarked"):
             return f"evidence: {level}"
@@ -90,7 +90,7 @@ class TableGrid:
         return ruling.waiver if ruling and cell.state == "approved" else None
 
     def mark(self, cell: Cell) -> str:
-        """The state at a glance; a star says that there is a waiver."""
+        """Symbol and name of the state, with a star if there is a waiver."""
         return MARKS[cell.state] + " " + cell.state + (WAIVED if self.waiver(cell) else "")
 
 
@@ -106,7 +106,7 @@ def lay_out(
     """
     listed = list(cells)
     tiers: dict[str, int] = {}
-    for cell in listed:  # a checkpoint that moved within the ladder stands in one place all the same
+    for cell in listed:  # a checkpoint that moved within the ladder still gets only one row
         tiers[cell.checkpoint] = min(cell.tier, tiers.get(cell.checkpoint, cell.tier))
     placed = {
         (
@@ -133,7 +133,7 @@ def _tier_text(earned: Mapping[str, int | None], task: str) -> str:
 
 
 def task_codes(tasks: Iterable[str]) -> dict[str, str]:
-    """Task type → a short code of its own: initials, else the first letter and a later one."""
+    """Task type → a unique short code: its initials, else the first letter and a later one."""
     codes: dict[str, str] = {}
     for task in sorted(tasks):
         words = [word for word in task.replace("_", "-").replace(" ", "-").split("-") if word]
@@ -167,7 +167,7 @@ def summary(cells: Iterable[Cell]) -> str:
 
 
 def reasons(grid: TableGrid) -> list[tuple[str, list[Cell]]]:
-    """Why cells are off the ladder or carry a waiver: each sentence once, with the cells it holds for."""
+    """Why cells are off the ladder or have a waiver: each sentence once, with the cells it applies to."""
     found: dict[str, list[Cell]] = {}
     for cell in grid.cells.values():
         if waiver := grid.waiver(cell):
@@ -180,7 +180,7 @@ def reasons(grid: TableGrid) -> list[tuple[str, list[Cell]]]:
 def matrix_json(
     cells: Iterable[Cell], *, rulings: Mapping[str, Ruling] | None = None, tasks: Iterable[str] = ()
 ) -> dict[str, Any]:  # Any: JSON
-    """The matrix as plain data: every cell whole, with the tiers it earned and what it lacks for approval."""
+    """The matrix as plain data: every cell in full, with its earned tiers and what it lacks for approval."""
     listed = list(cells)
     ladder = sorted({*tasks, *task_types(listed)})
     known, elsewhere = rulings or {}, proxies(listed)
@@ -202,7 +202,7 @@ def matrix_json(
 
 
 def evidence_json(entry: Evidence) -> dict[str, Any]:  # Any: JSON
-    """A step of evidence as plain data, with what it was measured on beside its fields."""
+    """A step of evidence as plain data, with the fields of its measurement inline."""
     on = entry.measurement or Measurement(at=entry.at)
     return on.model_dump(mode="json") | entry.model_dump(mode="json", exclude={"measurement"})
 

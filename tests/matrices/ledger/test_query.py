@@ -73,7 +73,7 @@ def test_a_cell_is_found_by_its_artifact(filled):
 
 @pytest.mark.parametrize("name", ["demo", "w4g32", "demo-flagship/1"])
 def test_a_name_of_several_cells_lists_them(filled, name):
-    with pytest.raises(ConfigurationError, match=r"means [2-9] cells") as caught:
+    with pytest.raises(ConfigurationError, match=r"matches [2-9] cells") as caught:
         query.find_cell(filled, name)
     assert caught.value.hint.count("`") >= 4
 
