@@ -29,16 +29,17 @@ class Tree:
             if path.is_file() and "__pycache__" not in path.parts
         }
 
-    def python(self, *arguments: str, code: int = 0) -> str:
+    def python(self, *arguments: str, code: int = 0, at: Path | None = None) -> str:
         """Run Python on the copy; its standard output.
 
         Args:
             *arguments: Of the interpreter.
             code: The exit status that is expected.
+            at: Directory to run in; None: the copy.
         """
         done = subprocess.run(
             [sys.executable, *arguments],
-            cwd=self.path,
+            cwd=at or self.path,
             env={**os.environ, "PYTHONPATH": str(self.path), "PYTHONDONTWRITEBYTECODE": "1"},
             capture_output=True,
             text=True,

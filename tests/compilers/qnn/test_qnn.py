@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -251,17 +252,28 @@ def test_another_artifacts_plan_does_not_fit(
         rehearse(Bundle(bundle.manifest, tmp_path))
 
 
+def installed(monkeypatch: pytest.MonkeyPatch, **versions: str | None) -> None:
+    """Let the environment have other versions of packages than it has."""
+    really = metadata.version
+
+    def version(name: str) -> str:
+        found = versions.get(name.replace("-", "_"), really(name))
+        if found is None:
+            raise metadata.PackageNotFoundError(name)
+        return found
+
+    monkeypatch.setattr(metadata, "version", version)
+
+
 def test_without_the_package_the_toolchain_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime_qnn", None)
-    with pytest.raises(ToolchainMissingError) as raised:
+    installed(monkeypatch, onnxruntime_qnn=None)
+    with pytest.raises(ToolchainMissingError, match="`onnxruntime-qnn` is not installed") as raised:
         QnnToolchain().version()
     assert raised.value.exit_code == 5
-    assert raised.value.hint == "pip install 'rung[qnn]'"
+    assert raised.value.hint == "install `rung[qnn]`"
 
 
 def test_an_onnxruntime_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    import onnxruntime
-
-    monkeypatch.setattr(onnxruntime, "__version__", "1.24.2")
-    with pytest.raises(ToolchainMissingError, match=r"onnxruntime 1\.24\.2 cannot be used"):
+    installed(monkeypatch, onnxruntime="1.24.2")
+    with pytest.raises(ToolchainMissingError, match=r"`onnxruntime` 1\.24\.2 is installed"):
         QnnToolchain().version()
