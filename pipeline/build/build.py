@@ -129,7 +129,7 @@ def build(
         store: Where the bytes are.
         ledger: The writer of the database.
         executor: What runs workers.
-        display: Who is told.
+        display: Shows progress.
         limits: What may be used.
         known: Cells that the database holds already, by id.
         stop_after: The last step that is wanted.

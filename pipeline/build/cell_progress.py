@@ -155,7 +155,7 @@ class CellSteps:
         return replace(progress, cannot_run=cannot_run(reached(progress.manifest)))
 
     def rehearsed(self, progress: CellProgress) -> CellProgress:
-        """With a run by other means, where this machine cannot run it and something stands in."""
+        """With a rehearsal, where this machine cannot run the artifact and an emulator or stand-in can."""
         if not progress.cannot_run:
             return progress
         parameters = progress.planned.checkpoint.parameters

@@ -43,7 +43,7 @@ class Observer(Protocol):
         ...
 
     def event(self, node: BuildNode, event: Event) -> None:
-        """A worker said something; raised errors end the run."""
+        """A worker sent an event; raised errors end the run."""
         ...
 
     def ended(self, node: BuildNode, failure: Failure | None, *, ran: bool) -> None:

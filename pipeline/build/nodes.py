@@ -213,7 +213,7 @@ def _furthest(cell: PlannedCell, steps: Sequence[Step]) -> CellProgress:
 
 
 def _shared_lowering(cell: PlannedCell) -> str:
-    """Cells of equal value share one lowering, as far as can be told before the export."""
+    """Cells of equal value share one lowering, as far as is known before the export."""
     embeds = find_toolchain(cell.toolchain).embeds_weights
     weights = cell.recipe.name if embeds else cell.recipe.layout
     return digest_value([cell.checkpoint.ref, weights, cell.target.name, cell.toolchain])

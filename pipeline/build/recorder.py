@@ -44,7 +44,7 @@ class Recorder:
 
     Args:
         ledger: The writer of the database.
-        display: Who is told.
+        display: Shows progress.
     """
 
     def __init__(self, ledger: Ledger, display: Display) -> None:

@@ -1,6 +1,6 @@
 """A run on the machine that has the hardware: from a kit to a report, artifact by artifact.
 
-Each artifact is examined by the very worker that a build uses, in a process of its own: loaded as a node
+Each artifact is examined by the very worker that a build uses, in a separate process: loaded as a node
 loads it, held against torch's logits, timed, and evaluated. What fails is in the report; the others go on.
 Every result is kept in the work directory as soon as it is there, so that a run that was killed goes on. A
 result holds for one kit, artifact, runtime, chip and driver: with any of them changed it is measured anew.

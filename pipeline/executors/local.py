@@ -1,4 +1,4 @@
-"""The local executor: each piece of work in a process of its own, with a time limit and a log.
+"""The local executor: each piece of work in its own process, with a time limit and a log.
 
 A worker that crashes, hangs or runs out of memory becomes a `Failure` with its log; the build goes on.
 """

@@ -1,4 +1,4 @@
-"""How much memory the processes of one session hold, as Linux tells it."""
+"""How much memory the processes of one session hold, read from /proc."""
 
 from __future__ import annotations
 

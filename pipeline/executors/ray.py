@@ -1,6 +1,6 @@
 """The Ray executor: the same graph, its work spread over the nodes of a Ray cluster.
 
-Each piece of work runs on its node exactly as the local executor runs it: in a process of its own, with a
+Each piece of work runs on its node exactly as the local executor runs it: in a separate process, with a
 time limit, a memory limit and a log. What a node can do it says by custom resources when it joins:
 
     ray start --address HEAD --resources '{"rung-tvm": 4, "rung-qnn": 1}'

@@ -1,6 +1,6 @@
 """The worker process: does one request in isolation and reports what it did as JSON lines.
 
-Compilers crash, hang and leak; a process of its own turns that into a failed cell with a log. The worker
+Compilers crash, hang and leak; a separate process turns that into a failed cell with a log. The worker
 writes only into the store (atomically, by digest) and its scratch directory; the parent alone writes the
 database.
 

@@ -1,4 +1,4 @@
-"""Where and with what a worker does its request."""
+"""What a worker has for its request: the store, a scratch directory, threads and the reporter."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOG_NAME = "log.txt"
 
 @dataclass(frozen=True, slots=True)
 class WorkerContext:
-    """Where and with what a worker does its request."""
+    """What a worker has for its request: the store, a scratch directory, threads and the reporter."""
 
     store: Store
     scratch: Path

@@ -27,7 +27,7 @@ class WorkerOrder(Value):
 
     store: Path
     scratch: Path
-    """A directory of its own, removed by the parent."""
+    """Its private directory, which the parent removes."""
     threads: int = 1
     chip: str | None = None
     """Evidence is wanted of this chip, and of no other; None: of whichever this is."""

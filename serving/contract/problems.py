@@ -26,7 +26,7 @@ Json = dict[str, Any]  # Any: whatever JSON can hold
 
 
 class RequestError(ConfigurationError):
-    """A request that cannot be answered as it stands.
+    """A request that is malformed or asks for something unsupported.
 
     Args:
         message: What is wrong and where, with the value.

@@ -66,7 +66,7 @@ class Stats:
 
 
 class Engine:
-    """Runs generations over one session, in a thread of its own.
+    """Runs generations over one session, in its own thread.
 
     Args:
         session: Used by the engine alone from now on.

@@ -1,4 +1,4 @@
-"""Rows: which sequence lives in which row of the KV cache.
+"""KV cache slots: which sequence occupies which row of the cache.
 
 Runtimes run fastest when the rows of one call are contiguous, so running sequences always fill the first
 rows: those that decode, then those whose prompt is still being read. When one leaves, the last takes its

@@ -1,4 +1,4 @@
-"""Answers: generations that one request waits for, from the engine's thread to the event loop.
+"""Streaming: passes generated text from the engine's thread to the request that waits on the event loop.
 
 Events of one step reach the loop in one wake-up. Whoever stops waiting, because the caller has gone or the
 answer is there, cancels what still runs.

@@ -1,4 +1,4 @@
-"""Counters of a node, in Prometheus' text form."""
+"""Prometheus metrics of a serving node: counters, gauges and latencies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
 class Metrics:
-    """The metrics of one server; a table of its own, so that several servers fit into one process."""
+    """The metrics of one server; each server has its own registry, so that several fit into one process."""
 
     def __init__(self, engine: Engine, promise: Promise) -> None:
         self._table = CollectorRegistry()

@@ -172,7 +172,7 @@ def pull_release(source: Source, *, public_key: Path, into: NodeDirectory) -> Re
                 _write_files(draft, files)
                 draft.chmod(0o755)
         except RegistryError:
-            if not (target / RELEASE_NAME).is_file():  # else another pull was quicker
+            if not (target / RELEASE_NAME).is_file():  # otherwise another pull wrote it first
                 raise
         standing = read_release(target, public_key=public_key)
     if standing.digest != release.digest:
@@ -227,7 +227,7 @@ def _make_bundle(store: Store, files: list[FileEntry], *, directory: Path) -> Bu
         except RegistryError:
             if not directory.exists():
                 raise
-            # Another pull was quicker: its bundle is read on the next turn.
+            # Another pull wrote it first: its bundle is read on the next turn.
     return read_bundle(directory)
 
 

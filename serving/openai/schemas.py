@@ -210,7 +210,7 @@ class ChatBody(Body):
 
     @property
     def limit(self) -> int | None:
-        """Tokens to generate at most, if the caller said."""
+        """The most tokens to generate; None if the caller set no limit."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
