@@ -130,8 +130,10 @@ def test_every_page_of_the_docs_is_in_an_index() -> None:
 
 def test_the_table_of_toolchains_has_every_backend() -> None:
     table = text_of(ROOT / "docs/silicon.md")
-    pages = {backend.page for backend in backends()}
-    assert {page for page in pages if f"]({Path(page).relative_to('docs')})" not in table} == set()
+    pages = {Path(backend.page) for backend in backends()}
+    assert {page for page in pages if not (ROOT / page).is_file()} == set()
+    ours = {page.relative_to("docs") for page in pages if page.is_relative_to("docs")}
+    assert {page for page in ours if f"]({page})" not in table} == set()
 
 
 def test_the_design_fits_on_a_page() -> None:

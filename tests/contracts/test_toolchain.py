@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,8 @@ HEAVY = ("torch", "transformers", "onnx", "onnxruntime", "onnxruntime_qnn", "tvm
 """Libraries that take long to import, or may crash on it."""
 NO_HEAVY = f"assert not {{m.partition('.')[0] for m in __import__('sys').modules}} & set({HEAVY})"
 
+ROOT = Path(__file__).parents[2]
+
 pytestmark = pytest.mark.parametrize("name", backend_names())
 
 
@@ -34,6 +37,13 @@ def test_name_and_format_are_those_of_the_backend(name: str) -> None:
     backend, toolchain = find_backend(name), find_toolchain(name)
     assert (backend.name, toolchain.name) == (name, name)
     assert toolchain.produces == backend.format.name
+
+
+def test_the_extra_that_installs_it_and_its_page_exist(name: str) -> None:
+    backend = find_backend(name)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert backend.extra in project["optional-dependencies"]
+    assert (ROOT / backend.page).is_file()
 
 
 def test_version_and_support_are_answered_without_the_library(name: str) -> None:
