@@ -97,7 +97,8 @@ def quality_gate(candidate: Candidate, facts: Facts) -> GateResult:
         if tier is None:
             return _deny(f"earned no tier for `{task}`{_best_verdict(candidate, task)}")
         if tier > request.min_tier:
-            return _deny(f"earned tier {tier} for `{task}`, asked for is {request.min_tier} or better")
+            asked = request.min_tier
+            return _deny(f"earned tier {tier} for `{task}`, but tier {asked} or better was requested")
     return PASS
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from matrices.releases.release import Release
 from pipeline.reference.commands import commands
 from pipeline.reference.contracts import environment, exit_codes, gates, http
 from pipeline.reference.files import model_page, schema
@@ -43,6 +44,7 @@ def pages() -> dict[str, str]:
         "ladder.md": _page("The ladder file", model_page(Ladder, "ladder.schema.json")),
         "rung.toml.md": _page("rung.toml", model_page(Settings, "rung.schema.json")),
         "ladder.schema.json": schema(Ladder, "A ladder of model checkpoints"),
+        "release.schema.json": schema(Release, "A release: `release.json`"),
         "rung.schema.json": schema(Settings, "Settings of a Rung workspace"),
     }
 
@@ -56,6 +58,7 @@ def _index() -> str:
         "commands.md": "every command of `rung` and its options",
         "ladder.md": "the ladder file ([JSON schema](ladder.schema.json))",
         "rung.toml.md": "settings of a workspace ([JSON schema](rung.schema.json))",
+        "release.schema.json": "JSON schema of `release.json` ([what is in a release](../releases.md))",
         "environment.md": "environment variables",
         "exit-codes.md": "exit codes, error codes and HTTP statuses",
         "http.md": "routes, parameters, headers and errors of `rung serve`",

@@ -63,7 +63,7 @@ def test_several_tasks_are_served_at_the_worst_of_their_tiers(new_release, new_r
     assert resolve(release, _ask(both, 3), host, runtimes=runtimes).tier == 3
     denied = resolve(release, _ask(both, 2), host, runtimes=runtimes)
     assert denied.outcome == "deny"
-    assert "earned tier 3 for `reasoning`, asked for is 2 or better" in denied.candidates[0].reason
+    assert "earned tier 3 for `reasoning`, but tier 2 or better was requested" in denied.candidates[0].reason
     assert denied.feasible_tier == 3
     assert resolve(release, _ask("extraction", 1), host, runtimes=runtimes).outcome == "allow"
 
