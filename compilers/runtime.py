@@ -17,9 +17,11 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from compilers.toolchain import Support
+from compilers.toolchain import Support, Supported, Unsupported
 from registry.artifact import ArtifactFormat, Manifest
+from registry.errors import LoadError, UnknownNameError
 from registry.host import Host
+from registry.target import Target, find_target, missing_features
 
 FloatArray = NDArray[np.float32]
 
@@ -113,3 +115,39 @@ class Runtime(Protocol):
                 in another way than it was evaluated.
         """
         ...
+
+
+def find_artifact_target(manifest: Manifest, accepts: ArtifactFormat) -> Target | Unsupported:
+    """The target of an artifact, or why a runtime that accepts one format cannot run it anywhere."""
+    if manifest.format != accepts:
+        return Unsupported("never", f"the artifact's format is `{manifest.format}`, not `{accepts}`")
+    try:
+        return find_target(manifest.target, where="the manifest")
+    except UnknownNameError as error:
+        return Unsupported("not_implemented", error.message)
+
+
+def check_host(host: Host, target: Target) -> Support:
+    """Whether the host has the processor features or the accelerator that a target needs."""
+    if not (missing := missing_features(host, target=target)):
+        return Supported()
+    if target.kind in ("cuda", "rocm"):
+        return Unsupported("never", f"the host has no GPU that runs {', '.join(missing)} code")
+    return Unsupported("never", f"the host lacks {', '.join(missing)} of `{target.name}`")
+
+
+def check_runnable(runtime: Runtime, bundle: Bundle, host: Host, *, threads: int = 1) -> Target:
+    """The target of a bundle that the runtime can run on this host.
+
+    Raises:
+        LoadError: The runtime or the host cannot run the artifact, or `threads` is less than 1.
+    """
+    support = runtime.supports(bundle.manifest, host)
+    if isinstance(support, Unsupported):
+        raise LoadError(
+            f"`{bundle.path}` cannot run here: {support.reason}",
+            hint="choose an artifact whose target this host has; `rung resolve` does that",
+        )
+    if threads < 1:
+        raise LoadError(f"{threads} threads", hint="give at least 1 thread")
+    return find_target(bundle.manifest.target, where="the manifest")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from registry.artifact import ArtifactFormat, ModelFacts
+from registry.errors import BuildError
 from registry.recipe import Recipe
 from registry.target import Target
 
@@ -65,10 +66,20 @@ class Lowered:
 class Toolchain(Protocol):
     """How an artifact is built."""
 
-    name: str
-    produces: ArtifactFormat
-    embeds_weights: bool
-    """Compiled files hold the weights' values, so that new weights need a new lowering."""
+    @property
+    def name(self) -> str:
+        """Its name in the table of backends."""
+        ...
+
+    @property
+    def produces(self) -> ArtifactFormat:
+        """Format of the artifacts that it makes."""
+        ...
+
+    @property
+    def embeds_weights(self) -> bool:
+        """Whether compiled files hold the weights' values, so that new weights need a new lowering."""
+        ...
 
     def version(self) -> str:
         """Version of the compiler, part of the build key.
@@ -90,3 +101,17 @@ class Toolchain(Protocol):
             ToolchainMissingError: Something it needs is not installed.
         """
         ...
+
+
+def check_supported(toolchain: Toolchain, source: LoweringInput, target: Target) -> None:
+    """Refuse to lower what the toolchain does not support.
+
+    Raises:
+        BuildError: The variant cannot be lowered to this target.
+    """
+    support = toolchain.supports(source.recipe, target, source.facts)
+    if isinstance(support, Unsupported):
+        raise BuildError(
+            f"{toolchain.name} cannot lower `{source.recipe.name}` to `{target.name}`: {support.reason}",
+            hint="choose another recipe or target",
+        )

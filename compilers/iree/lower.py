@@ -18,7 +18,7 @@ from compilers.iree.package import COMPILER, installed_version
 from compilers.iree.target import CODE, CUDA_KNOWN, compiler_flags
 from compilers.plan_file import PLAN_NAME
 from compilers.static.plan import STEPS, write_plan
-from compilers.toolchain import Lowered, LoweringInput, Support, Supported, Unsupported
+from compilers.toolchain import Lowered, LoweringInput, Support, Supported, Unsupported, check_supported
 from registry.artifact import ArtifactFormat, ModelFacts
 from registry.errors import BuildError, CorruptError, ToolchainMissingError
 from registry.recipe import Recipe
@@ -88,11 +88,7 @@ class IreeToolchain:
             BuildError: The graph is not of the interchange form, or the compiler failed.
             ToolchainMissingError: IREE's compiler or onnx is not installed.
         """
-        support = self.supports(source.recipe, target, source.facts)
-        if isinstance(support, Unsupported):
-            raise BuildError(
-                f"iree cannot lower to `{target.name}`: {support.reason}", hint="choose another target"
-            )
+        check_supported(self, source, target)
         installed_version(COMPILER)
         from compilers.iree.module import import_graphs
         from compilers.model.variant_files import read_variant_files

@@ -16,12 +16,19 @@ from compilers.installed import required_version
 from compilers.onnxruntime.cache import OrtKvMemory
 from compilers.onnxruntime.plan import OrtStep, plan_steps
 from compilers.ragged_cache import RaggedCache, check_cache_size, check_segments, own_cache
-from compilers.runtime import Bundle, Cache, FloatArray, Segment
-from compilers.toolchain import Support, Supported, Unsupported
+from compilers.runtime import (
+    Bundle,
+    Cache,
+    FloatArray,
+    Segment,
+    check_host,
+    check_runnable,
+    find_artifact_target,
+)
+from compilers.toolchain import Support, Unsupported
 from registry.artifact import ArtifactFormat, Manifest, ModelFacts
 from registry.errors import LoadError, ToolchainMissingError
 from registry.host import Host
-from registry.target import find_target, missing_features
 
 Untyped: TypeAlias = Any
 """What onnxruntime returns: it ships no types."""
@@ -50,14 +57,12 @@ class OnnxRuntime:
 
     def supports(self, manifest: Manifest, host: Host) -> Support:
         """Whether the host has what the manifest's target asks for."""
-        if manifest.format != self.accepts:
-            return Unsupported(kind="never", reason=f"the artifact's format is `{manifest.format}`")
-        target = find_target(manifest.target, where="the manifest")
+        target = find_artifact_target(manifest, self.accepts)
+        if isinstance(target, Unsupported):
+            return target
         if target.kind != "cpu":
-            return Unsupported(kind="not_implemented", reason=f"`{target.name}` is no CPU target")
-        if lacking := missing_features(host, target=target):
-            return Unsupported(kind="never", reason=f"the host lacks {', '.join(lacking)} of `{target.name}`")
-        return Supported()
+            return Unsupported("not_implemented", f"`{target.name}` is not a CPU target")
+        return check_host(host, target)
 
     def load(self, bundle: Bundle, host: Host, *, threads: int = 1) -> OrtSession:
         """A session on `threads` threads.
@@ -65,12 +70,7 @@ class OnnxRuntime:
         Raises:
             LoadError: The host cannot run it, or the files cannot be loaded.
         """
-        support = self.supports(bundle.manifest, host)
-        if isinstance(support, Unsupported):
-            raise LoadError(
-                f"artifact of target `{bundle.manifest.target}` cannot run here: {support.reason}",
-                hint="resolve again on this host",
-            )
+        check_runnable(self, bundle, host, threads=threads)
         ort = _import()
         path = bundle.path / bundle.manifest.entry
         try:

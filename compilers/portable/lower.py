@@ -2,29 +2,37 @@
 
 For NPUs whose compilers cannot be had on a build machine: Huawei's Ascend (CANN's ATC) and Intel's NPU
 (OpenVINO with the NPU's driver). The artifact is two plain ONNX graphs, for one token and for S tokens, over
-the canonical weights file; every operator is on the vendor's list. It is no machine code and does not claim
-to be: a node compiles it (`node_compile.py`) before it can run.
+the canonical weights file; every operator is on the vendor's list. They contain no machine code, and do not
+claim to: a node compiles them (`node_compile.py`) before they can run.
 """
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from compilers.installed import required_version
 from compilers.model.variant_files import read_variant_files
+from compilers.plan_file import PLAN_NAME
 from compilers.portable.node_compile import OPTION
 from compilers.portable.operators import check_operators, find_allow_list
-from compilers.toolchain import Lowered, LoweringInput, Support, Supported, Unsupported
+from compilers.static.plan import STEPS, write_plan
+from compilers.toolchain import (
+    Lowered,
+    LoweringInput,
+    Support,
+    Supported,
+    Unsupported,
+    check_supported,
+)
 from registry.artifact import ArtifactFormat, ModelFacts
 from registry.atomic import write_atomically
-from registry.errors import BuildError
 from registry.recipe import Recipe
 from registry.target import Target
 
 ENTRY = "decode.onnx"
-STEPS = ("decode", "prefill")
 CONTEXT = 1024
 """Tokens that a row can hold, unless the checkpoint was made for fewer. Every place is computed on."""
 TOKENS = 64
@@ -33,12 +41,18 @@ OPSET = 18
 """The newest that both vendors take."""
 
 
-class CannToolchain:
-    """Huawei's Ascend NPUs, by way of ATC on the node."""
+@dataclass(frozen=True, slots=True)
+class PortableToolchain:
+    """Writes ONNX graphs that a vendor's own compiler turns into machine code on the node."""
 
-    name = "cann"
+    name: str
+    """Also selects the list of operators that the compiler takes."""
+    vendor: str
+    """Of the NPUs that are lowered to, as in `targets.toml`."""
+    command: Callable[[str], list[str]]
+    """The compiler's command for the graph of one step."""
     produces: ArtifactFormat = "portable"
-    embeds_weights = False
+    embeds_weights: bool = False
 
     def version(self) -> str:
         """Version of onnx, which writes the graphs.
@@ -46,51 +60,63 @@ class CannToolchain:
         Raises:
             ToolchainMissingError: It is not installed.
         """
-        return _onnx_version()
+        return required_version("onnx", versions=">=1.20", extra="build")
 
     def supports(self, recipe: Recipe, target: Target, facts: ModelFacts) -> Support:
-        """Floating-point recipes on Ascend targets."""
-        return _supports(recipe, target, vendor="huawei")
+        """Floating-point recipes on the vendor's NPUs."""
+        if target.kind != "npu" or target.vendor != self.vendor:
+            return Unsupported("never", f"`{target.name}` is not an NPU from {self.vendor}")
+        if recipe.is_quantized:
+            return Unsupported(
+                "not_implemented",
+                f"integer weights of `{recipe.name}` would need the vendor's own quantizer on the node; "
+                "take `fp32` or `fp16`",
+            )
+        return Supported()
 
     def lower(self, source: LoweringInput, target: Target, *, out: Path) -> Lowered:
         """Write the graphs into the empty directory `out`.
 
         Raises:
-            BuildError: An operator is not on ATC's list, or the variant does not fit.
+            BuildError: The compiler's list lacks an operator, or the variant does not fit.
             ToolchainMissingError: onnx is not installed.
         """
-        _require(self.supports(source.recipe, target, source.facts), source, target)
-        return _lower(source, out=out, toolchain=self.name, command=_atc)
+        check_supported(self, source, target)
+        self.version()
+        from compilers.static.graph import StaticForm, static_model, static_plan
+
+        allowed = find_allow_list(self.name)
+        read = read_variant_files(source)
+        network, layout = read.network, read.layout
+        context = min(CONTEXT, source.facts.max_context)
+        form = StaticForm(
+            context=context,
+            tokens=min(TOKENS, context),
+            compute="float16" if source.recipe.weights == "float16" else "float32",
+            ids="int32",
+            opset=OPSET,
+        )
+        for step in STEPS:
+            model = static_model(network, layout, source.recipe, form=form, step=step)
+            check_operators(model, allowed, where=f"graph `{step}`")
+            write_atomically(out / f"{step}.onnx", model.SerializeToString(deterministic=True))
+        write_plan(static_plan(network, form), out / PLAN_NAME)
+        commands = " && ".join(shlex.join(self.command(step)) for step in STEPS)
+        return Lowered(
+            entry=ENTRY,
+            files=tuple(sorted([*(f"{step}.onnx" for step in STEPS), PLAN_NAME])),
+            options={OPTION: commands},
+        )
 
 
-class OpenVinoToolchain:
-    """Intel's NPUs, by way of OpenVINO's compile tool on the node."""
+def cann_toolchain() -> PortableToolchain:
+    """Huawei's Ascend NPUs, compiled by CANN's ATC on the node."""
+    return PortableToolchain("cann", "huawei", _atc)
 
-    name = "openvino"
-    produces: ArtifactFormat = "portable"
-    embeds_weights = False
 
-    def version(self) -> str:
-        """Version of onnx, which writes the graphs.
-
-        Raises:
-            ToolchainMissingError: It is not installed.
-        """
-        return _onnx_version()
-
-    def supports(self, recipe: Recipe, target: Target, facts: ModelFacts) -> Support:
-        """Floating-point recipes on Intel's NPUs."""
-        return _supports(recipe, target, vendor="intel")
-
-    def lower(self, source: LoweringInput, target: Target, *, out: Path) -> Lowered:
-        """Write the graphs into the empty directory `out`.
-
-        Raises:
-            BuildError: An operator is not on OpenVINO's list, or the variant does not fit.
-            ToolchainMissingError: onnx is not installed.
-        """
-        _require(self.supports(source.recipe, target, source.facts), source, target)
-        return _lower(source, out=out, toolchain=self.name, command=_compile_tool)
+def openvino_toolchain() -> PortableToolchain:
+    """Intel's NPUs, compiled by OpenVINO's compile tool on the node."""
+    return PortableToolchain("openvino", "intel", _compile_tool)
 
 
 def _atc(step: str) -> list[str]:
@@ -112,59 +138,3 @@ def _compile_tool(step: str) -> list[str]:
     Source: https://github.com/openvinotoolkit/openvino/tree/master/src/plugins/intel_npu/tools/compile_tool.
     """
     return ["compile_tool", "-m", f"{{bundle}}/{step}.onnx", "-d", "NPU", "-o", f"{{out}}/{step}.blob"]
-
-
-def _supports(recipe: Recipe, target: Target, *, vendor: str) -> Support:
-    if target.kind != "npu" or target.vendor != vendor:
-        return Unsupported("never", f"`{target.name}` is no NPU of {vendor}")
-    if recipe.is_quantized:
-        return Unsupported(
-            "not_implemented",
-            f"integer weights of `{recipe.name}` would need the vendor's own quantizer on the node; "
-            "take `fp32` or `fp16`",
-        )
-    return Supported()
-
-
-def _require(support: Support, source: LoweringInput, target: Target) -> None:
-    if isinstance(support, Unsupported):
-        raise BuildError(
-            f"`{source.recipe.name}` cannot be lowered to `{target.name}`: {support.reason}",
-            hint="ask `supports` first",
-        )
-
-
-def _onnx_version() -> str:
-    return required_version("onnx", versions=">=1.20", extra="build")
-
-
-def _lower(
-    source: LoweringInput, *, out: Path, toolchain: str, command: Callable[[str], list[str]]
-) -> Lowered:
-    _onnx_version()
-    from compilers.plan_file import PLAN_NAME
-    from compilers.static.graph import StaticForm, static_model, static_plan
-    from compilers.static.plan import write_plan
-
-    allowed = find_allow_list(toolchain)
-    read = read_variant_files(source)
-    network, layout = read.network, read.layout
-    context = min(CONTEXT, source.facts.max_context)
-    form = StaticForm(
-        context=context,
-        tokens=min(TOKENS, context),
-        compute="float16" if source.recipe.weights == "float16" else "float32",
-        ids="int32",
-        opset=OPSET,
-    )
-    for step in STEPS:
-        model = static_model(network, layout, source.recipe, form=form, step=step)
-        check_operators(model, allowed, where=f"graph `{step}`")
-        write_atomically(out / f"{step}.onnx", model.SerializeToString(deterministic=True))
-    write_plan(static_plan(network, form), out / PLAN_NAME)
-    commands = " && ".join(shlex.join(command(step)) for step in STEPS)
-    return Lowered(
-        entry=ENTRY,
-        files=tuple(sorted([*(f"{step}.onnx" for step in STEPS), PLAN_NAME])),
-        options={OPTION: commands},
-    )

@@ -18,7 +18,7 @@ from compilers.plan_file import PLAN_NAME
 from compilers.qnn.fallback import check_assignment, check_context, is_refusal
 from compilers.qnn.provider import CHIPS, PROVIDER, HtpChip, Provider, chip_of, find_provider, find_version
 from compilers.static.plan import STEPS, write_plan
-from compilers.toolchain import Lowered, LoweringInput, Support, Supported, Unsupported
+from compilers.toolchain import Lowered, LoweringInput, Support, Supported, Unsupported, check_supported
 from registry.artifact import ArtifactFormat, ModelFacts
 from registry.errors import BuildError
 from registry.recipe import Recipe
@@ -77,14 +77,8 @@ class QnnToolchain:
             BuildError: The variant cannot be lowered, the compiler failed, or it left a node to the CPU.
             ToolchainMissingError: The provider is not installed.
         """
-        support = self.supports(source.recipe, target, source.facts)
-        chip = chip_of(target)
-        if isinstance(support, Unsupported) or chip is None:
-            reason = support.reason if isinstance(support, Unsupported) else "no chip"
-            raise BuildError(
-                f"`{source.recipe.name}` cannot be lowered to `{target.name}` by qnn: {reason}",
-                hint="ask `supports` first",
-            )
+        check_supported(self, source, target)
+        chip = CHIPS[target.architecture]
         provider = find_provider()
         files = [PLAN_NAME]
         for step, graph in write_graphs(source, out=out).items():

@@ -10,6 +10,7 @@ from compilers.plan_file import PLAN_NAME
 from compilers.proof.claim import Claim, Readings
 from compilers.proof.rules import MACHINES
 from compilers.tvm.gpu.plan import LAUNCHES_NAME
+from registry.weights import ITEM_BITS
 
 EXPORT_PREFIX = "__tvm_ffi_"
 """What TVM puts before the name of an exported function."""
@@ -24,8 +25,6 @@ NODE_LIBRARIES = (
     "libtvm_ffi.so", "libtvm_runtime.so", "libcuda.so", "libcudart.so",
 )  # fmt: skip
 """What a node with the runtime has."""
-SIZES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "U8": 1, "I8": 1}
-"""Element type in the plan → bytes."""
 
 
 def check_library(claim: Claim, evidence: Readings) -> Iterator[str]:
@@ -97,11 +96,11 @@ def _weights_bytes(plan: Mapping[str, object]) -> int:
     tensors = plan.get("tensors")
     total = 0
     for form in _dicts(tensors.values() if isinstance(tensors, dict) else ()):
-        count = SIZES.get(str(form.get("dtype")), 1)
+        bits = ITEM_BITS.get(str(form.get("dtype")), 8)
         shape = form.get("shape")
         for extent in shape if isinstance(shape, list) else ():
-            count *= extent if isinstance(extent, int) else 1
-        total += count
+            bits *= extent if isinstance(extent, int) else 1
+        total += bits // 8
     return total
 
 

@@ -39,7 +39,7 @@ class Library:
         """Open a library.
 
         Args:
-            path: A shared library made by `compilers/tvm/lower.py`.
+            path: A shared library made by `compilers/tvm/cpu/lower.py`.
 
         Raises:
             LoadError: It is damaged, or of another machine or version.

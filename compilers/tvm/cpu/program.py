@@ -16,14 +16,14 @@ from compilers.model.network import Layer, Network, Norm
 from compilers.tvm.common.forms import StoredForms, TensorForm
 from compilers.tvm.cpu import elementwise
 from compilers.tvm.cpu.attention import AttentionShape, attention
+from compilers.tvm.cpu.avx2_int16_products import pair_product
 from compilers.tvm.cpu.code import PrimFunc, VectorUnit
 from compilers.tvm.cpu.elementwise import padded
-from compilers.tvm.cpu.int8_dot_products import quad_product
-from compilers.tvm.cpu.int16_products import pair_product
 from compilers.tvm.cpu.integer import IntegerForm, quantize
 from compilers.tvm.cpu.linear import FloatForm, float_product
 from compilers.tvm.cpu.parameters import Matrix, ParameterTable
 from compilers.tvm.cpu.plan import BLOCK, LibraryPlan
+from compilers.tvm.cpu.vnni_int8_products import quad_product
 
 Value = Any
 """A Relax expression; TVM ships no types."""

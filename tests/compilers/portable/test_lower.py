@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from compilers.backend import find_runtime, find_toolchain, rehearse
 from compilers.model.torch_reference import TorchSession
-from compilers.portable.lower import CannToolchain, OpenVinoToolchain
+from compilers.portable.lower import cann_toolchain, openvino_toolchain
 from compilers.portable.node_compile import read_commands
 from compilers.portable.operators import allow_lists, check_operators, find_allow_list
 from compilers.portable.run import PortableRuntime
@@ -144,7 +144,7 @@ def test_float_recipes_of_the_vendors_own_targets_are_supported_and_nothing_else
     checkpoint: Path, tmp_path: Path
 ) -> None:
     facts = source_of(checkpoint, tmp_path, recipe="fp32").facts
-    for toolchain, own in ((CannToolchain(), "npu-ascend910b"), (OpenVinoToolchain(), "npu-intel")):
+    for toolchain, own in ((cann_toolchain(), "npu-ascend910b"), (openvino_toolchain(), "npu-intel")):
         for target in targets().values():
             for name in KNOWN:
                 support = toolchain.supports(parse_recipe(name), target, facts)
@@ -156,7 +156,7 @@ def test_float_recipes_of_the_vendors_own_targets_are_supported_and_nothing_else
 def test_what_is_not_supported_is_refused_when_lowering(checkpoint: Path, tmp_path: Path) -> None:
     source = source_of(checkpoint, tmp_path, recipe="w8a8-dynamic")
     with pytest.raises(BuildError, match="w8a8-dynamic"):
-        CannToolchain().lower(source, find_target("npu-ascend910b"), out=tmp_path)
+        cann_toolchain().lower(source, find_target("npu-ascend910b"), out=tmp_path)
 
 
 def graph_of(operator: str, *, domain: str = "", opset: int = 18, size: int | str = 4) -> onnx.ModelProto:

@@ -79,10 +79,10 @@ class Kernels:
 
         from compilers.tvm.common.library import load_runtime
         from compilers.tvm.cpu import pack
-        from compilers.tvm.cpu.int8_dot_products import quad_product
-        from compilers.tvm.cpu.int16_products import pair_product
+        from compilers.tvm.cpu.avx2_int16_products import pair_product
         from compilers.tvm.cpu.integer import quantize
-        from compilers.tvm.lower import TRIPLES, machine_of
+        from compilers.tvm.cpu.lower import TRIPLES, machine_of
+        from compilers.tvm.cpu.vnni_int8_products import quad_product
 
         self.form, self.product = form, product
         self.machine = machine = machine_of(find_target(target))
