@@ -23,6 +23,13 @@ def bare(*arguments: str, at: Path) -> subprocess.CompletedProcess[str]:
     """Run `rung` as if only `pip install rung` had been run."""
     program = (
         f"import sys; sys.modules.update(dict.fromkeys({HEAVY}))\n"
+        "from importlib import metadata\n"
+        "really = metadata.version\n"
+        "def version(name):\n"
+        f"    if name.removeprefix('apache-').partition('-')[0] in {HEAVY}:\n"
+        "        raise metadata.PackageNotFoundError(name)\n"
+        "    return really(name)\n"
+        "metadata.version = version\n"
         "from pipeline.cli.main import main; main(sys.argv[1:])"
     )
     return subprocess.run(

@@ -119,7 +119,7 @@ def measure_speed(
 
 
 def measure_machine(*, threads: int) -> MachinePeaks | None:
-    """What this machine's processor gives with so many threads; None where it cannot be measured."""
+    """What this machine's processor gives with this many threads; None where it cannot be measured."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
     try:
         done = subprocess.run(

@@ -53,7 +53,7 @@ class QnnToolchain:
     def supports(self, recipe: Recipe, target: Target, facts: ModelFacts) -> Support:
         """What HTP multiplies: floats of 16 bits, and integers with 16-bit activations."""
         if chip_of(target) is None:
-            return Unsupported("never", f"`{target.name}` is none of Qualcomm's HTPs ({', '.join(CHIPS)})")
+            return Unsupported("never", f"`{target.name}` is not one of Qualcomm's HTPs ({', '.join(CHIPS)})")
         for form in recipe.forms:
             match form:
                 case FloatWeights("float16") | CodedWeights(group_size=None, activations="int16-static"):

@@ -38,7 +38,7 @@ def check_library(claim: Claim, evidence: Readings) -> Iterator[str]:
     for reading in host:
         binary, image = reading.binary, reading.image
         if binary.machine not in MACHINES.values():
-            yield f"`{binary.file}` is {binary.machine}, which is no machine that Rung has nodes of"
+            yield f"`{binary.file}` is {binary.machine}, which no node of Rung can run"
         if image is None:
             continue
         for library in image.needed:

@@ -123,7 +123,7 @@ def load_runtime() -> ModuleType:
 
 
 def use_threads(threads: int) -> None:
-    """Let the calling thread's kernels run on so many threads, at most as many as there are cores.
+    """Let the calling thread's kernels run on `threads` threads, at most as many as there are cores.
 
     TVM keeps one pool for each thread that calls it, so a session says this in the thread that runs it.
     """

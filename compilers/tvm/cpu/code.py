@@ -1,4 +1,4 @@
-"""A thin hand on TVM's TIR builder: kernels as plain Python, explicit loops, explicit vectors.
+"""A thin wrapper around TVM's TIR builder: kernels as plain Python, explicit loops, explicit vectors.
 
 Loops of Python unroll; loops of `serial` and `parallel` stay loops. Vectors are explicit, so that the
 machine code has the shape that the kernel's author meant: LLVM keeps `Register`s in registers if their

@@ -1,10 +1,11 @@
 """Integer weights: their forms in memory, and the rounding of activations to integers.
 
-Products take two shapes. `quads.py` multiplies unsigned codes of weights with signed activations of 8 bits,
-four to a lane: 4-bit weights everywhere, `w8a8` where dot products of bytes have an instruction. `pairs.py`
-multiplies signed integers of 16 bits, two to a lane: all others. Grouped weights of 8 bits (`w8g32` …) are
-weight-only: their activations are rounded to 16 bits, so finely that only the weights' codes count; rounded
-to 8 bits, the activations would err as much as the weights. Either way sums are exact 32-bit integers.
+Products take two shapes. `vnni_int8_products.py` multiplies unsigned codes of weights with signed
+activations of 8 bits, four to a lane: 4-bit weights everywhere, `w8a8` where dot products of bytes have an
+instruction. `avx2_int16_products.py` multiplies signed integers of 16 bits, two to a lane: all others.
+Grouped weights of 8 bits (`w8g32` …) are weight-only: their activations are rounded to 16 bits, so finely
+that only the weights' codes count; rounded to 8 bits, the activations would err as much as the weights.
+Either way sums are exact 32-bit integers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A thin hand on TVM's TIR builder for GPU kernels: one block of threads, explicit loops, explicit vectors.
+"""A thin wrapper around TVM's TIR builder for GPU kernels: one block of threads, explicit loops and vectors.
 
 Loops of Python unroll; loops of `serial` stay loops. Arithmetic that vendors' libraries do differently
 (exponential, square root, half precision) is written out in integer and float operations, so that every

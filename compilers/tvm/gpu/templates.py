@@ -72,7 +72,7 @@ def make_kernel(name: str, form: KernelForm) -> PrimFunc:
         TEMPLATES[form.template](made, name, form.options)
     except (KeyError, TypeError) as error:
         raise BuildError(
-            f"the kernel `{name}` is made of `{form.template}`, which is none of this version: {error}",
+            f"the kernel `{name}` needs the unknown template `{form.template}`: {error}",
             hint="build the artifact again",
         ) from error
     return made[name]
