@@ -11,11 +11,11 @@ class Accelerator(Value):
     """One GPU or NPU of a machine."""
 
     architecture: str
-    """As targets name it: `sm_90`, `gfx942`, `hexagon-v73` …"""
+    """As targets name it: `sm_90`, `gfx942`, `htp-v73` …"""
     chip: str = "unknown"
     """Name that its driver reports."""
     memory_bytes: int | None = Field(default=None, ge=0)
-    """Memory that one program may use on it; None: not known."""
+    """Memory that one program may use on it; None or 0: not known."""
     driver: str | None = None
     """Version of its driver; None: not known."""
 
@@ -28,7 +28,7 @@ class Host(Value):
     features: tuple[str, ...]
     """Processor flags, sorted."""
     memory_bytes: int
-    """Physical memory, or the control group's limit where that is lower."""
+    """Physical memory, or the control group's limit where that is lower; 0 or less: not known."""
     cores: int
     """Cores that this process may use."""
     chip: str = "unknown"

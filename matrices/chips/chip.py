@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import re
 import tomllib
 from fnmatch import fnmatchcase
 from importlib import resources
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
@@ -14,6 +15,8 @@ from registry.target import targets
 from registry.value import Value
 
 NumberFormat = Literal["fp32", "fp16", "int8"]
+_SLICE: Final = re.compile(r"\bMIG\b|-\d+[ABCQ](ME)?$")
+"""Names of a part of an NVIDIA GPU: a MIG instance (`… MIG 1g.5gb`) or a vGPU (`H100-20C`, `L40S-4Q`)."""
 
 
 class Chip(Value):
@@ -47,16 +50,18 @@ def chips() -> tuple[Chip, ...]:
 
 
 def find_accelerator(name: str) -> Chip | None:
-    """The GPU or NPU whose driver reports this name; None if the table has none."""
+    """The GPU or NPU whose driver reports this name; None if the table has none, or it is a part of a GPU."""
     matching = (chip for chip in chips() if targets()[chip.targets[0]].kind != "cpu")
     return next((chip for chip in matching if _is_named(chip, name)), None)
 
 
 def find_chip(name: str | None, *, target: str) -> Chip | None:
-    """The chip that reports this name and runs a target; None if the table has none."""
+    """The chip that reports this name and runs a target; None as for `find_accelerator`."""
     matching = (chip for chip in chips() if target in chip.targets)
     return next((chip for chip in matching if _is_named(chip, name or "")), None)
 
 
 def _is_named(chip: Chip, name: str) -> bool:
+    if chip.vendor == "nvidia" and _SLICE.search(name):
+        return False
     return any(fnmatchcase(name, pattern) for pattern in chip.names)

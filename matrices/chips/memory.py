@@ -46,8 +46,8 @@ def _owner(accelerator: Accelerator) -> str:
 
 
 def _memory_bytes(accelerator: Accelerator, host: Host) -> int | None:
-    """The driver's figure, or else the chip table's."""
-    if accelerator.memory_bytes is not None:
+    """The driver's figure, or else the chip table's; a driver's 0 is no figure."""
+    if accelerator.memory_bytes:
         return accelerator.memory_bytes
     chip = find_accelerator(accelerator.chip)
     if chip is None:
@@ -56,4 +56,4 @@ def _memory_bytes(accelerator: Accelerator, host: Host) -> int | None:
 
 
 def _usable(memory_bytes: int | None) -> int | None:
-    return int(memory_bytes * USABLE_SHARE) if memory_bytes else None
+    return int(memory_bytes * USABLE_SHARE) if memory_bytes is not None and memory_bytes > 0 else None

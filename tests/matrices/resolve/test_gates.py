@@ -228,6 +228,8 @@ def test_an_approved_cell_is_allowed_where_it_fits_and_denied_with_the_numbers_w
         ("NVIDIA L4", "pass"),
         ("Ascend 910B2", "pass"),
         ("NVIDIA H999", "indeterminate"),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "indeterminate"),
+        ("NVIDIA H100XM-10C", "indeterminate"),
         ("unknown", "indeterminate"),
     ],
 )
@@ -242,6 +244,30 @@ def test_memory_that_a_host_file_leaves_out_is_looked_up_by_the_chips_name(
     host = _host("gpu").model_copy(update={"accelerators": (one,)})
     facts = Facts(request=Request(family="demo", task="reasoning", min_tier=2), host=host)
     assert dict(GATES)["capacity"](candidates(new_release(released))[0], facts).outcome == outcome
+
+
+@pytest.mark.parametrize(("chip", "outcome"), [("NVIDIA H100 80GB HBM3", "pass"), ("a", "indeterminate")])
+def test_an_accelerator_with_no_memory_counts_as_one_whose_memory_is_not_known(
+    chip: str,
+    outcome: Outcome,
+    new_released: Callable[..., ReleasedCell],
+    new_release: Callable[..., Release],
+) -> None:
+    released = new_released("demo-mid/1", "fp16", "cuda-sm90", "tvm", memory_bytes=SEVERAL_GIB)
+    one = Accelerator(architecture="sm_90", chip=chip, memory_bytes=0)
+    host = _host("gpu").model_copy(update={"accelerators": (one,)})
+    facts = Facts(request=Request(family="demo", task="reasoning", min_tier=2), host=host)
+    assert dict(GATES)["capacity"](candidates(new_release(released))[0], facts).outcome == outcome
+
+
+@pytest.mark.parametrize("memory_bytes", [0, -1])
+def test_a_host_without_any_memory_counts_as_one_whose_memory_is_not_known(
+    memory_bytes: int, new_released: Callable[..., ReleasedCell], new_release: Callable[..., Release]
+) -> None:
+    host = _host("cpu").model_copy(update={"memory_bytes": memory_bytes})
+    facts = Facts(request=Request(family="demo", task="reasoning", min_tier=2), host=host)
+    candidate = candidates(new_release(new_released("demo-mid/1", "fp32", TARGETS["cpu"])))[0]
+    assert dict(GATES)["capacity"](candidate, facts).outcome == "indeterminate"
 
 
 def test_an_npu_without_memory_of_its_own_has_the_hosts(
