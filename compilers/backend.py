@@ -1,8 +1,8 @@
 """The table of backends: everything that is known of each toolchain and of each format, as one value.
 
 A backend is one folder of this package, with a module `backend.py` that declares a `Backend` and imports
-none of the backend's libraries. `BACKENDS` is the only table of them. Packages of other authors add to it by
-an entry point of the group `rung.backends`:
+none of the backend's libraries. `BACKENDS` (`backends.py`) is the only table of them. Packages of other
+authors add to it by an entry point of the group `rung.backends`:
 
     [project.entry-points."rung.backends"]
     mychip = "my_package.backend:BACKEND"
@@ -21,31 +21,28 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from compilers.check.bounds import Arithmetic, coarsest, float_sums
 from compilers.lazy import Lazy
-from compilers.proof.claim import Claims, CodeReader
 from compilers.rehearsal import Rehearsal, Rehearse
 from compilers.runtime import Bundle, Runtime
 from compilers.toolchain import Toolchain, Unsupported
 from registry.artifact import ArtifactFormat, Manifest
 from registry.errors import ConfigurationError, ToolchainMissingError, UnknownNameError
 from registry.host import Accelerator
+
+if TYPE_CHECKING:  # readers of binaries are part of the prove stage alone
+    from compilers.proof.claim import Claims, CodeReader
 from registry.recipe import Recipe
 from registry.weight_form import WeightForm
 
 ENTRY_POINTS = "rung.backends"
 """Group of the entry points by which other packages add backends."""
 
-BACKENDS: Mapping[str, str] = {
-    "onnxruntime": "compilers.onnxruntime.backend:BACKEND",
-    "tvm": "compilers.tvm.backend:BACKEND",
-    "iree": "compilers.iree.backend:BACKEND",
-    "qnn": "compilers.qnn.backend:BACKEND",
-    "cann": "compilers.portable.backend:CANN",
-    "openvino": "compilers.portable.backend:OPENVINO",
-}
-"""Toolchain → `module:attribute` of its `Backend`. A new backend is a folder and a line here."""
+TABLE: Lazy[Mapping[str, str]] = Lazy("compilers.backends:BACKENDS")
+"""Named, not imported: a stage's key holds the modules of the backend that it runs, so that a new line in the
+table changes the key of no stage of another backend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +129,7 @@ def backend_names() -> tuple[str, ...]:
     Raises:
         ConfigurationError: Two packages have a backend of one name.
     """
-    return (*BACKENDS, *_entry_points())
+    return (*TABLE.load(), *_entry_points())
 
 
 def find_backend(name: str, *, where: str = "") -> Backend:
@@ -142,8 +139,8 @@ def find_backend(name: str, *, where: str = "") -> Backend:
         UnknownNameError: No such toolchain.
         ConfigurationError: Another package's backend cannot be imported, or two have this name.
     """
-    if name in BACKENDS:
-        return Lazy[Backend](BACKENDS[name]).load()
+    if name in TABLE.load():
+        return Lazy[Backend](TABLE.load()[name]).load()
     if name in _entry_points():
         return _foreign(name)
     raise UnknownNameError.of("toolchain", name, known=backend_names(), where=where)
@@ -156,8 +153,8 @@ def backend_module(name: str) -> str:
         UnknownNameError: No such toolchain.
         ConfigurationError: Two packages have a backend of this name.
     """
-    if name in BACKENDS:
-        return Lazy[Backend](BACKENDS[name]).module
+    if name in TABLE.load():
+        return Lazy[Backend](TABLE.load()[name]).module
     if name in _entry_points():
         return _entry_points()[name].module
     raise UnknownNameError.of("toolchain", name, known=backend_names())
@@ -169,7 +166,7 @@ def backends() -> Iterator[Backend]:
     Raises:
         ConfigurationError: Another package's backend cannot be imported, or two have one name.
     """
-    yield from (find_backend(name) for name in BACKENDS)
+    yield from (find_backend(name) for name in TABLE.load())
     yield from (find_backend(name) for name in _entry_points())
 
 
@@ -274,8 +271,8 @@ def _entry_points() -> Mapping[str, metadata.EntryPoint]:
     """Backends of other packages by name."""
     found: dict[str, metadata.EntryPoint] = {}
     for point in metadata.entry_points(group=ENTRY_POINTS):
-        if point.name in BACKENDS or point.name in found:
-            others = "Rung" if point.name in BACKENDS else _package(found[point.name])
+        if point.name in TABLE.load() or point.name in found:
+            others = "Rung" if point.name in TABLE.load() else _package(found[point.name])
             raise ConfigurationError(
                 f"backend `{point.name}` of `{_package(point)}` has the name of a backend of `{others}`",
                 hint=f"uninstall `{_package(point)}`, or ask its authors for another name",

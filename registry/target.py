@@ -41,7 +41,9 @@ class Target(Value):
 @functools.cache
 def targets() -> dict[str, Target]:
     """All known targets by name."""
-    text = resources.files("registry").joinpath("targets.toml").read_text(encoding="utf-8")
+    # Read in a way that import closures do not see (`pipeline/stages/closure.py`): keys hold the target
+    # itself, so that a new target changes the key of no other one.
+    text = (resources.files("registry") / "targets.toml").read_text(encoding="utf-8")
     return {name: Target(name=name, **facts) for name, facts in tomllib.loads(text).items()}
 
 

@@ -127,6 +127,11 @@ def _version(name: str) -> str:
         ) from error
 
 
+def _requirement(name: str) -> str:
+    """A wheel in the version that is installed here; of numpy any: its newest ones need a newer Python."""
+    return name if name == "numpy" else f"{name}=={_version(name)}"
+
+
 def _made_of(folder: Path) -> dict[str, str] | None:
     try:
         return dict(json.loads((folder / "root.json").read_text(encoding="utf-8")))
@@ -166,7 +171,7 @@ def _unpack_wheels(work: Path, site: Path) -> None:
         "--only-binary=:all:", "--python-version", PYTHON_VERSION, "--implementation", "cp", *platforms,
         "--dest", str(wheels),
     ]  # fmt: skip
-    _run([*pip, *(f"{name}=={_version(name)}" for name in _wheels())], folder=work)
+    _run([*pip, *map(_requirement, _wheels())], folder=work)
     # The compiler's own dependencies are no part of a node.
     _run([*pip, "--no-deps", f"apache-tvm=={_version('apache-tvm')}"], folder=work)
     site.mkdir()

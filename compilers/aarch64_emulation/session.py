@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, cast
 
 import compilers
 import registry
+from compilers.aarch64_emulation.environment import EMULATORS, ROOT_VARIABLE
 from compilers.aarch64_emulation.wire import WireMessage, read_message, write_message
 from compilers.ragged_cache import check_cache_size, check_segments
 from compilers.rehearsal import Rehearsal
@@ -27,11 +28,9 @@ from registry.digest import digest_value, short
 from registry.errors import LoadError
 from registry.target import Target, find_target
 
-ROOT_VARIABLE = "RUNG_AARCH64_ROOT"
 PYTHON = "usr/bin/python3.11"
 PACKAGES = "site"
 """Folder of the root with the wheels' content."""
-EMULATORS = ("qemu-aarch64-static", "qemu-aarch64")
 PROCESSORS: Mapping[str | None, str] = {"neoverse-n1": "neoverse-n1", "generic": "cortex-a53"}
 """LLVM's name of a processor → QEMU's: code that asks for more than the target has is then killed."""
 ANSWER_S = 900.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compilers.aarch64_emulation.session import EMULATORS, ROOT_VARIABLE
+from compilers.aarch64_emulation.environment import EMULATORS, ROOT_VARIABLE
 from compilers.backend import Backend, Format, StandIns
 from compilers.lazy import Lazy
 from compilers.proof.claim import Claims

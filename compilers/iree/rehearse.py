@@ -45,7 +45,8 @@ def rehearse_iree(bundle: Bundle) -> Rehearsal | Unsupported:
 
 def _emulated(bundle: Bundle) -> Rehearsal | Unsupported:
     """Under QEMU, by IREE's own runtime for AArch64."""
-    from compilers.aarch64_emulation.session import PACKAGES, ROOT_VARIABLE, rehearse_aarch64
+    from compilers.aarch64_emulation.environment import ROOT_VARIABLE
+    from compilers.aarch64_emulation.session import PACKAGES, rehearse_aarch64
 
     root = os.environ.get(ROOT_VARIABLE)
     if root and not (Path(root) / PACKAGES / "iree" / "runtime").is_dir():

@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from mmap import mmap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from compilers.lazy import Lazy
-from compilers.proof.elf import Image
-from compilers.proof.graph import OnnxGraph
 from compilers.proof.proof import Binary, BinaryKind
 from registry.artifact import ArtifactFormat
 from registry.target import Target
+
+if TYPE_CHECKING:  # so that only the prove stage depends on how binaries are read
+    from compilers.proof.elf import Image
+    from compilers.proof.graph import OnnxGraph
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from pipeline.build.records import Recorded
 from pipeline.stages.evaluate import EvaluateOutput, evaluate_key
 from pipeline.stages.export import ExportOutput
 from pipeline.stages.lower import LowerOutput, lower_key
-from pipeline.stages.prove import ProveOutput, prove_key
+from pipeline.stages.prove import ProveOutput, prove_code, prove_key
 from pipeline.stages.quantize import QuantizeOutput
 from pipeline.stages.rehearse import RehearseOutput, rehearse_key
 from pipeline.stages.stage import StageKey
@@ -211,6 +211,7 @@ class CellSteps:
             lowered=reached(progress.lowered).output.model_dump(mode="json", exclude={"log"}),
             target=progress.planned.target,
             toolchain=progress.planned.toolchain,
+            code=prove_code(progress.planned.toolchain),
         )
 
     def rehearse_key(self, progress: CellProgress) -> StageKey[RehearseOutput] | None:

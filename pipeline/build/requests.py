@@ -10,6 +10,7 @@ from pipeline.build.plan_records import PlanRecords
 from pipeline.stages.examine import ExamineRequest
 from pipeline.stages.export import ExportRequest, export_key
 from pipeline.stages.lower import LowerRequest
+from pipeline.stages.prove import prove_code
 from pipeline.stages.quantize import QuantizeRequest
 from pipeline.stages.reference import ReferenceRequest
 from pipeline.stages.rehearse import RehearseRequest
@@ -81,6 +82,7 @@ def lower_request(progress: CellProgress, *, steps: CellSteps) -> LowerRequest |
         facts=reached(progress.exported).facts,
         target=planned.target.name,
         toolchain=planned.toolchain,
+        prove_code=prove_code(planned.toolchain),
     )
 
 

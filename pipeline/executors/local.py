@@ -118,7 +118,7 @@ class LocalExecutor:
         guard.start()
         last: Event | None = None
         try:
-            with os.fdopen(reader, encoding="utf-8") as stream:
+            with os.fdopen(reader, encoding="utf-8", errors="replace") as stream:
                 for event in _events(stream):
                     last = event
                     on_event(event)
@@ -191,7 +191,12 @@ def _events(stream: IO[str]) -> Iterator[Event]:
         try:
             yield EVENT.validate_json(line)
         except ValidationError:
-            return  # a worker that died while it wrote its last line
+            if line.endswith("\n"):
+                what = f"the worker sent a line that is not an event: {line.strip()[:200]}"
+                yield ErrorEvent(
+                    code="protocol", message=what, hint="report it as a bug in Rung", exit_code=4
+                )
+            return  # otherwise it died while it wrote its last line
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -46,5 +46,10 @@ def rehearsal_code(toolchain: str) -> tuple[str, ...]:
     Raises:
         UnknownNameError: No such toolchain.
     """
-    rehearse = find_backend(toolchain).format.rehearse
-    return (backend_module(toolchain), *(() if rehearse is None else (rehearse.module,)))
+    form = find_backend(toolchain).format
+    rehearse = () if form.rehearse is None else (form.rehearse.module,)
+    return (
+        backend_module(toolchain),
+        form.runtime.module,
+        *rehearse,
+    )  # an emulator runs the runtime's own code

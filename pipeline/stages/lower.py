@@ -38,6 +38,8 @@ class LowerRequest(Value):
     facts: ModelFacts
     target: str
     toolchain: str
+    prove_code: Digest
+    """The digest of the code of proofs, for the key of the proof."""
 
 
 LOWER = Stage(

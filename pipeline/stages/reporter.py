@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 
@@ -18,7 +19,7 @@ class Reporter:
     """
 
     def __init__(self, fd: int) -> None:
-        self._stream = os.fdopen(fd, "w", buffering=1, encoding="utf-8")
+        self._stream = os.fdopen(fd, "w", buffering=1, encoding="utf-8", errors="replace")
 
     def output(self, key: str, value: Value, *, stage: str, seconds: float) -> None:
         """A stage is finished; its output may be recorded."""
@@ -48,7 +49,8 @@ class Reporter:
         self._stream.close()
 
     def _send(self, event: Event) -> None:
-        self._stream.write(event.model_dump_json() + "\n")
+        # Not pydantic's JSON, which refuses the lone surrogates that names of files may hold.
+        self._stream.write(json.dumps(event.model_dump(), ensure_ascii=False) + "\n")
 
 
 def peak_memory_bytes() -> int:

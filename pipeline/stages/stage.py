@@ -52,7 +52,10 @@ class Stage(Generic[O_co]):
         Raises:
             NotFoundError: There is no such module.
         """
-        code = code_digest(*self.entries(*backend))
+        return self.key_of(code_digest(*self.entries(*backend)), **inputs)
+
+    def key_of(self, code: Digest, **inputs: object) -> StageKey[O_co]:
+        """The key of one run whose code's digest is known, such as in a worker: its sources may be others."""
         digest = digest_value({"stage": self.name, "code": code, "inputs": inputs})
         return StageKey(self.name, digest, self.output)
 

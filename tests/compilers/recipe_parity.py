@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from compilers.check.probe import make_probe, measure_parity, reference_logits
+from compilers.check.measure import measure_parity
+from compilers.check.probe import make_probe, reference_logits
 from compilers.model.torch_reference import TorchSession
 from compilers.quantize.canonical import dequantized_state
 from tests.checkpoints import make_checkpoint

@@ -28,7 +28,7 @@ def test_a_backend_is_a_folder_and_a_line_and_its_cells_are_evaluated(tmp_path: 
     checkpoint = make_checkpoint(tmp_path / "checkpoint", seed=1)
     with applied("add-a-backend.patch", to=tmp_path / "tree") as (tree, touched):
         assert {path for path in touched if not path.startswith("compilers/acme/")} == {
-            "compilers/backend.py"
+            "compilers/backends.py"
         }
         tree.python("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/contracts/test_toolchain.py",
                     "tests/contracts/test_runtime.py", "-k", "acme")  # fmt: skip

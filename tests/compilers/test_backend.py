@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from compilers.backend import BACKENDS, backend_names, backends, find_backend, find_format, formats
+from compilers.backend import backend_names, backends, find_backend, find_format, formats
+from compilers.backends import BACKENDS
 from registry.errors import UnknownNameError
 
 ROOT = Path(__file__).parents[2]

@@ -130,8 +130,17 @@ def test_an_end_without_a_last_event_is_a_failure(make: Make) -> None:
     assert isinstance(run(make("pass")), Failure)
 
 
-def test_an_event_in_a_form_that_does_not_exist_is_a_failure(make: Make) -> None:
-    assert isinstance(run(make('send(\'{"event": "done"}\')')), Failure)
+def test_an_event_in_a_form_that_does_not_exist_is_a_failure_that_quotes_it(make: Make) -> None:
+    failure = run(make('send(\'{"event": "done"}\')'))
+    assert isinstance(failure, Failure)
+    assert failure.code == "protocol"
+    assert '{"event": "done"}' in failure.message
+
+
+def test_a_worker_killed_inside_a_character_is_a_failure(make: Make) -> None:
+    failure = run(make('os.write(int(sys.argv[-1]), b\'{"event": "progress", "text": "\\xc3\'); os._exit(9)'))
+    assert isinstance(failure, Failure)
+    assert failure.code == "crash"
 
 
 def test_a_hang_is_stopped_at_its_time_limit(make: Make) -> None:

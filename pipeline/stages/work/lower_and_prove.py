@@ -35,6 +35,7 @@ def lower_and_prove(request: LowerRequest, context: WorkerContext) -> None:
         lowered=lowered.model_dump(mode="json", exclude={"log"}),
         target=find_target(request.target),
         toolchain=request.toolchain,
+        code=request.prove_code,
     )
     context.report.output(key.digest, proven, stage=PROVE.name, seconds=time.monotonic() - start)
 

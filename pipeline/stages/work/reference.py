@@ -10,7 +10,7 @@ from pipeline.stages.context import WorkerContext
 from pipeline.stages.reference import ReferenceOutput, ReferenceRequest
 from pipeline.stages.task import TaskRequest
 from registry.digest import canonical_json
-from serving.node.host import this_host
+from serving.node.processor import processor_name
 
 
 def evaluate_checkpoint(
@@ -48,7 +48,7 @@ def evaluate_checkpoint(
         subject=request.checkpoint.digest,
         runtime="torch",
         runtime_version=required_version("torch", extra="build"),
-        chip=this_host().chip,
+        chip=processor_name(),
     )
     return ReferenceOutput(
         scorecard=context.store.add_bytes(canonical_json(card)).digest,

@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime
 
 from compilers.backend import rehearse as open_rehearsal
-from compilers.check.probe import measure_parity
+from compilers.check.measure import measure_parity
 from compilers.runtime import Bundle
 from compilers.toolchain import Unsupported
 from matrices.cells.measurement import Measurement

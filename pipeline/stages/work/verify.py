@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compilers.check.probe import measure_parity
+from compilers.check.measure import measure_parity
 from pipeline.stages.probe import ProbeOutput
 from pipeline.stages.verify import VerifyOutput
 from pipeline.stages.work.artifact import LoadedArtifact

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from compilers.aarch64_emulation.session import EMULATORS, PYTHON, ROOT_VARIABLE
+from compilers.aarch64_emulation.environment import EMULATORS, ROOT_VARIABLE
+from compilers.aarch64_emulation.session import PYTHON
 
 MADE = Path(__file__).parents[3] / ".aarch64-root"
 """Where the Makefile puts it."""

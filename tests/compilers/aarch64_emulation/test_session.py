@@ -12,7 +12,8 @@ import pytest
 
 from compilers.aarch64_emulation.session import EmulatedSession, rehearse_aarch64
 from compilers.backend import find_format, find_toolchain, rehearse
-from compilers.check.probe import measure_parity, reference_logits
+from compilers.check.measure import measure_parity
+from compilers.check.probe import reference_logits
 from compilers.model.torch_reference import TorchSession
 from compilers.quantize.canonical import dequantized_state
 from compilers.rehearsal import Rehearsal

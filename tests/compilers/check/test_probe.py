@@ -12,12 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compilers.check.measure import kl_divergence, measure_parity
 from compilers.check.probe import (
     MAX_LOGITS,
     SHORTEST,
-    kl_divergence,
     make_probe,
-    measure_parity,
     reference_logits,
     stepwise_logits,
 )

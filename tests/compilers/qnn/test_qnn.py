@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from compilers.backend import find_runtime, find_toolchain, rehearse
+from compilers.check.measure import measure_parity
 from compilers.check.parity import Parity
-from compilers.check.probe import make_probe, measure_parity, reference_logits
+from compilers.check.probe import make_probe, reference_logits
 from compilers.model.torch_reference import TorchSession
 from compilers.model.weights import read_layout
 from compilers.qnn.lower import QnnToolchain

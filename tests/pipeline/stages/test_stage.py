@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from compilers.backend import BACKENDS
+from compilers.backends import BACKENDS
 from pipeline.build.nodes import STAGES
 from pipeline.stages.backend_code import lowering_code, proof_code, rehearsal_code, runtime_code
 from pipeline.stages.closure import PACKAGES, ROOT, import_closure
@@ -31,7 +31,7 @@ def entries() -> dict[str, tuple[str, ...]]:
             case "verify" | "evaluate":
                 found[name] = stage.entries(*runtime_code("onnxruntime"))
             case "rehearse":
-                found[name] = stage.entries(*rehearsal_code("qnn"))
+                found |= {f"rehearse-{each}": stage.entries(*rehearsal_code(each)) for each in ("qnn", "tvm")}
             case "prove":
                 found[name] = stage.entries(*proof_code("tvm"))
             case _:
@@ -83,7 +83,8 @@ INSIDE_AND_OUTSIDE = {
     "lower-cann": ("compilers/portable/lower.py", "compilers/iree/lower.py"),
     "lower-openvino": ("compilers/portable/allow_list.toml", "compilers/qnn/lower.py"),
     "prove": ("compilers/tvm/proof.py", "compilers/quantize/rtn.py"),
-    "rehearse": ("compilers/qnn/rehearse.py", "compilers/tvm/rehearse.py"),
+    "rehearse-qnn": ("compilers/qnn/rehearse.py", "compilers/tvm/rehearse.py"),
+    "rehearse-tvm": ("compilers/tvm/cpu/session.py", "compilers/qnn/run.py"),
     "verify": ("compilers/onnxruntime/run.py", "compilers/tvm/run.py"),
     "evaluate": ("evals/judge.py", "compilers/tvm/run.py"),
 }
@@ -114,6 +115,24 @@ def test_a_comment_in_another_stage_changes_no_key(stage: str, sources: Sources)
 
 def test_a_change_of_the_layout_of_weights_changes_quantize_and_every_lowering(sources: Sources) -> None:
     assert sources.changed_by("compilers/model/weights.py") >= {"quantize"} | LOWERINGS
+
+
+@pytest.mark.parametrize("file", ["compilers/backends.py", "registry/targets.toml"])
+def test_a_line_in_a_table_changes_no_key(file: str, sources: Sources) -> None:
+    """Of a backend or target: a stage's key holds the modules of its own backend, and its own target."""
+    assert sources.changed_by(file) == set()
+
+
+def test_how_a_proof_reads_binaries_is_part_of_proofs_alone(sources: Sources) -> None:
+    for path in ("compilers/proof/elf.py", "compilers/proof/graph.py", "compilers/proof/rules.py"):
+        changed = sources.changed_by(path)
+        assert "prove" in changed
+        assert not changed & ({"export", "probe", "reference", "quantize", "verify", "evaluate"} | LOWERINGS)
+
+
+def test_the_bounds_of_parity_are_part_of_what_compares_alone(sources: Sources) -> None:
+    changed = sources.changed_by("compilers/check/measure.py")
+    assert changed == {"verify", "rehearse-qnn", "rehearse-tvm"}
 
 
 def test_an_entry_that_does_not_exist_is_refused() -> None:

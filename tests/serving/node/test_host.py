@@ -8,15 +8,8 @@ import pytest
 from registry.errors import ConfigurationError
 from registry.host import Accelerator, Host
 from registry.target import find_target, missing_features
-from serving.node.host import (
-    chip_name,
-    control_groups,
-    core_quota,
-    memory_limit,
-    processor_flags,
-    read_host,
-    this_host,
-)
+from serving.node.host import read_host, this_host
+from serving.node.processor import chip_name, control_groups, core_quota, memory_limit, processor_flags
 
 ARM = """processor\t: 0
 BogoMIPS\t: 50.00
