@@ -86,7 +86,7 @@ def test_a_session_launches_its_kernels_and_needs_neither_tvm_nor_torch(bundle: 
     lines = run(bundle, fake)
     assert lines[0] == "Fake GPU 0 sm_90 CUDA 13000"
     assert [line for line in lines if line.startswith("[")] == ["[(1, 300)]", "[(1, 300)]", "[(40, 300)]"]
-    assert lines[-1] == "False False"
+    assert "False False" in lines  # the library that counts launches has its own buffer
     launches = [line.split()[1:] for line in lines if line.startswith("launch")]
     assert len(launches) == 3 * (1 + 8 * 2 + 2)
     assert ["attention_kernel", "4", "3", "128"] in launches  # heads × tokens
