@@ -40,6 +40,20 @@ def check_name(name: str) -> str:
     return name
 
 
+def check_named(release: Release, name: str, *, where: str) -> Release:
+    """The release itself, if it has the name under which it was found.
+
+    Raises:
+        RefusedError: It has another: whoever keeps it gives one release in the place of another.
+    """
+    if release.name != name:
+        raise RefusedError(
+            f"{where} holds release `{release.name}` under the name `{name}`",
+            hint=f"ask for `{release.name}`, or have `{name}` published there again",
+        )
+    return release
+
+
 def write_release(release: Release, *, directory: Path, private_key: Path) -> Path:
     """Write and sign a release; the directory appears complete or not at all.
 

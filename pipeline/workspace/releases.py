@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from matrices.releases.files import read_release
+from matrices.releases.files import check_named, read_release
 from matrices.releases.release import Release
 from registry.errors import ConfigurationError, NotFoundError, UnknownNameError
 from registry.workspace import Workspace, find_workspace
@@ -18,6 +18,7 @@ def find_release(name: str, *, key: Path | None = None) -> tuple[Release, Worksp
     Raises:
         NotFoundError: No such release.
         SignatureError: Its signature does not verify.
+        RefusedError: It has another name than its directory in the workspace.
     """
     directory = Path(name)
     if (directory / "release.json").is_file():
@@ -25,13 +26,13 @@ def find_release(name: str, *, key: Path | None = None) -> tuple[Release, Worksp
             key = find_workspace().public_key
         return read_release(directory, public_key=key), None
     workspace = find_workspace()
-    directory = workspace.releases / name
-    if not directory.is_dir():
-        parent = workspace.releases
-        known = [path.name for path in parent.iterdir()] if parent.is_dir() else []
+    parent = workspace.releases
+    known = [path.name for path in parent.iterdir()] if parent.is_dir() else []
+    if name not in known:
         unknown = UnknownNameError.of("release", name, known=known)
         raise NotFoundError(unknown.message, hint=unknown.hint)
-    return read_release(directory, public_key=key or workspace.public_key), workspace
+    release = read_release(parent / name, public_key=key or workspace.public_key)
+    return check_named(release, name, where=f"`{parent}`"), workspace
 
 
 def newest_release(workspace: Workspace, *, family: str | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from matrices.releases.files import check_name, read_release
+from matrices.releases.files import check_name, check_named, read_release
 from matrices.releases.release import Release
 from registry.errors import ConfigurationError, NotFoundError
 
@@ -74,6 +74,7 @@ class NodeDirectory:
             NotFoundError: There is none, or not that one.
             ConfigurationError: There are several and none is named, or there is no key to trust.
             SignatureError: The release is not signed with the key.
+            RefusedError: It has another name than its directory.
         """
         known = (
             sorted(p.name for p in self.releases.iterdir() if p.is_dir()) if self.releases.is_dir() else []
@@ -89,7 +90,8 @@ class NodeDirectory:
         name = name or known[0]
         if name not in known:
             raise NotFoundError(f"no release `{name}` in `{self.root}`", hint=f"it holds {', '.join(known)}")
-        return read_release(self.release(name), public_key=check_key(key or self.trusted_key))
+        release = read_release(self.release(name), public_key=check_key(key or self.trusted_key))
+        return check_named(release, name, where=f"`{self.root}`")
 
 
 def check_key(path: Path) -> Path:

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 
 from compilers.runtime import Bundle
-from matrices.releases.files import RELEASE_NAME, SIGNATURE_NAME, read_release
+from matrices.releases.files import RELEASE_NAME, SIGNATURE_NAME, check_name, check_named, read_release
 from matrices.releases.release import Release
 from registry.artifact import MANIFEST_NAME, Manifest
 from registry.atomic import SUFFIX, remove_tree, storage_errors, temporary_directory, write_atomically
@@ -77,6 +77,7 @@ def pull(
     release: Source,
     public_key: Path,
     into: NodeDirectory,
+    name: str | None = None,
     artifacts: Sequence[str] | None = None,
     report: Report | None = None,
 ) -> Pulled:
@@ -87,6 +88,7 @@ def pull(
         release: The release's own directory there.
         public_key: PEM file of the key that is trusted.
         into: Made if it is not there; may hold other releases.
+        name: The name that the release must have; None: any.
         artifacts: Digests or cell ids; None: every artifact of the release.
         report: Called as bytes arrive.
 
@@ -97,9 +99,9 @@ def pull(
         UnknownNameError: The release has no such artifact.
         InterruptedFetchError: The source does not answer; the same pull goes on where it stopped.
         StorageFullError: No space left; what was fetched halfway is removed.
-        RefusedError: The directory holds another release of the same name.
+        RefusedError: The release has another name, or the directory holds another of the same name.
     """
-    got = pull_release(release, public_key=public_key, into=into)
+    got = pull_release(release, public_key=public_key, into=into, name=name)
     cells = got.cells if artifacts is None else tuple(find_released(got, name) for name in artifacts)
     bundles = tuple(pull_artifact(cell.manifest, blobs=blobs, into=into, report=report) for cell in cells)
     return Pulled(release=got, release_directory=into.release(got.name), bundles=bundles)
@@ -129,27 +131,34 @@ def pull_wanted(
         report: Called as bytes arrive.
 
     Raises:
-        RefusedError: The host may take none of them as asked.
-        ConfigurationError: There is no such key.
+        RefusedError: The host may take none of them as asked, or the source's release has another name.
+        ConfigurationError: There is no such key, or no release can have that name.
         SignatureError, CorruptError, NotFoundError, InterruptedFetchError, StorageFullError: See `pull`.
     """
     trusted = check_key(public_key)
-    there, blobs = source.within(f"releases/{name}"), source.within("store")
-    release = pull_release(there, public_key=trusted, into=into)
+    there, blobs = source.within(f"releases/{check_name(name)}"), source.within("store")
+    release = pull_release(there, public_key=trusted, into=into, name=name)
     artifacts = choose_artifacts(release, wanted, host, runtimes=runtimes)
     pulled = pull(
-        blobs=blobs, release=there, public_key=trusted, into=into, artifacts=artifacts, report=report
+        blobs=blobs,
+        release=there,
+        public_key=trusted,
+        into=into,
+        name=name,
+        artifacts=artifacts,
+        report=report,
     )
     write_atomically(into.trusted_key, trusted.read_bytes())
     return pulled
 
 
-def pull_release(source: Source, *, public_key: Path, into: NodeDirectory) -> Release:
-    """Bring a release into the node's directory, once its signature is verified.
+def pull_release(
+    source: Source, *, public_key: Path, into: NodeDirectory, name: str | None = None
+) -> Release:
+    """Bring a release into the node's directory, once its signature and its name (None: any) are verified.
 
     Raises:
-        SignatureError, SchemaError, NotFoundError, StorageFullError: See `pull`.
-        RefusedError: The directory holds another release of the same name.
+        SignatureError, SchemaError, NotFoundError, StorageFullError, RefusedError: See `pull`.
     """
     files = {RELEASE_NAME: read_small(source, RELEASE_NAME, limit_bytes=MAX_RELEASE_BYTES, what="release")}
     try:
@@ -163,6 +172,8 @@ def pull_release(source: Source, *, public_key: Path, into: NodeDirectory) -> Re
     with tempfile.TemporaryDirectory(prefix="rung-release-") as scratch:
         _write_files(Path(scratch), files)
         release = read_release(Path(scratch), public_key=public_key)
+    if name is not None:
+        check_named(release, name, where="the source")
     target = into.release(release.name)
     standing = _standing(target, public_key=public_key)
     if standing is None:

@@ -76,7 +76,7 @@ def test_what_doctor_prints_is_taken_as_it_is(machine: Place, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("gibibytes", "code", "gate"), [(80, 0, None), (None, 0, None), (8, 8, "capacity"), (0, 8, "capacity")]
+    ("gibibytes", "code", "gate"), [(80, 0, None), (None, 0, None), (8, 8, "capacity"), (0, 0, None)]
 )
 def test_a_gpu_of_that_size_is_allowed_or_denied(
     machine: Place, tmp_path: Path, gibibytes: int | None, code: int, gate: str | None

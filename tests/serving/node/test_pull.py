@@ -25,9 +25,11 @@ from registry.signing import generate_keys
 from registry.store import Store
 from serving.contract.problems import InterruptedFetchError
 from serving.node import fetch
+from serving.node.choose import Wanted
 from serving.node.directory import NodeDirectory
+from serving.node.host import this_host
 from serving.node.load import read_bundle
-from serving.node.pull import pull, pull_artifact
+from serving.node.pull import pull, pull_artifact, pull_wanted
 from serving.node.source import DirectorySource, find_source
 from tests.contracts.file_server import file_server
 from tests.serving.support import make_cell, make_manifest, make_release
@@ -95,6 +97,42 @@ def test_pull_brings_the_release_and_whole_bundles(published, tmp_path):
     assert seen[-1].done_bytes == seen[-1].total_bytes
     inodes = {(bundle.path / "weights.safetensors").stat().st_ino for bundle in got.bundles}
     assert len(inodes) == 1, "weights that artifacts share are on the disk once"
+
+
+def pull_by_name(published, name, out):
+    return pull_wanted(
+        name,
+        source=DirectorySource(published.root),
+        public_key=published.public_key,
+        into=NodeDirectory(out),
+        wanted=Wanted(everything=True),
+        host=this_host(),
+    )
+
+
+def test_a_release_under_another_name_is_refused_and_nothing_is_written(published, tmp_path):
+    releases = published.root / "releases"
+    (releases / "r2").symlink_to(releases / "r1")
+    with pytest.raises(RefusedError, match="the source holds release `r1` under the name `r2`") as caught:
+        pull_by_name(published, "r2", tmp_path / "node")
+    assert caught.value.exit_code == 8
+    assert not (tmp_path / "node").exists()
+    assert pull_by_name(published, "r1", tmp_path / "node").release == published.release
+
+
+@pytest.mark.parametrize("name", ["../r1", "r1/../r1", "r1/", "/r1", "..", ".", "", "r1?x", "r1\\x"])
+def test_only_the_plain_name_of_a_release_is_asked_of_a_source(published, tmp_path, name):
+    with pytest.raises(ConfigurationError, match="cannot be the name of a release") as caught:
+        pull_by_name(published, name, tmp_path / "node")
+    assert caught.value.exit_code == 2
+    assert not (tmp_path / "node").exists()
+
+
+def test_a_release_that_was_renamed_in_the_node_is_not_served(published, tmp_path):
+    pull_by_name(published, "r1", tmp_path / "node")
+    (tmp_path / "node" / "releases" / "r1").rename(tmp_path / "node" / "releases" / "r2")
+    with pytest.raises(RefusedError, match="holds release `r1` under the name `r2`"):
+        NodeDirectory(tmp_path / "node").read_release("r2")
 
 
 def test_pulling_again_fetches_nothing(published, tmp_path):
