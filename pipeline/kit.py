@@ -162,13 +162,13 @@ def blobs_of_kits(kits: Path) -> set[str]:
 
 
 def _write(kit: Kit, directory: Path, *, private_key: Path) -> None:
-    write_signed(canonical_json(kit), directory=directory, names=_NAMES, private_key=private_key)
+    write_signed(canonical_json(kit.content), directory=directory, names=_NAMES, private_key=private_key)
 
 
 def _holds(directory: Path, kit: Kit) -> bool:
     try:
         whole = (directory / SIGNATURE_NAME).is_file()
-        return whole and (directory / INDEX_NAME).read_bytes() == canonical_json(kit)
+        return whole and (directory / INDEX_NAME).read_bytes() == canonical_json(kit.content)
     except OSError:
         return False
 

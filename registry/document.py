@@ -32,12 +32,22 @@ class Document(Value):
     """From version 1 to 2, from 2 to 3, and so on to the version that is written."""
 
     schema_version: int
+    _found: JsonObject | None = PrivateAttr(default=None)
     _digest: str | None = PrivateAttr(default=None)
+
+    @property
+    def content(self) -> JsonObject:
+        """The JSON of the document: what was read, or else what is written."""
+        return self.model_dump(mode="json") if self._found is None else self._found
 
     @property
     def digest(self) -> str:
         """The digest of the document as it was written."""
         return self._digest or digest_value(self)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether two documents have the same fields, in whichever version each was written."""
+        return type(self) is type(other) and self.__dict__ == other.__dict__
 
     @classmethod
     def newest_version(cls) -> int:
@@ -56,6 +66,7 @@ class Document(Value):
             SchemaError: It is not such a document, or was written by a newer version of Rung.
         """
         found = content if isinstance(content, dict) else _load(content, cls, where=where)
+        digest = _digest_of(found, cls, where=where)
         version = found.get("schema_version", 1)
         newest = cls.newest_version()
         if not isinstance(version, int) or version < 1:
@@ -75,15 +86,14 @@ class Document(Value):
             raise _unreadable(cls, where, describe(error)) from error
         except (AttributeError, KeyError, TypeError) as error:
             raise _unreadable(cls, where, f"it does not have the form of schema {version}") from error
-        if version != newest:
-            value._digest = digest_value(found)
+        value._found, value._digest = found, digest
         return value
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy; with changes it is a new document of the newest version."""  # Any: pydantic's signature
         copied = super().model_copy(update=update, deep=deep)
         if update:
-            copied._digest = None
+            copied._found = copied._digest = None
         return copied
 
 
@@ -95,6 +105,13 @@ def _load(content: bytes | str, kind: type[Document], *, where: str) -> JsonObje
     if not isinstance(found, dict):
         raise _unreadable(kind, where, "it is not a JSON object")
     return found
+
+
+def _digest_of(found: JsonObject, kind: type[Document], *, where: str) -> str:
+    try:
+        return digest_value(found)
+    except (ValueError, RecursionError) as error:  # Python reads 1e999 and "\ud800", which no JSON can hold
+        raise _unreadable(kind, where, "it holds a number or text that JSON cannot represent") from error
 
 
 def _unreadable(kind: type[Document], where: str, why: str) -> SchemaError:

@@ -10,6 +10,8 @@ import re
 from pathlib import Path
 from typing import Final
 
+from pydantic_core import to_json
+
 from matrices.releases.release import Release
 from registry.digest import short
 from registry.errors import ConfigurationError, RefusedError, RegistryError, StorageFullError
@@ -57,7 +59,7 @@ def check_named(release: Release, name: str, *, where: str) -> Release:
 def write_release(release: Release, *, directory: Path, private_key: Path) -> Path:
     """Write and sign a release; the directory appears complete or not at all.
 
-    Writing the same release again changes nothing.
+    Writing the same release again changes nothing. One that was read is written as it was read.
 
     Args:
         release: What to write.
@@ -76,7 +78,7 @@ def write_release(release: Release, *, directory: Path, private_key: Path) -> Pa
     check_name(release.name)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         return _same_already(release, directory)
-    document = (release.model_dump_json(indent=1) + "\n").encode()
+    document = to_json(release.content, indent=1) + b"\n"
     try:
         write_signed(document, directory=directory, names=_NAMES, private_key=private_key)
     except StorageFullError:
@@ -104,7 +106,7 @@ def _same_already(release: Release, directory: Path) -> Path:
     path = directory / RELEASE_NAME
     if path.is_file() and (directory / SIGNATURE_NAME).is_file():
         there = Release.parse(path.read_bytes(), where=str(path))
-        if there == release:
+        if there.digest == release.digest:
             return directory
         what = f"the release `{there.name}` ({short(there.digest)})"
     else:

@@ -117,7 +117,7 @@ def write_report(report: EvidenceFile, *, path: Path, private_key: Path) -> None
         ConfigurationError: The key cannot sign.
         StorageFullError: No space left.
     """
-    data = canonical_json(report)
+    data = canonical_json(report.content)
     signature = sign_bytes(data, name=SIGNED_NAME, private_key=private_key)
     document = {"evidence": json.loads(data), "signature": json.loads(signature)}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -126,6 +126,19 @@ def test_writing_the_same_again_changes_nothing_and_other_content_is_refused(fre
     assert {path.name: path.stat().st_mtime_ns for path in directory.iterdir()} == before
 
 
+@pytest.mark.parametrize("version", ["release-2", "release-3"])
+def test_a_release_of_any_version_is_written_again_as_it_was(version, keys, tmp_path):
+    golden = Path(__file__).parent / "golden" / version
+    release = read_release(golden, public_key=golden.parent / "rung.pub")
+    again = write_release(release, directory=tmp_path / "again", private_key=keys[0])
+    assert (again / "release.json").read_bytes() == (golden / "release.json").read_bytes()
+    assert read_release(again, public_key=keys[1]).digest == release.digest
+    write_release(release, directory=again, private_key=keys[0])
+    renewed = release.model_copy(update={"created_by": "Bob"})
+    with pytest.raises(RefusedError, match=f"holds the release `{release.name}`"):
+        write_release(renewed, directory=again, private_key=keys[0])
+
+
 def test_a_directory_of_somebody_else_is_kept(freeze, keys, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
