@@ -6,6 +6,9 @@ terms against it; `alternatives` says what a decision would allow instead.
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 from pydantic import Field
 
 from matrices.cells.levels import earned_tiers
@@ -13,8 +16,11 @@ from matrices.releases.release import Release, ReleasedCell
 from matrices.resolve.resolve import Decision
 from registry.artifact import Manifest
 from registry.digest import Digest, short
+from registry.errors import ConfigurationError
 from registry.value import Value
 from serving.contract.problems import Json
+
+_REGION: Final = re.compile(r"[A-Za-z0-9._-]+")
 
 
 class Promise(Value):
@@ -64,6 +70,19 @@ class Promise(Value):
         return max(known) if known and len(known) == len(wanted) else None
 
 
+def check_region(region: str) -> str:
+    """The region itself, if a header of every answer can hold it.
+
+    Raises:
+        ConfigurationError: It cannot.
+    """
+    if not _REGION.fullmatch(region):
+        raise ConfigurationError(
+            f"`{region}` cannot be the name of a region", hint="use a-z, A-Z, 0-9, `-`, `_`, `.`"
+        )
+    return region
+
+
 def make_promise(
     manifest: Manifest,
     *,
@@ -84,6 +103,9 @@ def make_promise(
         release: The release that approved it.
         region: Where it is served.
         default_task: Task type of callers that name none.
+
+    Raises:
+        ConfigurationError: No answer can name that region.
     """
     name = manifest.checkpoint.partition("/")[0]
     names = [manifest.family, name, manifest.checkpoint, manifest.digest]
@@ -100,7 +122,7 @@ def make_promise(
         target=manifest.target,
         runtime=manifest.format,
         licence=manifest.licence,
-        region=region,
+        region=None if region is None else check_region(region),
         default_task=default_task,
         context_tokens=context_tokens,
         sequences=sequences,

@@ -32,7 +32,9 @@ def serve(
         None, min=1, help="The lowest acceptable tier; default: the ladder's last"
     ),
     artifact: str | None = typer.Option(None, help="Serve only this artifact: digest or cell id"),
-    region: str | None = typer.Option(None, help="Region of this node; named in every answer"),
+    region: str | None = typer.Option(
+        None, help="Region of this node (letters, digits, `-`, `_`, `.`); named in every answer"
+    ),
     key: Path | None = typer.Option(None, help="The public key to trust; default: the one given at the pull"),
     address: str = typer.Option("127.0.0.1", help="Address to listen on"),
     port: int = typer.Option(8421, help="Port to listen on; 0: any free port"),
@@ -45,6 +47,7 @@ def serve(
     ),
 ) -> None:
     """Serve. Exit 7 if it cannot be loaded here, 8 if nothing may be served here as asked."""
+    from serving.contract.promise import check_region
     from serving.http.server import open_socket
     from serving.http.server import serve as answer
     from serving.http.service import create_service
@@ -52,6 +55,8 @@ def serve(
     from serving.node.directory import NodeDirectory
     from serving.node.open import open_node
 
+    if region is not None:
+        check_region(region)
     listening = open_socket(host=address, port=port)
     wanted = Wanted(tasks=tuple(task), min_tier=min_tier, artifacts=(artifact,) if artifact else ())
     if node is None:

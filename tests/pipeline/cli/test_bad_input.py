@@ -162,3 +162,8 @@ def test_a_port_in_use(place: Place) -> None:
 
 def test_nothing_to_serve(place: Place) -> None:
     refused(place.rung("serve", "--port", "0"), code=3, names="no release")
+
+
+@pytest.mark.parametrize("region", ["東京", "eu west", "eu\r\nX-Rung-Tier: 1", ""])
+def test_a_region_that_no_header_can_hold(place: Place, region: str) -> None:
+    refused(place.rung("serve", "--port", "0", "--region", region), code=2, names="the name of a region")
