@@ -15,7 +15,7 @@ from pydantic import PrivateAttr, ValidationError
 
 from registry.digest import digest_value
 from registry.errors import SchemaError
-from registry.value import Value, describe
+from registry.value import Value, describe, with_article
 
 JsonObject = dict[str, Any]  # Any: JSON
 Upgrade = Callable[[JsonObject], JsonObject]
@@ -116,5 +116,5 @@ def _digest_of(found: JsonObject, kind: type[Document], *, where: str) -> str:
 
 def _unreadable(kind: type[Document], where: str, why: str) -> SchemaError:
     return SchemaError(
-        f"`{where}` is not a {kind.KIND} that this version of Rung reads: {why}", hint=kind.RENEW
+        f"`{where}` is not {with_article(kind.KIND)} that this version of Rung reads: {why}", hint=kind.RENEW
     )

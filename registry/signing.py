@@ -271,7 +271,7 @@ def _read_bundle(signature: Path) -> dict[str, Any]:  # Any: JSON
         raise SignatureError(
             f"cannot read signature `{signature}`: {error.strerror}", hint="fetch it with what it signs"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SignatureError(f"`{signature}` is not a signature: it is not JSON", hint=_RESIGN) from error
     if not isinstance(bundle, dict):
         raise SignatureError(f"`{signature}` is not a signature: no JSON object", hint=_RESIGN)

@@ -28,7 +28,7 @@ class Value(BaseModel):
             raise SchemaError(f"no {cls.__name__.lower()} at `{path}`", hint="check the path") from error
         except ValidationError as error:
             raise SchemaError(
-                f"`{path}` is not a {cls.__name__.lower()}: {describe(error)}",
+                f"`{path}` is not {with_article(cls.__name__.lower())}: {describe(error)}",
                 hint="it is damaged or was written by another version; fetch or build it again",
             ) from error
 
@@ -40,6 +40,11 @@ def describe(error: ValidationError) -> str:
     more = f", and {error.error_count() - 1} more" if error.error_count() > 1 else ""
     got = repr(first.get("input"))
     return f"{field}: {first['msg']} (got {got if len(got) <= 80 else got[:77] + '...'}){more}"
+
+
+def with_article(noun: str) -> str:
+    """The noun after `a` or `an`, for messages."""
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
 def configuration_error(error: ValidationError, *, where: str, hint: str) -> RungError:

@@ -280,7 +280,7 @@ def _refuse_unapprovable(cell: Cell, *, missing: list[str], waiver: str | None) 
     if missing and waiver is None:
         raise RefusedError(
             f"`{cell.id}` cannot be approved: {listed}",
-            hint="obtain the evidence, or record with `--waiver TEXT` why it is accepted as it is",
+            hint="obtain the evidence, or record with `--waive TEXT` why it is accepted as it is",
         )
 
 

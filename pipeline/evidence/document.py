@@ -168,23 +168,21 @@ def _parse(path: Path) -> dict[str, JsonObject]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise _not_signed(path, f"it has more than {MAX_BYTES} bytes")
-        document = json.loads(path.read_bytes(), parse_constant=_no_number)
+        document = json.loads(path.read_bytes())
+        canonical_json(document)  # refuses NaN, 1e999 and "\ud800", which Python reads and JSON does not have
     except OSError as error:
         raise NotFoundError(
             f"cannot read evidence file `{path}`: {error.strerror}", hint="check the path"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise _not_signed(path, "it is not JSON") from error
+        raise _not_signed(
+            path, "it is not JSON, or holds a number or text that JSON cannot represent"
+        ) from error
     if not isinstance(document, dict) or not isinstance(document.get("evidence"), dict):
         raise _not_signed(path, "it holds no evidence")
     if not isinstance(document.get("signature"), dict):
         raise _not_signed(path, "it holds no signature")
     return document
-
-
-def _no_number(text: str) -> float:
-    """Refuses NaN and the infinities, which Python reads and JSON does not have."""
-    raise ValueError(f"{text} is not a number in JSON")
 
 
 def _not_signed(path: Path, why: str) -> SignatureError:

@@ -55,7 +55,7 @@ def test_a_file_holds_the_value_or_is_named(tmp_path: Path) -> None:
     assert Outer.read_json(path) == value
     for text in ("", "{", "[]", '{"name": 3}'):
         path.write_text(text)
-        with pytest.raises(SchemaError, match=r"outer\.json` is not a outer: "):
+        with pytest.raises(SchemaError, match=r"outer\.json` is not an outer: "):
             Outer.read_json(path)
 
 

@@ -121,6 +121,7 @@ def test_missing_evidence_refuses_an_approval_unless_it_is_waived(
     with pytest.raises(RefusedError, match=missing) as refused:
         ledger.approve(cell.id, who="Ada", why="we need it")
     assert refused.value.exit_code == 8
+    assert "`--waive TEXT`" in refused.value.hint
     assert query.find_cell(database, cell.id) == cell
     assert not [one for one in query.history(database, cell.id) if isinstance(one, Ruling)]
     approval = ledger.approve(cell.id, who="Ada", why="we need it", waiver="shown to the customer")

@@ -206,7 +206,9 @@ def test_a_signature_of_another_release_is_refused(written, freeze, keys, tmp_pa
         read_release(written, public_key=keys[1])
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"garbage\x00\xff", b'{"payload": 3}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[]", b"garbage\x00\xff", b'{"payload": 3}', b"[" * 200_000]
+)
 def test_a_signature_that_is_none_is_refused(written, keys, content):
     (written / "release.sig").write_bytes(content)
     with pytest.raises(SignatureError):
@@ -235,6 +237,7 @@ def test_what_is_missing_is_named(written, keys, tmp_path):
         ({"schema_version": 2, "cells": [{}]}, SchemaError, "does not have the form of schema 2"),
         ({"tiers": "many"}, SchemaError, "tiers"),
         ({"surprise": 1}, SchemaError, "surprise"),
+        ({"name": "\ud800"}, SchemaError, "text that JSON cannot represent"),
     ],
 )
 def test_a_signed_document_of_another_form_is_refused(written, keys, change, error, said):

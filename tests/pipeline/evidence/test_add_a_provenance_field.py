@@ -55,6 +55,29 @@ print(on.firmware, built.id, imported.id)
 '''
 
 
+READ = '''
+"""Golden files of before the field: signature, digest, and the field that is absent."""
+import tests.matrices.releases.test_release as releases
+import tests.pipeline.evidence.test_document as evidence
+from matrices.releases.files import read_release
+from pipeline.evidence.document import read_report
+from pipeline.kit import read_kit
+from registry.digest import canonical_json, digest_bytes
+
+golden = releases.GOLDEN
+release = read_release(golden / "release-3", public_key=golden / "rung.pub")
+assert release.digest == releases.DIGESTS["release-3"]
+report, _ = read_report(evidence.GOLDEN / "evidence-2.json", trusted=evidence.KEYS)
+assert report.digest == evidence.DIGESTS["evidence-2.json"]
+kit = read_kit(evidence.GOLDEN / "kit-1", public_key=evidence.GOLDEN / "rung.pub")
+assert kit.digest == evidence.KIT_DIGESTS["kit-1"]
+measured = [entry.measurement for entry in release.cells[0].cell.evidence if entry.measurement]
+measured += [one.measurement for one in report.results]
+assert {on.firmware for on in measured} == {None}
+for document in (release, report, kit):
+    assert digest_bytes(canonical_json(document.content)) == document.digest
+'''
+
 RUNG = "import os, sys; os.chdir(sys.argv.pop(1)); from pipeline.cli.main import main; main()"
 
 
@@ -65,6 +88,7 @@ def test_a_field_of_provenance_reaches_cells_by_a_build_and_by_a_node_at_a_cost_
     with applied("add-a-provenance-field.patch", to=tmp_path / "tree") as (tree, touched):
         assert touched == {"matrices/cells/measurement.py", "serving/node/accelerator.py"}
         assert len(touched) <= 3
+        tree.python("-c", READ)
         tree.python("-c", RUNG, work, "init")
         firmware, built, imported = tree.python("-c", PROGRAM, work).split()
         assert firmware

@@ -114,7 +114,18 @@ def test_a_damaged_file_is_refused(evidence_file: Path, tmp_path: Path, box: Box
         read_report(tmp_path / "absent.json", trusted=[])
 
 
-@pytest.mark.parametrize("text", ['{"evidence": {"a": NaN}, "signature": {}}', "[" * 200_000, "[]", "{}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"evidence": {"a": NaN}, "signature": {}}',
+        '{"evidence": {"a": 1e999}, "signature": {}}',
+        '{"evidence": {"a": "\\ud800"}, "signature": {}}',
+        '{"evidence": {}, "signature": {"\\udfff": 1}}',
+        "[" * 200_000,
+        "[]",
+        "{}",
+    ],
+)
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, box: Box, text: str):
     path = tmp_path / "evidence.json"
     path.write_text(text)

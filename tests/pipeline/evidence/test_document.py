@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.evidence.document import EvidenceFile, read_report
 from pipeline.kit import Kit, read_kit
+from registry.errors import SchemaError
 
 GOLDEN = Path(__file__).parent / "golden"
 DIGESTS = {
@@ -36,6 +37,13 @@ def test_every_version_of_evidence_files_and_kits_has_a_golden_file():
     assert f"evidence-{EvidenceFile.newest_version()}.json" in DIGESTS
     assert {path.name for path in GOLDEN.glob("kit-*")} == set(KIT_DIGESTS)
     assert f"kit-{Kit.newest_version()}" in KIT_DIGESTS
+
+
+def test_what_is_no_evidence_is_named_with_the_right_article():
+    with pytest.raises(SchemaError, match="`it` is not an evidence file that this version"):
+        EvidenceFile.parse({"schema_version": 2}, where="it")
+    with pytest.raises(SchemaError, match="`it` is not a kit that this version"):
+        Kit.parse({"schema_version": 1}, where="it")
 
 
 @pytest.mark.parametrize("name", KIT_DIGESTS)
