@@ -1,4 +1,4 @@
-"""The GPUs of this machine, as `nvidia-smi`, `rocminfo`, the driver's library and the kernel report them."""
+"""The GPUs of this machine, as the driver's library, the kernel, `nvidia-smi` and `rocminfo` report them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 
-from compilers.tvm.gpu.driver import amd_architectures, open_gpus
+from compilers.tvm.gpu.driver import amd_architectures, has_driver, open_gpus
 from registry.errors import LoadError
 from registry.host import Accelerator
 
 PROBE_TIMEOUT_S = 10.0
 """Time that a vendor's own tool may take to answer."""
 _AMD_DRIVER = Path("/sys/module/amdgpu/version")
+_NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 _KFD = Path("/sys/class/kfd/kfd/topology/nodes")
 
 
@@ -24,10 +25,33 @@ def gpus_here() -> tuple[Accelerator, ...]:
 
 
 def _nvidia() -> tuple[Accelerator, ...]:
-    """By `nvidia-smi`; containers often have the driver's library alone, which knows as much."""
+    """Those that programs see; `nvidia-smi` also lists hidden GPUs, and the whole GPU of a MIG instance.
+
+    The version of the driver is not in its library, which knows only CUDA's.
+    """
     query = ["--query-gpu=name,driver_version,compute_cap,memory.total", "--format=csv,noheader,nounits"]
+    listed = smi_gpus(_ask("nvidia-smi", *query))
+    if not has_driver("cuda"):
+        return listed
+    driver = listed[0].driver if listed else None
+    return _by_libcuda(driver or kernel_driver(_text(_NVIDIA_DRIVER)))
+
+
+def _by_libcuda(driver: str | None) -> tuple[Accelerator, ...]:
+    with suppress(LoadError):
+        return tuple(
+            Accelerator(
+                architecture=gpu.architecture, chip=gpu.chip, memory_bytes=gpu.memory_bytes, driver=driver
+            )
+            for gpu in open_gpus("cuda")
+        )
+    return ()
+
+
+def smi_gpus(text: str) -> tuple[Accelerator, ...]:
+    """The GPUs in what `nvidia-smi` prints: name, driver's version, compute capability and MiB of each."""
     found: list[Accelerator] = []
-    for line in _ask("nvidia-smi", *query).splitlines():
+    for line in text.splitlines():
         parts = [part.strip() for part in line.split(",")]
         if len(parts) != 4 or not re.fullmatch(r"\d+\.\d+", parts[2]):
             continue
@@ -37,24 +61,19 @@ def _nvidia() -> tuple[Accelerator, ...]:
                 architecture="sm_" + capability.replace(".", ""),
                 chip=name,
                 memory_bytes=int(mebibytes) << 20 if mebibytes.isdigit() else None,
-                driver=driver or None,
+                driver=driver if re.fullmatch(r"\d+(\.\d+)+", driver) else None,
             )
         )
-    return tuple(found) or _by_libcuda()
+    return tuple(found)
 
 
-def _by_libcuda() -> tuple[Accelerator, ...]:
-    with suppress(LoadError):
-        return tuple(
-            Accelerator(
-                architecture=gpu.architecture,
-                chip=gpu.chip,
-                memory_bytes=gpu.memory_bytes,
-                driver=gpu.version,
-            )
-            for gpu in open_gpus("cuda")
-        )
-    return ()
+def kernel_driver(text: str) -> str | None:
+    """The version of NVIDIA's driver in its kernel module's own words, which `nvidia-smi` says alike.
+
+    The line is `NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun Jul 27 …`.
+    """
+    found = re.search(r"^NVRM version:.*?\s(\d+(?:\.\d+)+)\s", text, flags=re.MULTILINE)
+    return found[1] if found else None
 
 
 def _amd() -> tuple[Accelerator, ...]:

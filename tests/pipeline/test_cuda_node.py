@@ -150,14 +150,13 @@ def measure(node: CudaNode) -> None:
 
 def test_the_machine_says_that_it_has_the_gpu(node: CudaNode) -> None:
     machine = node.rung("doctor")["machine"]
-    assert machine["host"]["accelerators"] == [
-        {
-            "architecture": "sm_90",
-            "chip": "OpenCL in the place of an H100",
-            "memory_bytes": 80 << 30,
-            "driver": "CUDA 13000",
-        }
-    ]
+    [found] = machine["host"]["accelerators"]
+    assert "CUDA" not in (found.pop("driver") or "")
+    assert found == {
+        "architecture": "sm_90",
+        "chip": "OpenCL in the place of an H100",
+        "memory_bytes": 80 << 30,
+    }
     assert machine["targets"]["cuda-sm90"] == "runs here"
 
 

@@ -47,7 +47,7 @@ class Driver(Protocol):
     architecture: str
     """`sm_90`, `gfx942`; of a stand-in its platform's name."""
     version: str
-    """Version of the driver."""
+    """Of the interface: `CUDA 13000`; the driver has another version (`compilers/tvm/devices.py`)."""
     memory_bytes: int
     """All of its memory."""
 
@@ -283,6 +283,15 @@ class HipDriver(_NativeDriver):
     def use(self) -> None:
         """Make the calling thread speak to this GPU."""
         self._call("hipSetDevice", self._ordinal)
+
+
+def has_driver(kind: str) -> bool:
+    """Whether the driver's library for a kind of GPU (`cuda`, `rocm`) can be loaded here."""
+    try:
+        ctypes.CDLL((_CUDA if kind == "cuda" else _HIP).library)
+    except OSError:
+        return False
+    return True
 
 
 def open_gpus(kind: str) -> list[Driver]:
