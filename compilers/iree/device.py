@@ -7,8 +7,9 @@ results are copied out before anything else happens.
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from compilers.static.cache import State
 from compilers.static.plan import STEPS, StaticPlan
 from compilers.static.session import StaticSession, StepInputs, StepOutputs
 from registry.errors import CorruptError, LoadError, ToolchainMissingError
+from registry.host import Accelerator, Host
 
 AGAIN = "pull or build the artifact again"
 FAILURES = (RuntimeError, ValueError, LookupError, OSError, MemoryError)
@@ -80,8 +82,54 @@ def open_device(driver: str, *, named: str | None = None) -> Untyped:
     return find_device(driver, named=named).device
 
 
+def open_accelerator(driver: str, accelerator: Accelerator, host: Host) -> Untyped:
+    """The device of a driver that is this accelerator of the host.
+
+    Raises:
+        LoadError: The driver's library is not on this machine, or none of its devices surely is that one.
+    """
+    wanted = f"`{accelerator.chip}` ({accelerator.architecture})"
+    return _find(driver, lambda names: device_place(names, accelerator, host), wanted=wanted).device
+
+
+def device_place(names: Sequence[str], accelerator: Accelerator, host: Host) -> int | None:
+    """Which of a driver's devices is this accelerator of the host; None if that is not certain.
+
+    Of several with its name it is the one at the same place among them. One whose name is not known goes by
+    its place among those of its platform (`sm_*`, `gfx*`). Either way, as many must be there as the host
+    lists.
+
+    Args:
+        names: What IREE calls the devices; for Vulkan with the driver's name behind, in brackets.
+        accelerator: One of the host's.
+        host: The machine.
+    """
+    if accelerator.chip == "unknown":
+        places = list(range(len(names)))
+        alike = [one for one in host.accelerators if _platform(one) == _platform(accelerator)]
+    else:
+        chip = accelerator.chip
+        places = [place for place, name in enumerate(names) if name == chip or name.startswith(f"{chip} (")]
+        alike = [one for one in host.accelerators if one.chip == chip]
+    if len(places) != len(alike):
+        return None
+    return next((place for place, one in zip(places, alike, strict=True) if one is accelerator), None)
+
+
+def _platform(accelerator: Accelerator) -> str:
+    return re.split(r"[^a-z]", accelerator.architecture, maxsplit=1)[0]
+
+
 def find_device(driver: str, *, named: str | None = None) -> NamedDevice:
     """A device of a driver, with its own name; arguments and errors are those of `open_device`."""
+
+    def choose(names: Sequence[str]) -> int | None:
+        return next((place for place, name in enumerate(names) if named is None or named in name), None)
+
+    return _find(driver, choose, wanted="any" if named is None else f"`{named}`")
+
+
+def _find(driver: str, choose: Callable[[Sequence[str]], int | None], *, wanted: str) -> NamedDevice:
     runtime()
     from iree.runtime._binding import create_hal_driver  # the public way returns one shared by the process
 
@@ -89,11 +137,14 @@ def find_device(driver: str, *, named: str | None = None) -> NamedDevice:
     try:
         made = create_hal_driver(driver)
         devices = made.query_available_devices()
-        fitting = [d for d in devices if named is None or named in d["name"]]
-        if not fitting:
-            names = ", ".join(d["name"] for d in devices) or "none"
-            raise LoadError(f"IREE's driver `{driver}` has no fitting device; it has {names}", hint=hint)
-        return NamedDevice(str(fitting[0]["name"]), made.create_device(fitting[0]))
+        names = [str(device["name"]) for device in devices]
+        place = choose(names)
+        if place is None:
+            there = ", ".join(names) or "none"
+            raise LoadError(
+                f"IREE's driver `{driver}` has no device that fits {wanted}; it has {there}", hint=hint
+            )
+        return NamedDevice(names[place], made.create_device(devices[place]))
     except FAILURES as error:
         raise LoadError(f"IREE's driver `{driver}` finds no device: {_brief(error)}", hint=hint) from error
 

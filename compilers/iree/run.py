@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compilers.iree.device import open_cpu, open_device, open_session
+from compilers.iree.device import open_accelerator, open_cpu, open_session
 from compilers.iree.package import RUNTIME, installed_version
 from compilers.iree.target import DRIVERS
 from compilers.plan_file import PLAN_NAME
@@ -12,6 +12,7 @@ from compilers.static.session import StaticSession
 from compilers.toolchain import Support, Unsupported
 from registry.artifact import ArtifactFormat, Manifest
 from registry.host import Host
+from registry.target import accelerator_for
 from registry.variant import WEIGHTS_NAME
 
 
@@ -38,15 +39,20 @@ class IreeRuntime:
         return check_host(host, target)
 
     def load(self, bundle: Bundle, host: Host, *, threads: int = 1) -> StaticSession:
-        """A session on `threads` threads of the CPU, or on the first device of the target's driver.
+        """A session on `threads` threads of the CPU, or on the accelerator that the host's facts name.
 
         Raises:
-            LoadError: The host lacks something, or the files are damaged or do not belong together.
+            LoadError: The host lacks something or has other devices than its facts say, or the files are
+                damaged or do not belong together.
             ToolchainMissingError: The runtime is not installed.
         """
-        kind = check_runnable(self, bundle, host, threads=threads).kind
+        target = check_runnable(self, bundle, host, threads=threads)
         plan = read_plan(bundle.path / PLAN_NAME)
-        device = open_cpu(threads=threads) if kind == "cpu" else open_device(DRIVERS[kind])
+        accelerator = accelerator_for(target, host)
+        if accelerator is None:
+            device = open_cpu(threads=threads)
+        else:
+            device = open_accelerator(DRIVERS[target.kind], accelerator, host)
         return open_session(
             device, plan, module=bundle.path / bundle.manifest.entry, weights=bundle.path / WEIGHTS_NAME
         )
