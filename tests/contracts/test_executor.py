@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from pipeline.stages.export import ExportRequest
 from registry.checkpoint import Checkpoint, FileEntry
 from registry.digest import digest_bytes
 from registry.store import Store
+from tests.processes import is_gone, wait_for_pid
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -160,11 +159,11 @@ def test_stop_kills_running_work(make: Make, tmp_path: Path) -> None:
     results: list[Finished | Failure] = []
     thread = threading.Thread(target=lambda: results.append(run(executor, timeout_s=600.0)))
     thread.start()
-    pid = _wait_for(tmp_path / "pid")
+    pid = wait_for_pid(tmp_path / "pid")
     executor.stop()
     thread.join(60)
     assert isinstance(results[0], Failure)
-    assert _is_gone(pid)
+    assert is_gone(pid)
 
 
 def test_a_toolchain_that_is_not_known_is_refused(make: Make) -> None:
@@ -178,23 +177,3 @@ def test_nothing_is_left_in_the_scratch_directory(make: Make, tmp_path: Path) ->
     run(make('send(\'{"event": "finish"}\')'))
     run(make("pass"))
     assert list((tmp_path / "scratch").iterdir()) == []
-
-
-def _wait_for(path: Path) -> int:
-    for _ in range(1200):
-        if path.exists() and (text := path.read_text()):
-            return int(text)
-        time.sleep(0.05)
-    raise AssertionError(f"{path} never appeared")
-
-
-def _is_gone(pid: int) -> bool:
-    for _ in range(200):
-        try:
-            os.kill(pid, 0)
-            if "State:\tZ" in Path(f"/proc/{pid}/status").read_text():
-                return True
-        except (ProcessLookupError, FileNotFoundError):
-            return True
-        time.sleep(0.05)
-    return False

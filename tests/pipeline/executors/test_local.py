@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from pipeline.stages.export import ExportRequest
 from registry.checkpoint import Checkpoint, FileEntry
 from registry.digest import digest_bytes
 from registry.store import Store
+from tests.processes import is_gone, wait_for_pid
 
 ZERO = digest_bytes(b"")
 CHECKPOINT = Checkpoint(
@@ -77,7 +76,7 @@ time.sleep(600)
     result = run(store, tmp_path, code, timeout_s=2.0)
     assert isinstance(result, Failure)
     assert result.code == "timeout"
-    assert _is_gone(int((tmp_path / "child").read_text()))
+    assert is_gone(int((tmp_path / "child").read_text()))
 
 
 def test_a_worker_that_finishes_and_then_fails_is_a_failure(store: Store, tmp_path: Path) -> None:
@@ -118,30 +117,10 @@ def test_the_worker_dies_with_a_build_that_is_killed(store: Store, tmp_path: Pat
         "executor.run(Work('w', request, 1, 600.0), on_event=print)\n"
     )
     process = subprocess.Popen([sys.executable, str(build)])
-    _wait_for(tmp_path / "pid")
+    wait_for_pid(tmp_path / "pid")
     assert stale_scratch(tmp_path / "scratch") == []
     process.kill()
     process.wait()
-    assert _is_gone(int((tmp_path / "pid").read_text()))
+    assert is_gone(int((tmp_path / "pid").read_text()))
     assert len(remove_stale_scratch(tmp_path / "scratch")) == 1
     assert list((tmp_path / "scratch").iterdir()) == []
-
-
-def _wait_for(path: Path) -> None:
-    for _ in range(600):
-        if path.exists() and path.read_text():
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"{path} never appeared")
-
-
-def _is_gone(pid: int) -> bool:
-    for _ in range(100):
-        try:
-            os.kill(pid, 0)
-            if "State:\tZ" in Path(f"/proc/{pid}/status").read_text():
-                return True
-        except (ProcessLookupError, FileNotFoundError):
-            return True
-        time.sleep(0.05)
-    return False
