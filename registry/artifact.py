@@ -6,12 +6,14 @@ artifact's digest is the digest of its manifest's canonical JSON, and the manife
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from pathlib import PurePosixPath
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from registry.checkpoint import FileEntry
+from registry.checkpoint import FileEntry, FilePath, FileSize
 from registry.digest import Digest, digest_value
+from registry.errors import CorruptError
 from registry.value import Value
 
 SCHEMA_VERSION: Final = 1
@@ -20,24 +22,33 @@ MANIFEST_NAME = "manifest.json"
 ArtifactFormat = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=64)]
 """Where toolchains and runtimes meet, such as `tvm`; which formats there are, `compilers/backend.py` says."""
 
+MAX_FILES: Final = 4096
+MAX_OPTIONS: Final = 256
+_Count = Annotated[int, Field(ge=1, le=1 << 24)]
+"""Of rows, columns, heads or layers; the largest models have some 300,000 tokens in their vocabulary."""
+_Tokens = Annotated[int, Field(ge=1, le=1 << 30)]
+_TokenId = Annotated[int, Field(ge=0, le=1 << 24)]
+_Name = Annotated[str, Field(max_length=512)]
+_Option = Annotated[str, Field(max_length=1 << 16)] | int | float | bool
+
 
 class ModelFacts(Value):
     """What a runtime and a server must know of the model, without its framework."""
 
-    architecture: str
+    architecture: _Name
     """`LlamaForCausalLM` …"""
-    vocab_size: int
-    hidden_size: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_size: int
-    max_context: int
+    vocab_size: _Count
+    hidden_size: _Count
+    layers: _Count
+    heads: _Count
+    kv_heads: _Count
+    head_size: _Count
+    max_context: _Tokens
     """Positions that the checkpoint was made for, in tokens."""
-    sliding_window: int | None = None
+    sliding_window: _Tokens | None = None
     """Keys that a query sees, in tokens, itself included; None: all."""
-    bos_token_id: int | None = None
-    eos_token_ids: tuple[int, ...] = ()
+    bos_token_id: _TokenId | None = None
+    eos_token_ids: tuple[_TokenId, ...] = Field(default=(), max_length=256)
     add_bos: bool
 
 
@@ -48,26 +59,52 @@ class Manifest(Value):
     build_key: Digest
     """Hash of checkpoint digest, recipe, target, toolchain, its version and its options."""
     format: ArtifactFormat
-    toolchain: str
-    toolchain_version: str
-    target: str
-    checkpoint: str
+    toolchain: _Name
+    toolchain_version: _Name
+    target: _Name
+    checkpoint: _Name
     """`name/version`."""
     checkpoint_digest: Digest
-    family: str
-    licence: str
-    recipe: str
+    family: _Name
+    licence: _Name
+    recipe: _Name
     facts: ModelFacts
-    files: tuple[FileEntry, ...]
+    files: tuple[FileEntry, ...] = Field(max_length=MAX_FILES)
     """Sorted by path: compiled code, `weights.safetensors`, tokenizer files."""
-    entry: str
-    """Path of the file that the runtime opens first."""
-    options: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    entry: FilePath
+    """Path of the file that the runtime opens first; one of `files`."""
+    options: dict[_Name, _Option] = Field(default_factory=dict, max_length=MAX_OPTIONS)
     """What the runtime must be told to run it as it was evaluated; keys are the format's own."""
-    memory_bytes: int
+    memory_bytes: FileSize
     """Estimate of resident memory to load it, without KV cache."""
-    kv_bytes_per_token: int
+    kv_bytes_per_token: FileSize
     """KV cache of one token over all layers."""
+
+    @model_validator(mode="after")
+    def _gives_each_file_its_place(self) -> Self:
+        paths = {file.path for file in self.files}
+        if len(paths) != len(self.files):
+            raise ValueError("files has one path twice")
+        if MANIFEST_NAME in paths:
+            raise ValueError(f"files has `{MANIFEST_NAME}`, which is the manifest's own place")
+        for path in paths:
+            inside = next((str(one) for one in PurePosixPath(path).parents if str(one) in paths), None)
+            if inside is not None:
+                raise ValueError(f"files has `{path}` and also `{inside}`, which would be its directory")
+        return self
+
+    def check_entry(self) -> None:
+        """Check that the runtime would open one of the artifact's own files, whose digest is known.
+
+        Raises:
+            CorruptError: It would open another.
+        """
+        if all(file.path != self.entry for file in self.files):
+            raise CorruptError(
+                f"the entry `{self.entry}` of {self.checkpoint} ({self.recipe}, {self.target}) is not one of "
+                "its files",
+                hint="do not use this manifest; build the artifact again, or pull it from its publisher",
+            )
 
     @property
     def digest(self) -> str:

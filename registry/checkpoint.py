@@ -6,17 +6,48 @@ module holds the value that every later step receives.
 
 from __future__ import annotations
 
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, Field
+
 from registry.digest import Digest
 from registry.value import Value
+
+MAX_FILE_BYTES: Final = 1 << 50
+_MAX_PATH: Final = 1024
+_MAX_NAME: Final = 255
+"""Bytes of one component that every common file system accepts."""
+
+
+def check_path(path: str) -> str:
+    """The path itself, if it is a relative POSIX path that stays inside its tree on every system.
+
+    Raises:
+        ValueError: It is absolute, has a component that is empty, `.`, `..` or too long, a backslash, or a
+            character that does not print (a NUL, a line feed, one that changes the direction of writing).
+    """
+    names = path.split("/")
+    if len(path) > _MAX_PATH or any(name in ("", ".", "..") for name in names):
+        raise ValueError("is not a relative path inside the tree")
+    if not path.isprintable() or "\\" in path or path.startswith("~"):
+        raise ValueError("has a character that a file name must not have")
+    if any(len(name.encode("utf-8", "surrogatepass")) > _MAX_NAME for name in names):
+        raise ValueError(f"has a name of more than {_MAX_NAME} bytes")
+    return path
+
+
+FilePath = Annotated[str, AfterValidator(check_path)]
+"""Relative POSIX path inside a tree."""
+FileSize = Annotated[int, Field(ge=0, le=MAX_FILE_BYTES)]
 
 
 class FileEntry(Value):
     """One file of a checkpoint, variant or artifact, by content."""
 
-    path: str
+    path: FilePath
     """Relative POSIX path inside the tree."""
     digest: Digest
-    size_bytes: int
+    size_bytes: FileSize
 
 
 class Checkpoint(Value):

@@ -18,7 +18,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 from pydantic import ValidationError
@@ -34,7 +34,7 @@ from registry.atomic import (
     temporary_file,
     write_atomically,
 )
-from registry.checkpoint import Checkpoint, FileEntry
+from registry.checkpoint import Checkpoint, FileEntry, check_path
 from registry.digest import CHUNK_BYTES, PATTERN, canonical_json, digest_bytes, digest_file
 from registry.errors import CorruptError, NotFoundError, RegistryError
 from registry.index import Index
@@ -51,7 +51,15 @@ class Blob:
     size_bytes: int
 
     def at(self, path: str) -> FileEntry:
-        """This content as a file of a tree."""
+        """This content as a file of a tree.
+
+        Raises:
+            RegistryError: No tree can have a file of that name.
+        """
+        try:
+            check_path(path)
+        except ValueError as error:
+            raise RegistryError(f"the file name {path!r} {error}", hint="rename the file") from error
         return FileEntry(path=path, digest=self.digest, size_bytes=self.size_bytes)
 
 
@@ -180,13 +188,12 @@ class Store:
 
         Raises:
             NotFoundError: Content is not stored.
-            CorruptError: Content has another digest, or a path leads outside.
+            CorruptError: Content has another digest.
             RegistryError: `out` is not empty.
             StorageFullError: No space left.
         """
         wanted = list(files)
         for file in wanted:
-            _check_inside(file.path)
             self.path(file.digest)
         with temporary_directory(out) as directory:
             for file in wanted:
@@ -235,15 +242,17 @@ class Store:
 
         Raises:
             NotFoundError: The artifact is not stored.
-            CorruptError: The blob is damaged or is not a manifest.
+            CorruptError: The blob is damaged or is not a manifest, or its entry is not one of its files.
         """
         try:
-            return Manifest.model_validate_json(self.read_bytes(digest))
+            manifest = Manifest.model_validate_json(self.read_bytes(digest))
         except ValidationError as error:
             raise CorruptError(
                 f"`{digest}` is not an artifact's manifest: {describe(error)}",
                 hint="give an artifact's digest",
             ) from error
+        manifest.check_entry()
+        return manifest
 
     def has_artifact(self, digest: str) -> bool:
         """Whether an artifact's manifest and all its files are stored, by name and size."""
@@ -359,9 +368,3 @@ def _chunks(path: Path, handle: int) -> Iterator[bytes]:
         raise RegistryError(
             f"cannot read `{path}`: {error.strerror}", hint="check the disk it lies on"
         ) from error
-
-
-def _check_inside(path: str) -> None:
-    parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or ".." in parts or "\0" in path:
-        raise CorruptError(f"file path `{path}` leads outside its tree", hint="do not use this manifest")

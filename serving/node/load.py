@@ -108,6 +108,7 @@ def read_bundle(path: Path, *, files: Literal["verify", "trust"] = "verify") -> 
         CorruptError: A file is missing, is not the one that the manifest names, or is not named at all.
     """
     manifest = Manifest.read_json(path / MANIFEST_NAME)
+    manifest.check_entry()
     expected = {entry.path for entry in manifest.files}
     present = {p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()} - {MANIFEST_NAME}
     hint = "pull the artifact again"
@@ -116,6 +117,8 @@ def read_bundle(path: Path, *, files: Literal["verify", "trust"] = "verify") -> 
         raise CorruptError(f"file `{name}` of bundle `{path}` {what}", hint=hint)
     for entry in manifest.files:
         file = path / entry.path
+        if file.is_symlink():
+            raise CorruptError(f"`{file}` is a link, which may lead elsewhere", hint=hint)
         if file.stat().st_size != entry.size_bytes:
             size = file.stat().st_size
             raise CorruptError(f"`{file}` has {size} bytes, the manifest says {entry.size_bytes}", hint=hint)

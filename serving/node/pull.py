@@ -203,6 +203,7 @@ def pull_artifact(
     Raises:
         CorruptError, NotFoundError, InterruptedFetchError, StorageFullError: See `pull`.
     """
+    manifest.check_entry()
     store = Store.create(into.store)
     document = canonical_json(manifest)
     missing = [file for file in manifest.files if not is_sound(store, file)]

@@ -357,8 +357,8 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_written(published, tmp_path
 
 
 def test_too_little_space_is_told_before_anything_is_fetched(published, tmp_path):
-    huge = published.manifest.files[1].model_copy(update={"size_bytes": 1 << 60})
-    manifest = published.manifest.model_copy(update={"files": (huge,)})
+    huge = published.manifest.files[1].model_copy(update={"size_bytes": 1 << 50})
+    manifest = published.manifest.model_copy(update={"files": (huge,), "entry": huge.path})
     source = CountingSource(published.root)
     with pytest.raises(StorageFullError, match="needed"):
         pull_artifact(manifest, blobs=source, into=NodeDirectory(tmp_path / "node"))
