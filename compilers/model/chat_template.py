@@ -1,27 +1,18 @@
 """Chat templates: how a conversation becomes one prompt, as the checkpoint's authors wrote it.
 
-A checkpoint carries its template as Jinja source. It is code from strangers, so it runs in a sandbox.
-Options, filters and globals are those of transformers (`transformers/utils/chat_template_utils.py`), whose
-output is the reference; a serving node has `jinja2` alone.
+A checkpoint carries its template as Jinja source. It is code from strangers, so it runs in a sandbox
+(`template_sandbox.py`) and in a process with limits (`template_process.py`). The output of transformers is
+the reference; a serving node has `jinja2` alone.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Template, TemplateError, nodes
-from jinja2.exceptions import SecurityError
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace
-
+from compilers.model.template_process import TemplateError, render_apart
 from registry.errors import ConfigurationError
 
 TEMPLATE_FILE = "chat_template.jinja"
@@ -98,14 +89,18 @@ class ChatTemplate:
         chat = [_message(message, number=number) for number, message in enumerate(messages)]
         final = _leave_open(chat) if continue_final_message else ""
         try:
-            text = _compile(source).render(
-                messages=chat,
-                tools=_plain(tools),
-                documents=_plain(documents),
-                add_generation_prompt=add_generation_prompt,
-                **self.special_tokens | {name: _plain(value) for name, value in variables.items()},
+            text = render_apart(
+                source,
+                {
+                    "messages": chat,
+                    "tools": _plain(tools),
+                    "documents": _plain(documents),
+                    "add_generation_prompt": add_generation_prompt,
+                    **self.special_tokens,
+                    **{name: _plain(value) for name, value in variables.items()},
+                },
             )
-        except Exception as error:  # a stranger's code raises what it likes
+        except TemplateError as error:
             raise ConfigurationError(
                 f"the chat template at `{self.where}` refuses this conversation: {error}",
                 hint="send the roles and fields that the checkpoint's template expects",
@@ -214,85 +209,3 @@ def _cut_open(text: str, *, final: str) -> str:
     kept = text[:place]
     # A template that trims the message also trims the space after the tag.
     return kept if text[place : place + len(_CONTINUE_TAG)] == _CONTINUE_TAG else kept.rstrip()
-
-
-@lru_cache(maxsize=32)
-def _compile(source: str) -> Template:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    globals_: dict[str, object] = {
-        "raise_exception": _raise_exception,
-        "strftime_now": _strftime_now,
-        "dict": _Dict(),
-        "namespace": _SafeNamespace,
-    }
-    environment.globals.update(globals_)
-    return environment.from_string(source)
-
-
-def _to_json(
-    value: object,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """JSON without Jinja's HTML escapes."""
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
-
-
-def _raise_exception(message: str) -> None:
-    raise TemplateError(message)
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.now().astimezone().strftime(form)
-
-
-class _Generation(Extension):
-    """Accepts `{% generation %}…{% endgeneration %}`, which marks the assistant's text for training."""
-
-    tags = {"generation"}  # noqa: RUF012  # Jinja's own interface
-
-    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
-        """Keep the body and drop the tags."""
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
-
-    def _body(self, caller: Callable[[], str]) -> str:
-        return caller()
-
-
-class _Dict:
-    """`dict` without its attributes."""
-
-    def __call__(self, *args: Iterable[tuple[str, object]], **kwargs: object) -> dict[str, object]:
-        return dict(*args, **kwargs)
-
-    def fromkeys(self, *args: Iterable[str]) -> dict[str, object]:
-        """As `dict.fromkeys`."""
-        return dict.fromkeys(*args)
-
-
-class _SafeNamespace(Namespace):
-    """Jinja's `namespace` without names that lead into Python's internals."""
-
-    def __init__(self, /, *args: Iterable[tuple[str, object]], **kwargs: object) -> None:
-        attributes = dict(*args, **kwargs)
-        for name in attributes:
-            _SafeNamespace._check(name)
-        Namespace.__init__(self, attributes)
-
-    def __setitem__(self, name: str, value: object) -> None:
-        _SafeNamespace._check(name)
-        Namespace.__setitem__(self, name, value)
-
-    @staticmethod
-    def _check(name: object) -> None:
-        if isinstance(name, str) and name.startswith("_"):
-            raise SecurityError(f"a chat template must not store {name!r} on a namespace")
