@@ -69,7 +69,7 @@ def serve_and_ask(*, at: Path) -> None:
         sample = _sample()
         body = {"model": FAMILY, "prompt": sample, "max_tokens": 24, "temperature": 0, "stop": [" ."]}
         say(f"\n$ curl {url}/completions -H 'X-Rung-Task: tool-calling' -H 'X-Rung-Min-Tier: 1' \\")
-        say(f"    -d '{json.dumps(body)}'")
+        say(f"    --json '{json.dumps(body)}'")
         request = urllib.request.Request(
             f"{url}/completions",
             data=json.dumps(body).encode(),

@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Final, cast
 
@@ -34,6 +35,11 @@ ABOUT_GATES: Final = """\
 `rung resolve`, `rung pull` and `rung serve` ask these questions of every candidate of a release, in order
 (`matrices/resolve/gates.py`). A gate passes, denies, or is indeterminate because a fact is not known. Only a
 candidate that passes every gate may be served; for the others the answer names the first gate that failed."""
+
+ABOUT_LIMITS: Final = """\
+A body is JSON in UTF-8, uncompressed; another `Content-Type` is answered 415. A longer body than the served
+context can need is answered 413, more or longer headers 431. A server on loopback answers 403 to `Host` and
+`Origin` of other names than loopback's and those given with `rung serve --allow-host`."""
 
 ABOUT_ERRORS: Final = """\
 Errors have OpenAI's form. `error.rung` adds Rung's code, the hint, `retry_after_s` (also as the header
@@ -83,7 +89,11 @@ def http() -> Iterator[str]:
     yield f"Completions: {names(set(CompletionBody.model_fields) - shared)}."
     yield f"Chat completions: {names(set(ChatBody.model_fields) - shared)}."
     yield from ("", f"Refused by name unless they ask for nothing: {names(set(NEUTRAL))}.", "")
-    yield from ("Any other parameter is refused.", "", "## Errors", "")
+    yield from ("Any other parameter is refused.", "", "## Limits", "", ABOUT_LIMITS, "")
+    yield from ("| | |", "|---|---|")
+    for meaning, limit in _limits():
+        yield f"| {escaped(meaning.rstrip('.'))} | {limit:,.0f} |"
+    yield from ("", "## Errors", "")
     yield ABOUT_ERRORS
     yield from ("", "| Status | Code | Meaning |", "|---|---|---|")
     problems = importlib.import_module("serving.contract.problems")
@@ -99,11 +109,26 @@ def _routes() -> Iterator[tuple[str, str, str]]:
     from serving.http.service import Service
 
     # Routes are functions of the service that are not called here.
-    service = cast("Service", SimpleNamespace(metrics=None, promise=None))
+    model = SimpleNamespace(max_body_bytes=0)
+    service = cast("Service", SimpleNamespace(metrics=None, promise=None, model=model))
     for route in create_app(service).routes:
         if isinstance(route, APIRoute):
             for method in sorted(route.methods or ()):
                 yield method, route.path.replace(":path}", "}"), escaped(summary(route.endpoint))
+
+
+def _limits() -> Iterator[tuple[str, float]]:
+    from serving.http.connection import ConnectionLimits
+    from serving.openai import served
+
+    [code] = ast.parse(inspect.getsource(ConnectionLimits)).body
+    assert isinstance(code, ast.ClassDef)
+    documented = attribute_docs(code)
+    for name, limit in asdict(ConnectionLimits()).items():
+        yield f"`{name}`: {documented[name]}", limit
+    documented = attribute_docs(ast.parse(inspect.getsource(served)))
+    for name in ("FIXED_BODY_BYTES", "TOKEN_BODY_BYTES", "MAX_BODY_BYTES"):
+        yield f"`{name}`: {documented[name]}", vars(served)[name]
 
 
 def _headers() -> dict[str, str]:

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -22,6 +23,8 @@ from serving.contract.problems import Json, RequestError, openai_form, retry_aft
 from serving.contract.terms import headers, read_terms
 from serving.engine.sequence import Generation, TextPiece
 from serving.engine.stream import Answer
+from serving.http.access import Access, check_content_type, check_encoding
+from serving.http.connection import ConnectionLimits
 from serving.http.middleware import LOG, Edge, too_large
 from serving.http.service import Service
 from serving.openai.chat import ChatStream, chat_answer, chat_generations
@@ -30,14 +33,32 @@ from serving.openai.schemas import Body, ChatBody, CompletionBody, parse_body
 from serving.openai.served import ServedModel
 from serving.openai.usage import usage
 
-MAX_BODY_BYTES = 16 << 20
+PARSED_AT_ONCE_BYTES = 64 << 10
+"""A longer body is parsed beside the event loop."""
+WRITTEN_AT_ONCE_TOKENS = 1024
+"""An answer with more log-probabilities is written beside the event loop."""
 BodyT = TypeVar("BodyT", bound=Body)
 
 
-def create_app(service: Service, *, max_body_bytes: int = MAX_BODY_BYTES) -> FastAPI:
-    """The web application of a service."""
+def create_app(
+    service: Service, *, access: Access | None = None, limits: ConnectionLimits | None = None
+) -> FastAPI:
+    """The web application of a service.
+
+    Args:
+        service: What it answers for.
+        access: Hosts and origins that it answers; None: all.
+        limits: Of heads, and of requests at once.
+    """
     app = FastAPI(title="Rung", docs_url=None, redoc_url=None, redirect_slashes=False)
-    app.add_middleware(Edge, metrics=service.metrics, promise=service.promise, max_body_bytes=max_body_bytes)
+    app.add_middleware(
+        Edge,
+        metrics=service.metrics,
+        promise=service.promise,
+        max_body_bytes=service.model.max_body_bytes,
+        access=access or Access(),
+        limits=limits or ConnectionLimits(),
+    )
     app.add_exception_handler(RungError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
     _add_information(app, service)
@@ -45,7 +66,7 @@ def create_app(service: Service, *, max_body_bytes: int = MAX_BODY_BYTES) -> Fas
     @app.post("/v1/completions", openapi_extra=_body_schema(CompletionBody))
     async def complete(request: Request) -> Response:
         """Complete a prompt, as OpenAI's completions do."""
-        body = await _read(request, CompletionBody, limit_bytes=max_body_bytes)
+        body = await _read(request, CompletionBody, service=service)
         return await _answer(
             request,
             service,
@@ -58,7 +79,7 @@ def create_app(service: Service, *, max_body_bytes: int = MAX_BODY_BYTES) -> Fas
     @app.post("/v1/chat/completions", openapi_extra=_body_schema(ChatBody))
     async def chat(request: Request) -> Response:
         """Continue a conversation, as OpenAI's chat completions do."""
-        body = await _read(request, ChatBody, limit_bytes=max_body_bytes)
+        body = await _read(request, ChatBody, service=service)
         return await _answer(
             request, service, body, generations=chat_generations, whole=chat_answer, stream=ChatStream
         )
@@ -119,11 +140,17 @@ def _model(service: Service, name: str) -> Json:
     }
 
 
-async def _read(request: Request, body: type[BodyT], *, limit_bytes: int) -> BodyT:
+async def _read(request: Request, body: type[BodyT], *, service: Service) -> BodyT:
+    check_content_type(request.headers)
+    check_encoding(request.headers)
+    limit_bytes = service.model.max_body_bytes
     length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > limit_bytes:
+    if length.isdigit() and (len(length) > 15 or int(length) > limit_bytes):
         raise too_large(limit_bytes)
-    return parse_body(await request.body(), body)
+    data = await request.body()
+    if len(data) <= PARSED_AT_ONCE_BYTES:
+        return parse_body(data, body)
+    return await service.model.intake.apart(partial(parse_body, data, body))
 
 
 async def _answer(
@@ -156,8 +183,16 @@ async def _answer(
     finally:
         answer.cancel()
     _count_tokens(service, usage(asked, pieces, n=body.n))
-    content = whole(service.model, body, generations=asked, pieces=pieces)
-    return JSONResponse(content, headers=given)
+    write = partial(_written, whole, service.model, body, generations=asked, pieces=pieces)
+    scores = sum(len(piece.logprobs) + len(piece.prompt_logprobs) for piece in pieces)
+    many = scores * (1 + (asked[0].top_logprobs or 0)) > WRITTEN_AT_ONCE_TOKENS
+    content = await service.model.intake.apart(write) if many else write()
+    return Response(content, headers=given, media_type="application/json")
+
+
+def _written(whole: Callable[..., Json], *given: object, **named: object) -> bytes:
+    """The JSON of an answer."""
+    return json.dumps(whole(*given, **named), ensure_ascii=False, separators=(",", ":")).encode()
 
 
 async def _stream(

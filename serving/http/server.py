@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import signal
 import socket
@@ -10,13 +11,17 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
+from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
 
 from registry.errors import ConfigurationError
+from serving.http.access import Access
 from serving.http.app import create_app
+from serving.http.connection import Connection, ConnectionLimits
 from serving.http.service import Service
 
 DEFAULT_HOST = "127.0.0.1"
@@ -72,6 +77,8 @@ def serve(
     grace_s: float = 30.0,
     on_ready: Callable[[Address], None] | None = None,
     stop: threading.Event | None = None,
+    hosts: tuple[str, ...] = (),
+    limits: ConnectionLimits | None = None,
 ) -> None:
     """Answer until SIGTERM or SIGINT, then finish the running requests and return.
 
@@ -83,19 +90,21 @@ def serve(
         grace_s: Time that running requests have to end.
         on_ready: Called once the server answers; None: one line on stderr.
         stop: Ends it as a signal does; for a server in a thread, where no signal arrives.
+        hosts: Names that it answers to beside those of loopback; without any, one that is not on loopback
+            answers to all.
+        limits: Of its connections.
     """
     host, port = listening.getsockname()[:2]
     address = Address(host=host, port=port)
-    app = create_app(service)
-    server = _Server(
-        _config(app, grace_s=grace_s), on_ready=lambda: (on_ready or print_ready)(address), stop=stop
-    )
+    app = create_app(service, access=Access.of(host, hosts=hosts))
+    config = _config(app, grace_s=grace_s, limits=limits or ConnectionLimits())
+    server = _Server(config, on_ready=lambda: (on_ready or print_ready)(address), stop=stop)
     with suppress(KeyboardInterrupt), _quiet_signals():
         try:
             server.run(sockets=[listening])
         finally:
             listening.close()
-            service.engine.close()
+            service.close()
 
 
 def print_ready(address: Address) -> None:
@@ -140,10 +149,14 @@ def _ignore(_number: int, _frame: FrameType | None) -> None:
     return None
 
 
-def _config(app: FastAPI, *, grace_s: float) -> uvicorn.Config:
+def _config(app: FastAPI, *, grace_s: float, limits: ConnectionLimits) -> uvicorn.Config:
+    connection = partial(Connection, limits=limits, most=limits.fitting())
     return uvicorn.Config(
         app,
-        log_level="warning",
+        http=cast("type[asyncio.Protocol]", connection),  # uvicorn only calls it
+        h11_max_incomplete_event_size=limits.head_bytes,
+        timeout_keep_alive=limits.keep_alive_s,
+        log_level="error",  # its warnings are of what callers sent
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=max(1, round(grace_s)),

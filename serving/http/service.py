@@ -10,6 +10,7 @@ from serving.contract.terms import Agreement, Terms, agree
 from serving.engine.engine import Engine
 from serving.http.metrics import Metrics
 from serving.node.open import Node
+from serving.openai.intake import Intake
 from serving.openai.served import ServedModel
 
 
@@ -29,6 +30,11 @@ class Service:
         """What callers are promised."""
         return self.node.promise
 
+    def close(self) -> None:
+        """Answer nothing more."""
+        self.model.intake.close()
+        self.engine.close()
+
     def agree(self, terms: Terms) -> Agreement:
         """What a caller is given.
 
@@ -44,7 +50,7 @@ class Service:
 
 
 def create_service(node: Node, *, max_wait_s: float = 30.0) -> Service:
-    """A running service of a node; close its engine at the end."""
+    """A running service of a node; close it at the end."""
     model = node.model
     engine = Engine(model.session, model.tokenizer, limits=model.limits)
     return Service(
@@ -55,6 +61,7 @@ def create_service(node: Node, *, max_wait_s: float = 30.0) -> Service:
             tokenizer=model.tokenizer,
             limits=engine.limits,
             vocab_size=model.session.vocab_size,
+            intake=Intake(model.tokenizer, most_tokens=engine.limits.capacity),
         ),
         metrics=Metrics(engine, node.promise),
         max_wait_s=max_wait_s,

@@ -19,10 +19,10 @@ async def chat_generations(model: ServedModel, body: ChatBody) -> list[Generatio
     """
     model.check_count(body.n)
     try:
-        text = model.tokenizer.render_chat([message.plain() for message in body.messages])
+        text = await model.intake.render([message.plain() for message in body.messages])
     except ConfigurationError as error:
         raise RequestError(error.message, hint=error.hint, param="messages") from error
-    [prompt] = await model.encode([text])
+    [prompt] = await model.encode([text], param="messages")
     model.check_prompt(prompt, param="messages")
     limit = model.max_tokens(len(prompt), asked=body.limit, default=None, param="messages")
     top = (body.top_logprobs or 0) if body.logprobs else None

@@ -25,11 +25,12 @@ async def completion_generations(model: ServedModel, body: CompletionBody) -> li
     Raises:
         RequestError: A prompt cannot be taken.
     """
-    texts = [prompt for prompt in body.prompts if isinstance(prompt, str)]
-    encoded = iter(await model.encode(texts))
+    prompts = body.prompts
+    model.check_count(len(prompts) * body.n)
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    encoded = iter(await model.encode(texts, param="prompt"))
     found: list[Generation] = []
-    model.check_count(len(body.prompts) * body.n)
-    for prompt in body.prompts:
+    for prompt in prompts:
         tokens = next(encoded) if isinstance(prompt, str) else prompt
         model.check_prompt(tokens, param="prompt")
         limit = model.max_tokens(
@@ -43,10 +44,11 @@ def completion_answer(
     model: ServedModel, body: CompletionBody, *, generations: list[Generation], pieces: list[TextPiece]
 ) -> Json:
     """The whole answer."""
+    prompts = body.prompts
     return {
         **model.head("text_completion", prefix="cmpl"),
         "choices": [
-            _choice(model, body, index=index, generation=generation, piece=piece)
+            _choice(model, body, prompts, index=index, generation=generation, piece=piece)
             for index, (generation, piece) in enumerate(zip(generations, pieces, strict=True))
         ],
         "usage": usage(generations, pieces, n=body.n),
@@ -82,11 +84,17 @@ class CompletionStream:
 
 
 def _choice(
-    model: ServedModel, body: CompletionBody, *, index: int, generation: Generation, piece: TextPiece
+    model: ServedModel,
+    body: CompletionBody,
+    prompts: list[str | list[int]],
+    *,
+    index: int,
+    generation: Generation,
+    piece: TextPiece,
 ) -> Json:
     text, scores = piece.text, list(piece.logprobs)
     if body.echo:
-        prompt = body.prompts[index // body.n]
+        prompt = prompts[index // body.n]
         text = (prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt)) + text
         scores = [*piece.prompt_logprobs, *scores]
     return {

@@ -18,6 +18,10 @@ from serving.contract.problems import RequestError
 from serving.engine.sampling import Sampling
 
 MAX_STOPS = 64
+MAX_STOP_CHARACTERS = 4096
+"""Of one: each is looked for at every token."""
+MAX_KEYS = 64
+"""Of any object in a request."""
 MAX_CHOICES = 128
 MAX_LOGPROBS = 20
 
@@ -46,7 +50,10 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
 """OpenAI's parameters that are not supported → values that ask for nothing and are therefore accepted."""
 
 Token = Annotated[int, Field(ge=0)]
-Stop = Annotated[str, Field(min_length=1)]
+Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
+# A list ends at its first wrong item: there may be a million of them, each with its own message.
+Texts = Annotated[list[str], Field(fail_fast=True)]
+Tokens = Annotated[list[Token], Field(fail_fast=True)]
 
 
 class Body(BaseModel):
@@ -61,7 +68,7 @@ class Body(BaseModel):
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_k: int | None = Field(default=None, ge=-1)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**64)
-    stop: Stop | list[Stop] | None = None
+    stop: Stop | Annotated[list[Stop], Field(fail_fast=True)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -130,7 +137,12 @@ class StreamOptions(BaseModel):
 class CompletionBody(Body):
     """`POST /v1/completions`."""
 
-    prompt: str | list[str] | list[Token] | list[list[Token]]
+    prompt: (
+        str
+        | Annotated[list[str], Field(fail_fast=True)]
+        | Tokens
+        | Annotated[list[Tokens], Field(fail_fast=True)]
+    )
     echo: bool | None = None
     logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
 
@@ -171,7 +183,7 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     role: Annotated[str, Field(min_length=1, max_length=64)]
-    content: str | list[TextPart]
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)]
     name: str | None = None
 
     def plain(self) -> dict[str, str]:
@@ -186,7 +198,7 @@ class ChatMessage(BaseModel):
 class ChatBody(Body):
     """`POST /v1/chat/completions`."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
     max_completion_tokens: int | None = Field(default=None, ge=1)
@@ -229,10 +241,27 @@ def parse_body(data: bytes, body: type[BodyT]) -> BodyT:
         raise RequestError(
             f"the request's body is not JSON: {error}", hint="send one JSON object, encoded as UTF-8"
         ) from error
+    _check_keys(value)
     try:
         return body.model_validate(value)
     except ValidationError as error:
         raise _named(error) from error
+
+
+def _check_keys(value: object) -> None:
+    """Refuse objects with very many keys, before each gets a message for being unknown."""
+    rest = [value]
+    while rest:
+        one = rest.pop()
+        if isinstance(one, dict):
+            if len(one) > MAX_KEYS:
+                raise RequestError(
+                    f"an object in the request's body has {len(one)} keys",
+                    hint="send the parameters of this API alone",
+                )
+            rest.extend(item for item in one.values() if isinstance(item, dict | list))
+        elif isinstance(one, list):
+            rest.extend(item for item in one if isinstance(item, dict | list))
 
 
 def _named(error: ValidationError) -> RequestError:

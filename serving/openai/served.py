@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -14,9 +13,15 @@ from serving.contract.problems import Json, RequestError
 from serving.contract.promise import Promise
 from serving.engine.engine import Limits
 from serving.engine.sampling import TokenLogprob
+from serving.openai.intake import Intake, TooLongError
 
-LONG_TEXT = 8192
-"""Characters from which on text is encoded outside the event loop."""
+FIXED_BODY_BYTES = 64 << 10
+"""Of a request's body, for everything but the prompt."""
+TOKEN_BODY_BYTES = 512
+"""Of a body for each token of the context. A token of text takes 4 to 24, as a number at most 8: this is room
+for a batch of prompts, or for a context of a vocabulary's longest tokens."""
+MAX_BODY_BYTES = 16 << 20
+"""Of a body, whatever the context."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,7 @@ class ServedModel:
     tokenizer: Tokenizer
     limits: Limits
     vocab_size: int
+    intake: Intake
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -50,11 +56,21 @@ class ServedModel:
                 status=404,
             )
 
-    async def encode(self, texts: list[str], *, add_bos: bool | None = None) -> list[list[int]]:
-        """The token ids of texts."""
-        if sum(len(text) for text in texts) > LONG_TEXT:
-            return await asyncio.to_thread(self.tokenizer.encode_batch, texts, add_bos=add_bos)
-        return self.tokenizer.encode_batch(texts, add_bos=add_bos)
+    @property
+    def max_body_bytes(self) -> int:
+        """The longest body of a request that this context can need."""
+        return min(MAX_BODY_BYTES, FIXED_BODY_BYTES + TOKEN_BODY_BYTES * self.limits.capacity)
+
+    async def encode(self, texts: list[str], *, param: str, add_bos: bool | None = None) -> list[list[int]]:
+        """The token ids of texts.
+
+        Raises:
+            RequestError: One is longer than the context.
+        """
+        try:
+            return await self.intake.encode(texts, add_bos=add_bos)
+        except TooLongError as error:
+            raise self._too_long(f"more than {self.limits.capacity}", asked=None, param=param) from error
 
     def check_prompt(self, tokens: list[int], *, param: str) -> None:
         """Refuse a prompt that the session cannot take.
@@ -91,14 +107,17 @@ class ServedModel:
         capacity = self.limits.capacity
         room = capacity - prompt_tokens
         if room < (1 if asked is None else asked):
-            wanted = f" and {asked} to generate" if asked else ""
-            raise RequestError(
-                f"the context holds {capacity} tokens, the prompt has {prompt_tokens}{wanted}",
-                hint="shorten the prompt" + (" or ask for fewer tokens" if asked else ""),
-                param=param,
-                code="context_length_exceeded",
-            )
+            raise self._too_long(str(prompt_tokens), asked=asked, param=param)
         return min(room, default or room) if asked is None else asked
+
+    def _too_long(self, has: str, *, asked: int | None, param: str) -> RequestError:
+        wanted = f" and {asked} to generate" if asked else ""
+        return RequestError(
+            f"the context holds {self.limits.capacity} tokens, the prompt has {has}{wanted}",
+            hint="shorten the prompt" + (" or ask for fewer tokens" if asked else ""),
+            param=param,
+            code="context_length_exceeded",
+        )
 
     def check_count(self, count: int) -> None:
         """Refuse a request that could never be queued.

@@ -293,7 +293,17 @@ def make_own_promise(*, region=None, default_task=None):
 
 
 @contextmanager
-def running(session, tokenizer, *, limits=None, region=None, default_task=None, max_wait_s=2.0):
+def running(
+    session,
+    tokenizer,
+    *,
+    limits=None,
+    region=None,
+    default_task=None,
+    max_wait_s=2.0,
+    hosts=(),
+    connections=None,
+):
     """A server on loopback in a thread of this process; gives its URL and service."""
     model = make_model(session, tokenizer, limits=limits)
     runtimes = {"onnxruntime": "1.0"}
@@ -311,6 +321,8 @@ def running(session, tokenizer, *, limits=None, region=None, default_task=None, 
             "on_ready": lambda address: (addresses.append(address), ready.set()),
             "stop": stop,
             "grace_s": 5.0,
+            "hosts": hosts,
+            "limits": connections,
         },
     )
     thread.start()

@@ -38,6 +38,11 @@ def serve(
     key: Path | None = typer.Option(None, help="The public key to trust; default: the one given at the pull"),
     address: str = typer.Option("127.0.0.1", help="Address to listen on"),
     port: int = typer.Option(8421, help="Port to listen on; 0: any free port"),
+    allow_host: list[str] = typer.Option(
+        [],
+        help="Answer only to this name in `Host` and `Origin` and to those of loopback; repeatable; "
+        "default: on loopback no other, elsewhere any",
+    ),
     threads: int = typer.Option(1, min=1, help="Threads of the runtime"),
     slots: int | None = typer.Option(
         None, min=1, help="Sequences that run together; default: as many as fit, at most 8"
@@ -70,7 +75,7 @@ def serve(
     chosen, name = short(choice.artifact), choice.release.name
     output.note(f"{choice.decision.reason} (artifact {chosen}, release {name})")
     opened = open_node(choice, threads=threads, slots=slots, context=max_context)
-    answer(create_service(opened), listening)
+    answer(create_service(opened), listening, hosts=tuple(allow_host))
 
 
 def _pull_own(workspace: Workspace, release: str, *, key: Path | None, wanted: Wanted) -> None:

@@ -318,6 +318,60 @@ def test_a_prompt_longer_than_the_context_is_refused(client):
     assert complete(client, prompt=[5] * (CONTEXT - 1), max_tokens=1).usage.total_tokens == CONTEXT
 
 
+def test_a_text_longer_than_the_context_is_refused_before_it_is_read(client, server):
+    most = server[1].model.max_body_bytes
+    for text in ("a " * 40_000, "x" * 100_000, "…" * 30_000, "\n" * 50_000):
+        assert len(json.dumps(text)) < most or "…" in text
+        with pytest.raises(openai.BadRequestError) as caught:
+            complete(client, prompt=[PROMPTS[0], text], max_tokens=1)
+        assert caught.value.code == "context_length_exceeded"
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": text}])
+        assert caught.value.code == "context_length_exceeded"
+
+
+def test_a_prompt_of_the_whole_context_is_taken_in_every_spelling(client, server, tokenizer):
+    text = "\u00e4\u00f6 \u4e2d" * 2000
+    room = CONTEXT - 1
+    while len(tokenizer.encode(text)) > room:
+        text = text[:-8]
+    body = {"model": "tiny", "prompt": text, "max_tokens": 1, "temperature": 0}
+    for ascii_only in (True, False):
+        data = json.dumps(body, ensure_ascii=ascii_only).encode()
+        answer = httpx.post(f"{server[0]}/v1/completions", content=data, timeout=60)
+        assert answer.json()["usage"]["prompt_tokens"] == len(tokenizer.encode(text))
+    batch = [tokenizer.encode(text)] * 32
+    assert complete(client, prompt=batch, max_tokens=1).usage.prompt_tokens == 32 * len(batch[0])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model": "tiny", "prompt": [' + b"1," * 60_000 + b"1]}",
+        b'{"model": "tiny", "prompt": [' + b'"a",' * 30_000 + b'"a"]}',
+        b'{"model": "tiny", "prompt": [[' + b'"a",' * 30_000 + b'"a"]]}',
+        b'{"model": "tiny", "prompt": [' + b"[]," * 40_000 + b"[]]}",
+        b"{" + b",".join(b'"k%d": 1' % number for number in range(15_000)) + b"}",
+        json.dumps({"model": "tiny", "messages": [{f"k{n}": 1 for n in range(10_000)}]}).encode(),
+        b'{"model": "' + b"x" * 150_000 + b'", "prompt": "a"}',
+        json.dumps({"model": "tiny", "prompt": "a", "stop": ["b" * 5000]}).encode(),
+        json.dumps({"model": "tiny", "prompt": "a", "tools": [["x"] * 20_000]}).encode(),
+        b'{"model": "tiny", "prompt": ' + b"[" * 100_000,
+    ],
+)
+def test_a_body_of_very_many_parts_is_refused_in_a_few_words(server, body):
+    answer = httpx.post(f"{server[0]}/v1/completions", content=body, timeout=60)
+    assert answer.status_code in (400, 404)
+    assert len(answer.content) < 2000
+
+
+def test_an_answer_with_very_many_log_probabilities_is_the_same(client, server):
+    few = complete(client, logprobs=20, max_tokens=40)
+    many = complete(client, logprobs=20, max_tokens=60, echo=True)
+    both = many.choices[0].logprobs.top_logprobs[len(PROMPTS[0].split()) :]
+    assert few.choices[0].logprobs.top_logprobs[0] in both
+
+
 def test_other_refusals_have_their_status(server):
     url = server[0]
     assert httpx.get(f"{url}/v1/completions").status_code == 405
