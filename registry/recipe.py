@@ -7,6 +7,10 @@ The grammar of a name:
     w8a16 | w4a16                  integer weights per output channel, 16-bit activations in ranges that are
                                    fixed by a calibration set: the form that NPUs multiply in
     w{8|4}g{32|64|128}-{rtn|gptq}  weight-only integers in groups along the input dimension, symmetric
+
+The embedding is quantized like the other matrices, by rounding to nearest, but for `w8a16` and `w4a16`: a
+lookup has no activations whose range could be fixed, so they keep it in float32. An output matrix that is
+tied to the embedding is that matrix and stored once, where both have the same form.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from typing import Literal
 from registry.digest import digest_value
 from registry.errors import UnknownNameError
 from registry.value import Value
-from registry.weight_form import Activations, CodedWeights, FloatWeights, WeightForm
+from registry.weight_form import EMBEDDING, Activations, CodedWeights, FloatWeights, WeightForm
 
 KNOWN = (
     "fp32", "fp16", "w8a8-dynamic", "w8a16", "w4a16",
@@ -32,7 +36,7 @@ class Recipe(Value):
     name: str
     """The name in the grammar above."""
     weights: Literal["float32", "float16", "int8", "int4"]
-    """Element type of the weight matrices; norms, biases and embeddings stay float32 (float16 for fp16)."""
+    """Element type of the weight matrices; norms and biases stay float32 (float16 for fp16)."""
     group_size: int | None = None
     """Input elements that share a scale; None: one scale per output channel (or none at all)."""
     method: Literal["none", "rtn", "gptq"] = "none"
@@ -75,8 +79,11 @@ class Recipe(Value):
         """The form of a matrix, if it can be quantized.
 
         Args:
-            matrix: Its name in the state dict; a tied output matrix is `lm_head.weight` too.
+            matrix: Its name in the state dict. A tied output matrix is asked for under both of its names,
+                and stored once where the answers are equal.
         """
+        if matrix == EMBEDDING and self.activations == "int16-static":
+            return FloatWeights()
         return self.forms[0]
 
 

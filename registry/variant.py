@@ -1,7 +1,8 @@
 """Variants: a checkpoint × a recipe, as hardware-independent weights in one canonical safetensors file.
 
 Names in the file are the checkpoint's own state-dict names. A matrix that the recipe leaves alone is stored
-under its name, float32 (or float16), shape [out, in]. A quantized matrix `w` is stored as
+under its name, float32 (or float16), shape [out, in]; the embedding is [vocabulary, hidden]. A quantized
+matrix `w` is stored as
 
     w.codes   uint8    int4: [out, in / group, group / 2], low nibble first; int8 groups: [out, in / group,
                        group]; w8a8, w8a16 and w4a16: int8 [out, in]
@@ -9,6 +10,8 @@ under its name, float32 (or float16), shape [out, in]. A quantized matrix `w` is
 
 and stands for (code − zero) · scale with zero = 8 (int4), 128 (int8 groups), 0 (w8a8, w8a16, w4a16). The
 grouped layouts are those of ONNX Runtime's MatMulNBits, so that its graph can refer to this file directly.
+An output matrix that is tied to the embedding is in the file once, as `model.embed_tokens.weight`, unless the
+recipe gives the two different forms; then it is also there as `lm_head.weight`, quantized.
 `registry/weight_form.py` has these forms as values; `Recipe.form` says which one a matrix has.
 
 With static activations (w8a16, w4a16), each quantized matrix also has

@@ -9,7 +9,12 @@ that combines known forms in a new way is a change of `registry/recipe.py` alone
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
+
+EMBEDDING: Final = "model.embed_tokens.weight"
+"""Name of the embedding [vocabulary, hidden] in state dicts."""
+OUTPUT_MATRIX: Final = "lm_head.weight"
+"""Name of the matrix that makes logits [vocabulary, hidden], where it is not the embedding (tied)."""
 
 Activations = Literal["float", "int8-dynamic", "int16-static"]
 """Type of the activations that a matrix is multiplied with."""

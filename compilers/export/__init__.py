@@ -29,6 +29,6 @@ Node names are stable, and a node's first output has the node's name (but `lm_he
 `…activation`, `…down_proj`, `…mlp_residual`; `embed_tokens`, `logit_gather`, `final_norm`, `lm_head`. Masks
 are the tensors `mask` and, for layers with a sliding window of W keys, `mask.window.W`.
 
-Tied embeddings: `lm_head` multiplies by `model.embed_tokens.weight`. A recipe that quantizes the output
-matrix stores it as `lm_head.weight.codes` and `.scales`, tied or not, beside the float embedding.
+Tied embeddings: `lm_head` multiplies by `model.embed_tokens.weight`. Whether a variant has codes of one
+matrix for both or of two is in the names of its weights file: see `registry/variant.py`.
 """

@@ -18,6 +18,7 @@ from compilers.model.rope import read_rope
 from registry.artifact import ModelFacts
 from registry.errors import CheckpointError, UnknownNameError
 from registry.value import Value
+from registry.weight_form import EMBEDDING, OUTPUT_MATRIX
 
 Shape = tuple[int, ...]
 
@@ -90,7 +91,7 @@ class Architecture(Value):
     @property
     def lm_head(self) -> str:
         """Name of the tensor that makes logits."""
-        return "model.embed_tokens.weight" if self.tie_embeddings else "lm_head.weight"
+        return EMBEDDING if self.tie_embeddings else OUTPUT_MATRIX
 
 
 def read_architecture(config: Mapping[str, Any], *, where: str) -> Architecture:  # Any: parsed JSON
@@ -143,7 +144,7 @@ def expected_tensors(architecture: Architecture) -> dict[str, Shape]:
     """Names and shapes of a checkpoint's tensors in the order of execution, without a tied output matrix."""
     a = architecture
     q, kv = a.heads * a.head_size, a.kv_heads * a.head_size
-    shapes: dict[str, Shape] = {"model.embed_tokens.weight": (a.vocab_size, a.hidden_size)}
+    shapes: dict[str, Shape] = {EMBEDDING: (a.vocab_size, a.hidden_size)}
     for layer in range(a.layers):
         at = f"model.layers.{layer}"
         shapes[f"{at}.input_layernorm.weight"] = (a.hidden_size,)
@@ -168,14 +169,13 @@ def expected_tensors(architecture: Architecture) -> dict[str, Shape]:
                 shapes[f"{at}.mlp.{part}_proj.bias"] = shape[:1]
     shapes["model.norm.weight"] = (a.hidden_size,)
     if not a.tie_embeddings:
-        shapes["lm_head.weight"] = (a.vocab_size, a.hidden_size)
+        shapes[OUTPUT_MATRIX] = (a.vocab_size, a.hidden_size)
     return shapes
 
 
-def linear_weights(architecture: Architecture) -> dict[str, Shape]:
-    """The matrices, [out, in], that a recipe may quantize; even a tied output matrix is `lm_head.weight`."""
-    matrices = {n: s for n, s in expected_tensors(architecture).items() if n.endswith("_proj.weight")}
-    return {**matrices, "lm_head.weight": (architecture.vocab_size, architecture.hidden_size)}
+def matrix_shapes(architecture: Architecture) -> dict[str, Shape]:
+    """The matrices, [out, in], that a recipe may quantize: embedding, projections and output matrix."""
+    return {name: shape for name, shape in expected_tensors(architecture).items() if len(shape) == 2}
 
 
 def parameters(architecture: Architecture) -> int:

@@ -21,10 +21,10 @@ from typing import Literal
 import numpy as np
 
 from compilers.model.activations import INPUT, OUTPUT
-from compilers.model.architecture import Architecture, Shape, expected_tensors, linear_weights
+from compilers.model.architecture import Architecture, Shape, expected_tensors, matrix_shapes
 from registry.errors import CorruptError
 from registry.recipe import Recipe
-from registry.weight_form import CodedWeights, FloatWeights
+from registry.weight_form import EMBEDDING, OUTPUT_MATRIX, CodedWeights, FloatWeights
 
 ALIGNMENT_BYTES = 64
 
@@ -72,21 +72,24 @@ class Layout:
 
 
 def coded_weights(architecture: Architecture, recipe: Recipe) -> dict[str, CodedWeights]:
-    """The matrices that a recipe quantizes and their forms; a tied output matrix is `lm_head.weight`.
+    """The matrices that a recipe quantizes and their forms, in the order of execution.
 
-    A matrix whose inputs are not a multiple of the group size stays float32 under its own name.
+    A matrix whose inputs are not a multiple of the group size stays float32 under its own name. A tied output
+    matrix is the embedding; it is `lm_head.weight`, apart, only where the recipe gives it another form.
     """
     found: dict[str, CodedWeights] = {}
-    for name, (_, columns) in linear_weights(architecture).items():
+    for name, (_, columns) in _named_matrices(architecture).items():
         form = recipe.form(name)
         if isinstance(form, CodedWeights) and columns % (form.group_size or 1) == 0:
             found[name] = form
+    if architecture.tie_embeddings and found.get(EMBEDDING) == found.get(OUTPUT_MATRIX):
+        found.pop(OUTPUT_MATRIX, None)
     return found
 
 
 def weights_layout(architecture: Architecture, recipe: Recipe) -> Layout:
     """The layout of the weights file of a checkpoint of this architecture under this recipe."""
-    coded, shapes = coded_weights(architecture, recipe), linear_weights(architecture)
+    coded, shapes = coded_weights(architecture, recipe), _named_matrices(architecture)
     plain: Dtype = "F16" if FloatWeights("float16") in recipe.forms else "F32"
     wanted: dict[str, tuple[Dtype, Shape]] = {}
     for name in {**expected_tensors(architecture), **coded}:
@@ -163,6 +166,11 @@ def read_layout(path: Path) -> Layout:
             f"`{path}` is not a whole weights file: {error}", hint="build or fetch the variant again"
         ) from error
     return layout
+
+
+def _named_matrices(architecture: Architecture) -> dict[str, Shape]:
+    """All matrices, a tied output matrix under both of its names."""
+    return {**matrix_shapes(architecture), OUTPUT_MATRIX: (architecture.vocab_size, architecture.hidden_size)}
 
 
 def _coded_parts(form: CodedWeights, shape: Shape) -> dict[str, tuple[Dtype, Shape]]:

@@ -14,7 +14,7 @@ from compilers.model.onnx_weights import external_tensor
 from compilers.model.weights import Layout, StoredTensor
 from registry.errors import BuildError
 from registry.recipe import Recipe
-from registry.weight_form import CodedWeights
+from registry.weight_form import OUTPUT_MATRIX, CodedWeights
 
 CONTRIB = "com.microsoft"
 ACCURACY_LEVEL = 4
@@ -62,12 +62,40 @@ class OrtLinears:
         return self._float([name])
 
     def gather(self, node: onnx.NodeProto, index: str) -> str:
-        """Rows of a float matrix as float32; a float16 matrix stays as it is, and its rows are cast."""
+        """Rows of a matrix as float32; codes and float16 stay as they are, and only the rows are widened."""
         name = str(node.input[0])
+        form = self._coded(name)
+        if form is not None:
+            return self._gather_codes(node.name, name, index, form)
         if self._tensor(name).dtype != "F16":
             return self._graph.node("Gather", [self._reference([name]), index], node.name, axis=0)
         rows = self._graph.node("Gather", [self._reference([name]), index], f"{node.name}.float16", axis=0)
         return self._graph.node("Cast", [rows], node.name, to=TensorProto.FLOAT)
+
+    def _gather_codes(self, node: str, name: str, index: str, form: CodedWeights) -> str:
+        """Rows of codes, dequantized; the codes are the initializer that a product with the matrix takes."""
+        graph = self._graph
+        codes, scales = self._reference([f"{name}.codes"]), self._tensor(f"{name}.scales")
+        # The file's scales once more, in the shape that a lookup wants: views of the same bytes.
+        shape = (*scales.shape, 1)
+        column = graph.initializer(external_tensor(f"{name}.scales.column", [scales], shape=shape))
+        if form.group_size is None:
+            rows = graph.node("Gather", [codes, index], f"{node}.codes", axis=0)
+            wide = graph.node("Cast", [rows], f"{node}.numbers", to=TensorProto.FLOAT)
+            steps = graph.node("Gather", [column, index], f"{node}.scales", axis=0)
+            return graph.node("Mul", [wide, steps], node)
+        groups = graph.node(
+            "GatherBlockQuantized",
+            [codes, index, column],
+            f"{node}.groups",
+            domain=CONTRIB,
+            gather_axis=0,
+            quantize_axis=2,
+            block_size=form.group_size,
+            bits=form.bits,
+        )
+        width = scales.shape[1] * form.group_size
+        return graph.node("Reshape", [groups, graph.constant("shape.hidden", [-1, width], np.int64)], node)
 
     def adjoin(self, nodes: Sequence[onnx.NodeProto]) -> bool:
         """Whether the weights of these products lie one after the other, in one form, biases too."""
@@ -102,9 +130,9 @@ class OrtLinears:
         return form if isinstance(form, CodedWeights) and f"{name}.codes" in self._tensors else None
 
     def _name(self, node: onnx.NodeProto) -> str:
-        """Name of a product's matrix; the output matrix has its own codes even where it is tied."""
-        if node.name == "lm_head" and "lm_head.weight.codes" in self._tensors:
-            return "lm_head.weight"
+        """Name of a product's matrix; a tied output matrix may have codes apart from the embedding's."""
+        if node.name == "lm_head" and f"{OUTPUT_MATRIX}.codes" in self._tensors:
+            return OUTPUT_MATRIX
         return str(node.input[1])
 
     def _tensor(self, name: str) -> StoredTensor:

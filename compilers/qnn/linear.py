@@ -18,7 +18,7 @@ from compilers.model.activations import INPUT, OUTPUT, steps_of
 from compilers.model.network import Linear
 from compilers.runtime import FloatArray
 from compilers.static.emit import Emitter
-from compilers.static.linear import DequantizedLinears
+from compilers.static.linear import DequantizedLinears, matrix_of
 from registry.errors import BuildError
 from registry.recipe import Recipe
 from registry.weight_form import CodedWeights
@@ -43,7 +43,7 @@ class StaticLinears:
         Raises:
             BuildError: The weights file lacks what the recipe promises.
         """
-        weight = "lm_head.weight" if name == "lm_head" else linear.weight
+        weight = matrix_of(graph, linear, name)
         form = self._recipe.form(weight)
         if not isinstance(form, CodedWeights) or f"{weight}.codes" not in graph.layout.tensors:
             return self._float.emit(graph, rows, linear, name=name)

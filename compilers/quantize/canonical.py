@@ -106,8 +106,8 @@ def unpack(
 def dequantized_state(weights: Path, recipe: Recipe) -> dict[str, NDArray[np.float32]]:
     """The float32 state dict that a variant's weights file stands for.
 
-    A quantized output matrix appears as `lm_head.weight` even where the checkpoint ties it to the embedding,
-    because it then differs from the embedding. Ranges of static activations appear under their own names.
+    A tied output matrix appears as `lm_head.weight` where it is stored apart, because it then differs from
+    the embedding. Ranges of static activations appear under their own names.
 
     Raises:
         CorruptError: The file is no safetensors file, or codes without scales are in it.

@@ -3,6 +3,9 @@
 Frantar et al., https://arxiv.org/abs/2210.17323. Layer by layer: the inputs of each matrix are gathered from
 the model whose earlier layers are quantized already, so that a layer also corrects what came before it. Codes
 and scales are what this computes; nothing is rounded a second time.
+
+The embedding is looked up and not multiplied, so it has no Hessian: it is rounded to nearest, before all
+layers. An output matrix that is tied to it and stored once has those codes too.
 """
 
 from __future__ import annotations
@@ -18,8 +21,8 @@ import torch
 from compilers.model.architecture import Architecture
 from compilers.model.torch_reference import CACHE_NAMES, load_model
 from compilers.quantize.coded import Coded, CodedMatrix
-from compilers.quantize.rtn import choose_scales
-from registry.weight_form import CodedWeights
+from compilers.quantize.rtn import choose_scales, round_to_nearest
+from registry.weight_form import EMBEDDING, OUTPUT_MATRIX, CodedWeights
 
 Untyped: TypeAlias = Any
 """What transformers passes around: its models have no types that hold."""
@@ -61,6 +64,10 @@ def gptq_codes(
         texts: Token ids of the calibration texts; each is cut at the checkpoint's context.
     """
     model = load_model(checkpoint_dir)
+    if EMBEDDING in matrices:
+        if OUTPUT_MATRIX in matrices:  # where the two were tied, the output matrix stays float until its turn
+            model.model.embed_tokens.weight = torch.nn.Parameter(model.model.embed_tokens.weight.clone())
+        yield _embedding(model, matrices[EMBEDDING])
     cut = [list(text)[: architecture.max_context] for text in texts]
     with torch.no_grad():
         batches = [_enter(model, tokens, real) for tokens, real in batched(cut)]
@@ -81,8 +88,8 @@ def gptq_codes(
                 yield CodedMatrix.of(f"{name}.weight", weight, coded)
             for batch in batches:
                 batch.hidden = _run(layer, index, batch, None)
-        if "lm_head.weight" in matrices:
-            yield _head(model, batches, matrices["lm_head.weight"])
+        if OUTPUT_MATRIX in matrices:
+            yield _head(model, batches, matrices[OUTPUT_MATRIX])
 
 
 def gptq_matrix(weight: torch.Tensor, hessian: torch.Tensor, form: CodedWeights) -> Coded:
@@ -202,10 +209,20 @@ def _run(layer: torch.nn.Module, index: int, batch: _Batch, hessians: _Hessians 
     return hidden
 
 
+def _embedding(model: Untyped, form: CodedWeights) -> CodedMatrix:
+    """The embedding, which is replaced in the model; so is an output matrix that is tied to it."""
+    parameter = model.model.embed_tokens.weight
+    weight = parameter.detach().clone()
+    matrix = CodedMatrix.of(EMBEDDING, weight, round_to_nearest(weight, form))
+    with torch.no_grad():
+        parameter.copy_(matrix.coded.dequantized())
+    return matrix
+
+
 def _head(model: Untyped, batches: Sequence[_Batch], form: CodedWeights) -> CodedMatrix:
     hessians = _Hessians()
     for batch in batches:
         hessians.real = batch.real
         hessians.add("lm_head", model.model.norm(batch.hidden))
     weight = model.lm_head.weight.detach().clone()
-    return CodedMatrix.of("lm_head.weight", weight, gptq_matrix(weight, hessians.sums["lm_head"], form))
+    return CodedMatrix.of(OUTPUT_MATRIX, weight, gptq_matrix(weight, hessians.sums["lm_head"], form))

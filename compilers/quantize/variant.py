@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from compilers.model.activations import INPUT, OUTPUT
-from compilers.model.architecture import Architecture, expected_tensors, linear_weights
+from compilers.model.architecture import Architecture, expected_tensors, matrix_shapes
 from compilers.model.weights import coded_weights, weights_layout
 from compilers.quantize.canonical import to_stored, write_weights
 from compilers.quantize.coded import CodedMatrix
@@ -19,7 +19,7 @@ from registry.errors import BuildError
 from registry.recipe import Recipe
 from registry.value import Value
 from registry.variant import WEIGHTS_NAME
-from registry.weight_form import CodedWeights
+from registry.weight_form import OUTPUT_MATRIX, CodedWeights
 
 
 class QuantizeReport(Value):
@@ -29,7 +29,8 @@ class QuantizeReport(Value):
     errors: dict[str, float]
     """Quantized matrix → ‖W − Ŵ‖² / ‖W‖²."""
     left_in_float: tuple[str, ...]
-    """Matrices that the recipe could not quantize: their inputs are no multiple of the group size."""
+    """Matrices that are not quantized: their inputs are no multiple of the group size, or the recipe leaves
+    them in float."""
     calibration_digest: Digest | None
     """Digest of the calibration token ids; None where none were used."""
 
@@ -86,7 +87,7 @@ def quantize(
         for name, ranges in (meter.measure(texts) if meter is not None else {}).items():
             writer.put(f"{name}.{INPUT}", ranges.input)
             writer.put(f"{name}.{OUTPUT}", ranges.output)
-    left = linear_weights(architecture).keys() - matrices.keys() if recipe.is_quantized else ()
+    left = matrix_shapes(architecture).keys() - matrices.keys() if recipe.is_quantized else ()
     return QuantizeReport(
         recipe=recipe.name,
         errors=dict(sorted(errors.items())),
@@ -99,7 +100,7 @@ def _rounded(
     tensors: CheckpointTensors, architecture: Architecture, matrices: Mapping[str, CodedWeights]
 ) -> Iterator[CodedMatrix]:
     for name, form in matrices.items():
-        weight = tensors.read(architecture.lm_head if name == "lm_head.weight" else name)
+        weight = tensors.read(architecture.lm_head if name == OUTPUT_MATRIX else name)
         yield CodedMatrix.of(name, weight, round_to_nearest(weight, form))
 
 

@@ -24,6 +24,7 @@ from compilers.model.network import Layer, Linear, Network, Norm
 from compilers.model.variant_files import read_variant_files
 from compilers.model.weights import Layout
 from compilers.plan_file import PLAN_NAME
+from compilers.static.embedding import embedded
 from compilers.static.emit import FLOATS, Emitter
 from compilers.static.linear import DequantizedLinears, Linears
 from compilers.static.plan import STEPS, Compute, Ids, Mask, StaticPlan, write_plan
@@ -132,7 +133,7 @@ def static_model(
     plan = static_plan(network, form)
     tokens = 1 if step == "decode" else form.tokens
     emitter = Emitter(layout, form.compute)
-    _Decoder(emitter, network, linears or DequantizedLinears(recipe), tokens, form.context).write()
+    _Decoder(emitter, network, recipe, linears, tokens, form.context).write()
     return helper.make_model(
         helper.make_graph(
             emitter.nodes, step, _inputs(plan, tokens), _outputs(plan, tokens), emitter.initializers
@@ -175,10 +176,19 @@ def _outputs(plan: StaticPlan, tokens: int) -> list[onnx.ValueInfoProto]:
 class _Decoder:
     """Writes the nodes; activations are [S, hidden], in attention [kv_heads, group · S, head_size]."""
 
-    def __init__(self, graph: Emitter, network: Network, linears: Linears, tokens: int, context: int) -> None:
+    def __init__(
+        self,
+        graph: Emitter,
+        network: Network,
+        recipe: Recipe,
+        linears: Linears | None,
+        tokens: int,
+        context: int,
+    ) -> None:
         self.graph = graph
+        self.recipe = recipe
         self.network = network
-        self.linears = linears
+        self.linears = linears or DequantizedLinears(recipe)
         self.tokens = tokens
         self.context = context
 
@@ -186,8 +196,7 @@ class _Decoder:
         """All of it."""
         graph, network = self.graph, self.network
         ids = graph.reshape("input_ids", (self.tokens,), "token_ids")
-        hidden = graph.node("Gather", [graph.reference(network.embedding), ids], "embed_tokens", axis=0)
-        hidden = self._cast(hidden, graph.dtype(network.embedding), FLOATS[graph.compute])
+        hidden = embedded(graph, ids, network, self.recipe, tokens=self.tokens)
         for index, layer in enumerate(network.layers):
             hidden = self._layer(hidden, index, layer)
         normed = self._norm(hidden, network.final_norm, "final_norm")

@@ -11,7 +11,7 @@ from compilers.model.network import Linear
 from compilers.static.emit import FLOATS, Emitter
 from registry.errors import BuildError
 from registry.recipe import Recipe
-from registry.weight_form import CodedWeights
+from registry.weight_form import OUTPUT_MATRIX, CodedWeights
 
 ACTIVATION_LIMIT = 127.0
 SMALLEST_SCALE = 1e-12
@@ -38,7 +38,7 @@ class DequantizedLinears:
 
     def emit(self, graph: Emitter, rows: str, linear: Linear, *, name: str) -> str:
         """The product."""
-        weight = "lm_head.weight" if name == "lm_head" else linear.weight
+        weight = matrix_of(graph, linear, name)
         if f"{weight}.codes" not in graph.layout.tensors:
             return _gemm(graph, rows, graph.weight(linear.weight), linear, name)
         match self._recipe.form(weight):
@@ -56,6 +56,12 @@ class DequantizedLinears:
                     f"the weights file holds codes of `{weight}`, its form in the recipe is {form.name}",
                     hint="build the variant again",
                 )
+
+
+def matrix_of(graph: Emitter, linear: Linear, name: str) -> str:
+    """Name of a product's matrix; a tied output matrix may have codes apart from the embedding's."""
+    apart = name == "lm_head" and f"{OUTPUT_MATRIX}.codes" in graph.layout.tensors
+    return OUTPUT_MATRIX if apart else linear.weight
 
 
 def _gemm(graph: Emitter, rows: str, matrix: str, linear: Linear, name: str) -> str:

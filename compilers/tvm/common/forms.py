@@ -16,7 +16,7 @@ from compilers.model.network import Linear, Network
 from compilers.model.weights import Layout
 from registry.errors import BuildError
 from registry.value import Value
-from registry.weight_form import CodedWeights, FloatWeights, WeightForm
+from registry.weight_form import OUTPUT_MATRIX, CodedWeights, FloatWeights, WeightForm
 
 FLOATS: Mapping[str, Literal["float32", "float16"]] = {"F32": "float32", "F16": "float16"}
 _AGAIN = "export and quantize the checkpoint again"
@@ -111,8 +111,8 @@ class StoredForms:
     def output_matrix(self, network: Network) -> Linear:
         """The output matrix; one that is tied to the embedding may be quantized apart from it."""
         head = network.lm_head
-        if head.weight == network.embedding and "lm_head.weight.codes" in self.tensors:
-            return replace(head, weight="lm_head.weight")
+        if head.weight == network.embedding and f"{OUTPUT_MATRIX}.codes" in self.tensors:
+            return replace(head, weight=OUTPUT_MATRIX)
         return head
 
     def _expect(self, source: str, shape: tuple[int, ...]) -> None:

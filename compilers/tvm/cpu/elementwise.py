@@ -1,4 +1,4 @@
-"""Kernels that work token by token: embedding, norms, rotary positions, writing K and V to the cache.
+"""Kernels that work token by token: norms, rotary positions, writing K and V to the cache.
 
 Rows of activations are padded with zeros to `WIDTH` elements, so that vector loops have no tails.
 """
@@ -20,42 +20,6 @@ GRAIN = 1 << 15
 def padded(width: int) -> int:
     """Elements of a padded row."""
     return code.ceil_to(width, WIDTH)
-
-
-def embed(made: dict[str, PrimFunc], name: str, *, vocab: int, hidden: int, dtype: str) -> None:
-    """(ids [n], table [vocab, hidden], out [n, padded]): rows of the checkpoint's own table."""
-    with code.building(name, made) as kernel:
-        ids = kernel.buffer("ids", ("n",), "int32")
-        table = kernel.buffer("table", (vocab, hidden), dtype, align=4)
-        out = kernel.buffer("out", ("n", padded(hidden)))
-
-        def token(i: Expr) -> None:
-            row = code.bind(ids[i])
-            with code.serial(hidden) as j:
-                code.store(out, code.convert(table[row, j], "float32"), i, j, lanes=1)
-            _clear(out, i, hidden)
-
-        _for_tokens(kernel, token, hidden)
-
-
-def embed_packed(
-    made: dict[str, PrimFunc], name: str, *, packed: tuple[int, int, int], hidden: int, dtype: str
-) -> None:
-    """(ids [n], matrix [tiles, hidden, tile], out [n, padded]): rows of a packed output matrix (tied)."""
-    with code.building(name, made) as kernel:
-        ids = kernel.buffer("ids", ("n",), "int32")
-        table = kernel.buffer("table", packed, dtype)
-        out = kernel.buffer("out", ("n", padded(hidden)))
-        tile = packed[2]
-
-        def token(i: Expr) -> None:
-            row = code.bind(ids[i])
-            with code.serial(hidden) as j:
-                value = code.convert(table[row // tile, j, row % tile], "float32")
-                code.store(out, value, i, j, lanes=1)
-            _clear(out, i, hidden)
-
-        _for_tokens(kernel, token, hidden)
 
 
 def rms_norm(
@@ -167,12 +131,6 @@ def _head_scale(qkv: Buffer, i: Expr, start: Expr, head_size: int, epsilon: floa
 
 def _inverse_root(squares: Expr, count: int, epsilon: float) -> Expr:
     return code.bind(1.0 / code.root(squares / float(count) + epsilon))
-
-
-def _clear(out: Buffer, i: Expr, width: int) -> None:
-    if padded(width) > width:
-        with code.serial(padded(width) - width) as j:
-            code.store(out, code.splat(0.0, 1), i, width + j, lanes=1)
 
 
 def _for_tokens(kernel: Kernel, body: Callable[[Expr], None], work: int) -> None:

@@ -6,6 +6,7 @@ Matrices that read the same input (q, k and v; gate and up) become one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -21,6 +22,8 @@ from registry.weight_form import CodedWeights, FloatWeights, WeightForm
 
 LARGEST_GROUP = 128
 """Codes of a group whose products with activations are summed in 32 bits."""
+STORED_TYPES: Mapping[str, Dtype] = {"F32": "float32", "F16": "float16", "U8": "uint8", "I8": "int8"}
+"""Element types of the weights file as the plan names them."""
 Place = tuple[int, int, int]
 """Offset, chunk and stride: see `pack.py`."""
 
@@ -51,7 +54,8 @@ class ParameterTable:
 
     def alias(self, name: str, source: str) -> str:
         """A tensor of the file as it is."""
-        return self._add(name, self.stored.tensor(source).shape, self.stored.float_type(source), alias=source)
+        tensor = self.stored.tensor(source)
+        return self._add(name, tensor.shape, STORED_TYPES[tensor.dtype], alias=source)
 
     def vector(self, name: str, source: str, *, size: int) -> str:
         """A vector as float32, zeros behind it up to `size`."""

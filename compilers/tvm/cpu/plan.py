@@ -17,7 +17,7 @@ CHUNK = 64
 """Positions that attention takes at once; a row's capacity is a multiple of it."""
 
 
-Dtype = Literal["float32", "float16", "int32", "int8"]
+Dtype = Literal["float32", "float16", "int32", "int8", "uint8"]
 """Element types of parameters."""
 
 

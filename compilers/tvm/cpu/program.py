@@ -12,9 +12,9 @@ from typing import Any
 
 from tvm import relax, tirx
 
-from compilers.model.network import Layer, Network, Norm
+from compilers.model.network import Layer, Linear, Network, Norm
 from compilers.tvm.common.forms import StoredForms, TensorForm
-from compilers.tvm.cpu import elementwise
+from compilers.tvm.cpu import elementwise, embedding
 from compilers.tvm.cpu.attention import AttentionShape, attention
 from compilers.tvm.cpu.avx2_int16_products import pair_product
 from compilers.tvm.cpu.code import PrimFunc, VectorUnit
@@ -24,6 +24,7 @@ from compilers.tvm.cpu.linear import FloatForm, float_product
 from compilers.tvm.cpu.parameters import Matrix, ParameterTable
 from compilers.tvm.cpu.plan import BLOCK, LibraryPlan
 from compilers.tvm.cpu.vnni_int8_products import quad_product
+from registry.weight_form import CodedWeights, FloatWeights
 
 Value = Any
 """A Relax expression; TVM ships no types."""
@@ -106,23 +107,39 @@ class _Builder:
             down=table.matrix(f"{at}.down", (layer.down,), "add", inputs=active, outputs=hidden),
         )
 
-    def _ends(self) -> tuple[Matrix, str]:
-        """The output matrix and the embedding's parameter, which are one where they are tied."""
+    def _ends(self) -> tuple[Matrix, tuple[str, ...]]:
+        """The output matrix and the embedding's parameters, which are the same where they are tied."""
         net, table = self.network, self.table
         head = table.stored.output_matrix(net)
-        tied = head.weight == net.embedding
         lm_head = table.matrix("lm_head", (head,), "plain", inputs=padded(net.hidden))
-        if tied and isinstance(lm_head.form, FloatForm):
-            packed = lm_head.form.packed(lm_head.product, self.machine)
-            dtype = lm_head.form.dtype
-            elementwise.embed_packed(self.kernels, "embed", packed=packed, hidden=net.hidden, dtype=dtype)
-            return lm_head, lm_head.weights[0]
-        name = table.alias("embedding", net.embedding)
-        table_of = table.parameters[name]
-        elementwise.embed(
-            self.kernels, "embed", vocab=table_of.shape[0], hidden=net.hidden, dtype=table_of.dtype
-        )
-        return lm_head, name
+        if head.weight == net.embedding:
+            match lm_head.form:
+                case FloatForm(dtype) as form:
+                    packed = form.packed(lm_head.product, self.machine)
+                    embedding.embed_packed(
+                        self.kernels, "embed", packed=packed, hidden=net.hidden, dtype=dtype
+                    )
+                case IntegerForm() as form:
+                    embedding.embed_packed_codes(
+                        self.kernels, "embed", product=lm_head.product, form=form, machine=self.machine
+                    )
+            return lm_head, lm_head.weights
+        return lm_head, self._embedding()
+
+    def _embedding(self) -> tuple[str, ...]:
+        """The parameters of an embedding that is a matrix apart: what the weights file has of it."""
+        net, table = self.network, self.table
+        stored = table.stored.matrix(Linear(net.embedding, None, net.vocab_size, net.hidden))
+        match stored:
+            case FloatWeights(dtype):
+                embedding.embed(self.kernels, "embed", vocab=net.vocab_size, hidden=net.hidden, dtype=dtype)
+                return (table.alias("embedding", net.embedding),)
+            case CodedWeights():
+                codes = table.alias("embedding.codes", f"{net.embedding}.codes")
+                embedding.embed_codes(
+                    self.kernels, "embed", shape=table.parameters[codes].shape, hidden=net.hidden, form=stored
+                )
+                return codes, table.alias("embedding.scales", f"{net.embedding}.scales")
 
 
 class _Function:
@@ -139,7 +156,7 @@ class _Function:
         self.globals: dict[str, Value] = {}
         self.rooms: dict[tuple[int, bool], list[Value]] = {}
 
-    def emit(self, blocks: list[_Block], embed: str, lm_head: Matrix) -> None:
+    def emit(self, blocks: list[_Block], embed: tuple[str, ...], lm_head: Matrix) -> None:
         """(ids, positions, rows, wanted, caches, parameters) → logits [wanted, padded vocabulary]."""
         net, builder = self.net, self.builder
         inputs = {
@@ -158,7 +175,7 @@ class _Function:
             }
             hidden = self._room(padded(net.hidden))
             self.normed = self._room(padded(net.hidden))
-            self._call("embed", inputs["ids"], self.given[embed], hidden)
+            self._call("embed", inputs["ids"], *(self.given[name] for name in embed), hidden)
             angles = self._alloc((self.count, 2, len(net.inv_freq)))
             if "rotation" not in self.owner.kernels:
                 elementwise.rotation(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from compilers.tvm.gpu import code
 from compilers.tvm.gpu.code import Buffer, Expr, PrimFunc
+from compilers.tvm.gpu.product import Form
 
 THREADS = 128
 
@@ -34,6 +35,35 @@ def embed(made: dict[str, PrimFunc], name: str, *, half: bool) -> None:
                 else:
                     value = code.as_float(code.bind(table[row + code.wide(column)]))
                 code.store(out, value, code.wide(token) * code.wide(width) + code.wide(column))
+
+
+def embed_codes(made: dict[str, PrimFunc], name: str, *, form: Form) -> None:
+    """Takes codes [ids, columns], scales [ids, groups], batch, out [count, width]; the grid is 1 × tokens.
+
+    Args:
+        made: Takes the kernel.
+        name: Its name.
+        form: Of the codes, which are integers with scales.
+    """
+    with code.building(name, made) as kernel:
+        table, scales = kernel.flat_words("codes"), kernel.floats("scales")
+        batch, out = kernel.integers("batch"), kernel.floats("out")
+        hidden, columns, width = (kernel.number(name) for name in ("hidden", "columns", "width"))
+        in_word = form.per_load // 4
+        with kernel.block(THREADS) as (_, token, thread):
+            row = code.bind(code.wide(batch[token]))
+            # A thread takes words of codes, all of whose elements share a scale.
+            words = code.bind(columns // in_word)
+            with code.serial((words + (THREADS - 1) - thread) // THREADS) as turn:
+                word = code.bind(turn * THREADS + thread)
+                group = code.wide(word // (form.group // in_word))
+                scale = code.bind(scales[row * code.wide(columns // form.group) + group])
+                found = code.bind(table[row * code.wide(words) + code.wide(word)])
+                for index, element in enumerate(form.elements([found])):
+                    column = code.bind(word * in_word + index)
+                    with code.when(column < hidden):
+                        at = code.wide(token) * code.wide(width) + code.wide(column)
+                        code.store(out, element * scale, at)
 
 
 def rms_norm(made: dict[str, PrimFunc], name: str, *, epsilon: float, gather: bool) -> None:

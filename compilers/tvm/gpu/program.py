@@ -101,19 +101,22 @@ class _Builder:
 
     def _embed(self, head: _Matrix) -> None:
         net = self.network
-        tied = net.lm_head.weight == net.embedding and not head.form.group
-        columns = padded(net.hidden)
-        name = head.weights if tied else "embedding"
-        if not tied:
-            rows, dtype = self.stored.tensor(net.embedding).shape[0], self.stored.float_type(net.embedding)
-            self.parameters[name] = GpuParameter(
-                sources=(net.embedding,), rows=rows, columns=columns, dtype=dtype
-            )
-        half = self.parameters[name].dtype == "float16"
-        kernel = self._kernel(f"embed_{self.parameters[name].dtype}", "embed", {"half": half})
+        table = head
+        if self.stored.output_matrix(net).weight != net.embedding:
+            table = self._matrix("embedding", (Linear(net.embedding, None, net.vocab_size, net.hidden),))
+        options: Options
+        if table.scales:
+            options = {"weights": table.form.weights, "group": table.form.group}
+            ending = f"codes_{table.form.weights}{table.form.group}"
+            kernel = self._kernel(f"embed_{ending}", "embed_codes", options)
+            tables = {"codes": _parameter(table.weights), "scales": _parameter(table.scales)}
+        else:
+            half = table.form.weights == "float16"
+            kernel = self._kernel(f"embed_{table.form.weights}", "embed", {"half": half})
+            tables = {"table": _parameter(table.weights)}
         arguments = {
-            "table": _parameter(name), "batch": _BATCH, "out": _room("hidden"),
-            "hidden": _number(net.hidden), "columns": _number(columns), "width": self._width("hidden"),
+            **tables, "batch": _BATCH, "out": _room("hidden"), "hidden": _number(net.hidden),
+            "columns": _number(table.columns), "width": self._width("hidden"),
         }  # fmt: skip
         self._step(Launch(kernel=kernel, blocks=1), arguments)
 

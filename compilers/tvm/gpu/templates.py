@@ -35,6 +35,10 @@ def _embed(made: dict[str, PrimFunc], name: str, options: Options) -> None:
     elementwise.embed(made, name, **options)
 
 
+def _embed_codes(made: dict[str, PrimFunc], name: str, options: Options) -> None:
+    elementwise.embed_codes(made, name, form=product.Form(options["weights"], options["group"]))
+
+
 def _rms_norm(made: dict[str, PrimFunc], name: str, options: Options) -> None:
     elementwise.rms_norm(made, name, **options)
 
@@ -48,6 +52,7 @@ TEMPLATES: Mapping[str, Template] = {
     "tile_product": _tile_product,
     "attention": _attention,
     "embed": _embed,
+    "embed_codes": _embed_codes,
     "rms_norm": _rms_norm,
     "rotate": _rotate,
 }
@@ -56,6 +61,7 @@ THREADS: Mapping[str, int] = {
     "tile_product": product.TILE_THREADS,
     "attention": CHUNK,
     "embed": elementwise.THREADS,
+    "embed_codes": elementwise.THREADS,
     "rms_norm": elementwise.THREADS,
     "rotate": elementwise.THREADS,
 }

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from compilers.model.architecture import (
     KNOWN,
     expected_tensors,
-    linear_weights,
+    matrix_shapes,
     model_facts,
     parameters,
     read_architecture,
@@ -59,7 +59,7 @@ def test_names_and_shapes_of_tensors_are_those_of_transformers(name: str, change
     architecture = read_architecture(config, where="config.json")
     assert expected_tensors(architecture) == found
     assert parameters(architecture) == sum(p.numel() for p in model.parameters())
-    assert all(len(shape) == 2 for shape in linear_weights(architecture).values())
+    assert all(len(shape) == 2 for shape in matrix_shapes(architecture).values())
 
 
 @pytest.mark.parametrize("name", KNOWN)

@@ -130,7 +130,7 @@ def test_logits_are_torchs_with_activations_rounded_to_8_bits(
             part.register_forward_pre_hook(functools.partial(round_activations, group=own))
     # One activation on the edge between two integers is enough for a difference of this size, but not more.
     difference = np.abs(logits_of(built.load(), SEQUENCES) - torch_logits(reference, SEQUENCES))
-    assert np.median(difference) < 1e-5
+    assert np.median(difference) < 3e-5
     assert difference.max() < 5e-2
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from compilers.model.architecture import linear_weights, read_architecture
+from compilers.model.architecture import matrix_shapes, read_architecture
 from compilers.model.network import Linear
 from compilers.model.weights import coded_weights, weights_layout
 from compilers.tvm.common.forms import StoredForms, TensorForm
@@ -30,7 +30,7 @@ def stored(recipe: str) -> StoredForms:
 def test_the_form_in_the_file_is_the_form_in_the_recipe(name: str) -> None:
     recipe, forms = parse_recipe(name), stored(name)
     coded = coded_weights(ARCHITECTURE, recipe)
-    for matrix, (rows, columns) in linear_weights(ARCHITECTURE).items():
+    for matrix, (rows, columns) in matrix_shapes(ARCHITECTURE).items():
         expected = recipe.form(matrix)
         if isinstance(expected, CodedWeights) and matrix not in coded:
             expected = FloatWeights()
@@ -39,7 +39,7 @@ def test_the_form_in_the_file_is_the_form_in_the_recipe(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["w8a16", "w4a16"])
 def test_static_activations_have_kernels_nowhere(name: str) -> None:
-    rows, columns = linear_weights(ARCHITECTURE)["lm_head.weight"]
+    rows, columns = matrix_shapes(ARCHITECTURE)["lm_head.weight"]
     form = stored(name).joint("lm_head", (Linear("lm_head.weight", None, rows, columns),))
     for kernel_form, units in ((cpu_form, "CPU"), (gpu_form, "GPU")):
         with pytest.raises(BuildError, match=f"no {units} kernels"):
