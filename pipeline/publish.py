@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from matrices.ledger import query
 from matrices.ledger.db import Database
 from matrices.ledger.ledger import Ledger
-from matrices.releases.create import create_release
+from matrices.releases.create import VALID_DAYS, create_release
 from matrices.releases.files import write_release
 from matrices.releases.release import Release
+from matrices.releases.revocations import Revocations, revoked_by, write_revocations
 from pipeline.build.plan import Filters, make_plan
-from registry.errors import UnknownNameError
+from registry.errors import RefusedError, UnknownNameError
 from registry.ladder import EvidenceLevel, read_ladder
 from registry.mlflow import Checkpoints
 from registry.workspace import Workspace
@@ -27,6 +29,7 @@ def publish(
     database: Database,
     checkpoints: Checkpoints,
     min_evidence: Mapping[str, EvidenceLevel] | None = None,
+    valid_days: int = VALID_DAYS,
 ) -> tuple[Release, Path]:
     """Freeze and sign a ladder's approved cells; the release and its directory.
 
@@ -40,10 +43,11 @@ def publish(
         database: The workspace's.
         checkpoints: The workspace's.
         min_evidence: Target → least evidence, before what the ladder demands.
+        valid_days: How long nodes may serve from it.
 
     Raises:
-        RefusedError: No cell is approved, one has less evidence than is demanded, or the name is taken by
-            other content.
+        RefusedError: No cell is approved, one has less evidence than is demanded, the name is taken by other
+            content, or the clock is before the family's latest release.
         UnknownNameError: Evidence is demanded of a target that the ladder does not have.
     """
     ladder = read_ladder(ladder_file)
@@ -54,7 +58,12 @@ def publish(
         ladder, directory=ladder_file.resolve().parent, checkpoints=checkpoints, filters=Filters()
     )
     wanted = {cell.id for cell in plan.cells}
-    known = next((r for r in query.releases(database, family=ladder.family) if r.name == name), None)
+    earlier = query.releases(database, family=ladder.family)
+    known = next((r for r in earlier if r.name == name), None)
+    at = datetime.now(UTC)
+    if known is None:
+        _check_clock(at, earlier)
+    revocations = publish_revocations(workspace, database)
     made = create_release(
         [cell for cell in query.cells(database, family=ladder.family) if cell.id in wanted],
         name=name,
@@ -65,8 +74,37 @@ def publish(
         tasks=ladder.task,
         approvals=query.approvals(database, family=ladder.family),
         manifest_of=workspace.store.find_artifact,
-        created_at=known.created_at if known else None,
+        created_at=known.created_at if known else at,
         min_evidence={**ladder.demanded_evidence(), **(min_evidence or {})},
+        version=known.version if known else 1 + max((one.version for one in earlier), default=0),
+        expires_at=known.expires_at if known else at + timedelta(days=valid_days),
+        revocations=known.revocations if known else revocations.version,
     )
     made = Ledger(database).put_release(made)
     return made, write_release(made, directory=workspace.releases / name, private_key=workspace.private_key)
+
+
+def publish_revocations(workspace: Workspace, database: Database) -> Revocations:
+    """Bring the signed list of withdrawn and rejected artifacts up to date with the rulings.
+
+    Raises:
+        SignatureError: The list that is there is not the workspace's.
+        ConfigurationError: The key cannot sign.
+    """
+    return write_revocations(
+        revoked_by(query.all_rulings(database)),
+        path=workspace.revocations,
+        private_key=workspace.private_key,
+        public_key=workspace.public_key,
+    )
+
+
+def _check_clock(at: datetime, earlier: Iterable[Release]) -> None:
+    """Refuse a release that would look older than the one that it follows."""
+    latest = max(earlier, key=lambda one: one.created_at, default=None)
+    if latest is not None and at < latest.created_at:
+        raise RefusedError(
+            f"the clock says {at:%Y-%m-%d %H:%M}Z, release `{latest.name}` was created "
+            f"{latest.created_at:%Y-%m-%d %H:%M}Z",
+            hint="set this machine's clock",
+        )

@@ -89,6 +89,11 @@ class Workspace:
         return self.state / "releases"
 
     @property
+    def revocations(self) -> Path:
+        """The signed list of artifacts that nodes must not serve any more."""
+        return self.state / "revocations.json"
+
+    @property
     def kits(self) -> Path:
         """Issued kits, one directory each by digest, and the latest of each target by its name."""
         return self.state / "kits"

@@ -173,8 +173,8 @@ class Ledger:
         Recording the same content under the same name again changes nothing.
 
         Raises:
-            RefusedError: The name is taken by other content, or a cell is not approved with that artifact at
-                the moment.
+            RefusedError: The name is taken by other content, the version by another release, or a cell is not
+                approved with that artifact at the moment.
         """
         checked = _checked(release)
         with self._database.writing() as connection:
@@ -182,6 +182,7 @@ class Ledger:
             if row is not None:
                 return _same_release(query.read_release(row), checked)
             _refuse_unapproved(connection, checked)
+            _refuse_taken_version(connection, checked)
             document = {"name": checked.name, "family": checked.family, "digest": checked.digest}
             document |= {"created_by": checked.created_by, "document": checked.model_dump_json()}
             columns = storable(document) | {"created_at": checked.created_at}
@@ -303,4 +304,17 @@ def _refuse_unapproved(connection: Connection, release: Release) -> None:
             raise RefusedError(
                 f"the release `{release.name}` holds `{released.cell.id}`, which is {state} now",
                 hint="create the release again from the cells as they are now",
+            )
+
+
+def _refuse_taken_version(connection: Connection, release: Release) -> None:
+    if not release.version:
+        return
+    rows = connection.execute(sa.select(RELEASES).where(RELEASES.c.family == release.family)).all()
+    for stored in (query.read_release(row) for row in rows):
+        if stored.version >= release.version:
+            raise RefusedError(
+                f"release `{stored.name}` with version {stored.version} was created before `{release.name}` "
+                f"with version {release.version}",
+                hint="create the release again",
             )

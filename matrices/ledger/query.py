@@ -96,6 +96,12 @@ def rulings(database: Database, *, family: str | None = None) -> dict[str, Rulin
         }
 
 
+def all_rulings(database: Database) -> list[Ruling]:
+    """Every ruling, in the order in which they were made."""
+    with database.reading() as connection:
+        return select_rulings(connection)
+
+
 def approvals(database: Database, *, family: str | None = None) -> dict[str, Approval]:
     """Cell id → its approval, for every cell that is approved now."""
     approved = {cell.id for cell in cells(database, family=family, state="approved")}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from matrices.cells.cell import Cell
 from matrices.cells.levels import demand_unmet, earned_tiers
@@ -14,6 +15,9 @@ from registry.artifact import Manifest
 from registry.digest import Digest
 from registry.errors import ConfigurationError, CorruptError, RefusedError
 from registry.ladder import EvidenceLevel
+
+VALID_DAYS: Final = 365
+"""How long a release may be served from, unless its maker says otherwise."""
 
 
 def create_release(
@@ -29,6 +33,9 @@ def create_release(
     manifest_of: Callable[[str], Manifest],
     created_at: datetime | None = None,
     min_evidence: Mapping[str, EvidenceLevel] | None = None,
+    version: int = 1,
+    expires_at: datetime | None = None,
+    revocations: int = 0,
 ) -> Release:
     """Freeze a ladder's cells: the approved ones with their manifests, all others with the reason.
 
@@ -44,6 +51,9 @@ def create_release(
         manifest_of: Artifact digest → manifest, such as `Store.find_artifact`.
         created_at: Time of creation; None: now.
         min_evidence: Target → least evidence that the release demands; None: none beyond the approval.
+        version: One more than that of the family's latest release.
+        expires_at: When nodes stop serving from it; None: after `VALID_DAYS`.
+        revocations: Version of the revocation list.
 
     Raises:
         ConfigurationError: The name is not valid, or `created_by` is empty.
@@ -65,10 +75,11 @@ def create_release(
         )
     demands = dict(sorted((min_evidence or {}).items()))
     _refuse_below_demand(name, [one.cell for one in released], demands=demands)
+    made_at = created_at or datetime.now(UTC)
     return Release(
         name=name,
         family=family,
-        created_at=created_at or datetime.now(UTC),
+        created_at=made_at,
         created_by=created_by.strip(),
         ladder_digest=ladder_digest,
         tiers=tiers,
@@ -76,6 +87,9 @@ def create_release(
         cells=tuple(released),
         others=tuple(_unreleased(cell) for cell in own if cell.state != "approved"),
         min_evidence=demands,
+        version=version,
+        expires_at=expires_at or made_at + timedelta(days=VALID_DAYS),
+        revocations=revocations,
     )
 
 

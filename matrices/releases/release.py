@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import ClassVar, Final, Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from matrices.cells.cell import Cell
 from matrices.releases.ruling import Approval
@@ -66,14 +66,19 @@ def _nested(evidence: list[JsonObject]) -> list[JsonObject]:
     return found
 
 
+def _to_version_4(document: JsonObject) -> JsonObject:
+    """Version 4 has the release's place in its line, its end and its revocations; earlier ones have none."""
+    return document
+
+
 class Release(Document):
     """The signed document."""
 
     KIND: ClassVar[str] = "release"
     RENEW: ClassVar[str] = "fetch it again, or create it again with `rung release create`"
-    UPGRADES: ClassVar[tuple[Upgrade, ...]] = (_to_version_2, _to_version_3)
+    UPGRADES: ClassVar[tuple[Upgrade, ...]] = (_to_version_2, _to_version_3, _to_version_4)
 
-    schema_version: Literal[3] = 3
+    schema_version: Literal[4] = 4
     name: str
     family: str
     created_at: datetime
@@ -88,8 +93,22 @@ class Release(Document):
     """Every cell of the ladder that was not released, with the reason; sorted by id."""
     min_evidence: dict[str, EvidenceLevel] = Field(default={})
     """Target → least evidence that the release demands; it demands none for targets that are not listed."""
+    version: int = Field(default=0, ge=0)
+    """Place among the releases of its family, from 1; a node refuses a lower one than it has had. 0: made
+    before releases had a version, older than all others."""
+    expires_at: AwareDatetime | None = None
+    """From then on nothing is served from it; None: made before releases had an end."""
+    revocations: int = Field(default=0, ge=0)
+    """Version of the revocation list when it was made; a source that gives an older one withholds it."""
+
+    def expired(self, at: datetime) -> bool:
+        """Whether its time is over."""
+        return self.expires_at is not None and at >= self.expires_at
 
     def is_same_content(self, other: Release) -> bool:
-        """Whether two releases have the same content, whoever created them and when, in any version."""
-        made = {"created_at": self.created_at, "created_by": self.created_by}
+        """Whether two releases have the same content, whoever created them and when, in any schema."""
+        made = {
+            name: getattr(self, name)
+            for name in ("created_at", "created_by", "version", "expires_at", "revocations")
+        }
         return self.model_copy(update=made) == other.model_copy(update=made)

@@ -7,6 +7,7 @@ state, reason and earned tiers. The same gates apply to both.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from matrices.cells.levels import earned_tiers
 from matrices.releases.release import Release, ReleasedCell, UnreleasedCell
@@ -28,6 +29,8 @@ class Candidate:
     other: UnreleasedCell | None = None
     demanded: EvidenceLevel | None = None
     """Least evidence that the release demands for the target; None: it demands none."""
+    expires_at: datetime | None = None
+    """When its release ends; None: never."""
 
     @property
     def waiver(self) -> str | None:
@@ -83,6 +86,7 @@ def candidates(release: Release) -> list[Candidate]:
             earned=earned_tiers(released.cell),
             released=released,
             demanded=release.min_evidence.get(released.cell.target),
+            expires_at=release.expires_at,
         )
         for released in release.cells
     ]

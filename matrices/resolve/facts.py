@@ -6,7 +6,7 @@ A gate that needs a new fact adds a field here; `serving/node/choose.py` collect
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from matrices.resolve.request import Request
@@ -19,6 +19,8 @@ class Facts:
 
     request: Request
     host: Host
+    revoked: Mapping[str, str] = field(default_factory=dict)
+    """Artifact → why it must not be served any more, as far as the node has learnt."""
     runtimes: Mapping[str, str] | None = None
     """Installed runtime → version, as reported by `Runtime.version()`; None: not known."""
     at: datetime | None = None

@@ -102,8 +102,11 @@ def quality_gate(candidate: Candidate, facts: Facts) -> GateResult:
     return PASS
 
 
-def approval_gate(candidate: Candidate, _: Facts) -> GateResult:
-    """A person approved exactly this artifact, and it is in the release."""
+def approval_gate(candidate: Candidate, facts: Facts) -> GateResult:
+    """A person approved exactly this artifact, it is in the release, and both still hold.
+
+    An approval holds until the release expires or the artifact is on the revocation list.
+    """
     if candidate.released is None:
         state = candidate.other.state if candidate.other else "unknown"
         why = f": {candidate.other.reason}" if candidate.other and candidate.other.reason else ""
@@ -113,7 +116,14 @@ def approval_gate(candidate: Candidate, _: Facts) -> GateResult:
         return _deny(f"has the state `{cell.state}`, not `approved`")
     if approval.artifact != candidate.released.manifest.digest:
         return _deny(f"was approved as the artifact {short(approval.artifact)}, which this is not")
-    return PASS
+    if (revoked := facts.revoked.get(candidate.released.manifest.digest)) is not None:
+        return _deny(f"was revoked: {revoked}")
+    if candidate.expires_at is None:
+        return PASS
+    end = f"{candidate.expires_at:%Y-%m-%d %H:%M}Z"
+    if facts.at is None:
+        return _unknown(f"its release ends {end}, and the time is not known")
+    return PASS if facts.at < candidate.expires_at else _deny(f"its release expired {end}")
 
 
 def capacity_gate(candidate: Candidate, facts: Facts) -> GateResult:

@@ -48,3 +48,10 @@ def checkpoints(workspace: Workspace) -> Checkpoints:
     from registry.mlflow import Checkpoints
 
     return Checkpoints(uri=workspace.mlflow_uri, store=workspace.store)
+
+
+def publish_revocations(database: Database) -> None:
+    """Bring this workspace's signed revocation list up to date."""
+    from pipeline.publish import publish_revocations as publish
+
+    publish(this_workspace(), database)

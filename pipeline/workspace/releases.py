@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 from matrices.releases.files import check_named, read_release
 from matrices.releases.release import Release
-from registry.errors import ConfigurationError, NotFoundError, UnknownNameError
+from registry.errors import ConfigurationError, NotFoundError, RefusedError, UnknownNameError
 from registry.workspace import Workspace, find_workspace
 
 
@@ -36,7 +37,7 @@ def find_release(name: str, *, key: Path | None = None) -> tuple[Release, Worksp
 
 
 def newest_release(workspace: Workspace, *, family: str | None) -> str:
-    """The name of the release of a family that was created last.
+    """The name of the newest release of a family: the one with the highest version.
 
     Raises:
         NotFoundError: There is none.
@@ -56,7 +57,20 @@ def newest_release(workspace: Workspace, *, family: str | None) -> str:
         raise ConfigurationError(
             f"releases of several families: {', '.join(families)}", hint="name one with `--family`"
         )
-    return found[-1].name
+    return max(found, key=lambda one: (one.version, one.created_at)).name
+
+
+def check_valid(release: Release, *, at: datetime) -> None:
+    """Check that a release's time is not over.
+
+    Raises:
+        RefusedError: It is.
+    """
+    if release.expired(at):
+        raise RefusedError(
+            f"release `{release.name}` expired {release.expires_at:%Y-%m-%d %H:%M}Z",
+            hint="create a new one: `rung release create`",
+        )
 
 
 def verify_blobs(workspace: Workspace, release: Release) -> None:

@@ -106,11 +106,11 @@ def _add_information(app: FastAPI, service: Service) -> None:
 
     @app.get("/readyz")
     async def ready() -> Response:
-        """Status 200 if generations are answered, else 503."""
-        healthy = service.engine.healthy
-        return JSONResponse(
-            {"status": "ready" if healthy else "stopped"}, status_code=200 if healthy else 503
-        )
+        """Status 200 if generations are answered and the release has not expired, else 503."""
+        status = "ready" if service.engine.healthy else "stopped"
+        if status == "ready" and service.node.expired:
+            status = "expired"
+        return JSONResponse({"status": status}, status_code=200 if status == "ready" else 503)
 
     @app.get("/metrics")
     async def metrics() -> Response:

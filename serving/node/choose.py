@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -41,6 +41,8 @@ class Choice:
     decision: Decision
     artifact: str
     """Digest."""
+    revoked: Mapping[str, str] = field(default_factory=dict)
+    """Artifact → why it must not be served any more."""
 
 
 def choose(
@@ -65,24 +67,33 @@ def choose(
     Raises:
         NotFoundError: The directory has no such release, or several and none is named.
         SignatureError: The release is not signed with the key.
-        RefusedError: Nothing may be served here as asked.
+        RefusedError: Nothing may be served here as asked, or the release is older than one that the node has
+            had.
     """
     found = directory.read_release(release, key=key)
+    revoked = directory.read_revocations(key=key).reasons
     machine = host or this_host()
-    decision = decide(found, wanted, machine, region=region)
-    return Choice(directory, found, machine, wanted, decision, accept(decision))
+    decision = decide(found, wanted, machine, region=region, revoked=revoked)
+    return Choice(directory, found, machine, wanted, decision, accept(decision), revoked)
 
 
-def node_facts(request: Request, host: Host, *, runtimes: Mapping[str, str] | None = None) -> Facts:
+def node_facts(
+    request: Request,
+    host: Host,
+    *,
+    runtimes: Mapping[str, str] | None = None,
+    revoked: Mapping[str, str] | None = None,
+) -> Facts:
     """What the gates may ask about this node.
 
     Args:
         request: What is asked for.
         host: The machine.
         runtimes: Runtime → version; None: those that are installed here, which are looked up.
+        revoked: Artifact → why it must not be served any more; None: none is known to be.
     """
     known = installed_runtimes() if runtimes is None else runtimes
-    return Facts(request=request, host=host, runtimes=known, at=datetime.now(UTC))
+    return Facts(request=request, host=host, revoked=revoked or {}, runtimes=known, at=datetime.now(UTC))
 
 
 def decide(
@@ -92,6 +103,7 @@ def decide(
     *,
     region: str | None = None,
     runtimes: Mapping[str, str] | None = None,
+    revoked: Mapping[str, str] | None = None,
 ) -> Decision:
     """What a host may serve of a release; without `runtimes`, with those that are installed here."""
     pinned = find_released(release, wanted.artifacts[0]).manifest.digest if wanted.artifacts else None
@@ -102,7 +114,7 @@ def decide(
         artifact=pinned,
         region=region,
     )
-    return resolve(release, node_facts(request, host, runtimes=runtimes))
+    return resolve(release, node_facts(request, host, runtimes=runtimes, revoked=revoked))
 
 
 def accept(decision: Decision) -> str:
@@ -121,19 +133,35 @@ def accept(decision: Decision) -> str:
 
 
 def choose_artifacts(
-    release: Release, wanted: Wanted, host: Host, *, runtimes: Mapping[str, str] | None = None
-) -> list[str] | None:
-    """Digests of what to pull; None: everything. Without `runtimes`, for those that are installed here.
+    release: Release,
+    wanted: Wanted,
+    host: Host,
+    *,
+    runtimes: Mapping[str, str] | None = None,
+    revoked: Mapping[str, str] | None = None,
+) -> list[str]:
+    """Digests of what to pull. Without `runtimes`, for those that are installed here.
 
     Raises:
-        RefusedError: This host may take none of them as asked.
+        RefusedError: This host may take none of them as asked, the release has expired, or an artifact that
+            is named was revoked.
         UnknownNameError: The release has no such artifact.
     """
+    if release.expired(datetime.now(UTC)):
+        raise RefusedError(
+            f"release `{release.name}` expired {release.expires_at:%Y-%m-%d %H:%M}Z",
+            hint="pull a newer release, or have one created",
+        )
+    withdrawn = revoked or {}
     if wanted.everything:
-        return None
-    if wanted.artifacts:
-        return [find_released(release, name).manifest.digest for name in wanted.artifacts]
-    return [accept(decide(release, wanted, host, runtimes=runtimes))]
+        return [one.manifest.digest for one in release.cells if one.manifest.digest not in withdrawn]
+    if not wanted.artifacts:
+        return [accept(decide(release, wanted, host, runtimes=runtimes, revoked=revoked))]
+    named = [find_released(release, name) for name in wanted.artifacts]
+    for one in named:
+        if (why := withdrawn.get(one.manifest.digest)) is not None:
+            raise RefusedError(f"`{one.cell.id}` was revoked: {why}", hint="pull another artifact")
+    return [one.manifest.digest for one in named]
 
 
 def find_released(release: Release, name: str) -> ReleasedCell:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from matrices.releases.files import check_name, check_named, read_release
 from matrices.releases.release import Release
+from matrices.releases.revocations import REVOCATIONS_NAME, Revocations, read_revocations
 from registry.errors import ConfigurationError, NotFoundError
+from serving.node.memory import read_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,19 @@ class NodeDirectory:
         """The public key that was given at the pull, in PEM form."""
         return self.root / "trusted.pem"
 
+    @property
+    def revocations(self) -> Path:
+        """The signed list of artifacts that must not be served any more, as of the last pull."""
+        return self.root / REVOCATIONS_NAME
+
+    def read_revocations(self, *, key: Path | None = None) -> Revocations:
+        """The revocation list of the last pull, verified; an empty one if none was ever pulled.
+
+        Raises:
+            SignatureError: It is not signed with the key.
+        """
+        return read_revocations(self.revocations, public_key=key or self.trusted_key)
+
     def release(self, name: str) -> Path:
         """Where a release is kept."""
         return self.releases / check_name(name)
@@ -64,18 +79,19 @@ class NodeDirectory:
         return path
 
     def read_release(self, name: str | None = None, *, key: Path | None = None) -> Release:
-        """A release of this directory, verified.
+        """A release of this directory, verified, and not older than the one that was pulled last.
 
         Args:
-            name: None: the only one.
+            name: None: the one that was pulled last, or the only one.
             key: Public key to trust; None: the one given at the pull.
 
         Raises:
             NotFoundError: There is none, or not that one.
             ConfigurationError: There are several and none is named, or there is no key to trust.
             SignatureError: The release is not signed with the key.
-            RefusedError: It has another name than its directory.
+            RefusedError: It has another name than its directory, or is older than one that this node has had.
         """
+        memory = read_memory(self.root)
         known = (
             sorted(p.name for p in self.releases.iterdir() if p.is_dir()) if self.releases.is_dir() else []
         )
@@ -83,6 +99,8 @@ class NodeDirectory:
             raise NotFoundError(
                 f"no release in `{self.root}`", hint=f"`rung pull RELEASE --out {self.root}` brings one"
             )
+        if name is None and memory.current in known:
+            name = memory.current
         if name is None and len(known) > 1:
             raise ConfigurationError(
                 f"`{self.root}` holds {', '.join(known)}", hint="name one with `--release`"
@@ -91,7 +109,8 @@ class NodeDirectory:
         if name not in known:
             raise NotFoundError(f"no release `{name}` in `{self.root}`", hint=f"it holds {', '.join(known)}")
         release = read_release(self.release(name), public_key=check_key(key or self.trusted_key))
-        return check_named(release, name, where=f"`{self.root}`")
+        memory.check_not_older(check_named(release, name, where=f"`{self.root}`"))
+        return release
 
 
 def check_key(path: Path) -> Path:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from matrices.resolve.request import Request
 from matrices.resolve.resolve import resolve
@@ -22,6 +23,13 @@ class Node:
     promise: Promise
     runtimes: Mapping[str, str]
     """Installed runtime → version."""
+    revoked: Mapping[str, str] = field(default_factory=dict)
+    """Artifact → why it must not be served any more, as of the start."""
+
+    @property
+    def expired(self) -> bool:
+        """Whether the release's time is over: a node that runs goes on answering, but is not ready."""
+        return self.model.release is not None and self.model.release.expired(datetime.now(UTC))
 
     def alternatives(self, *, task: str | None, min_tier: int) -> list[Json]:
         """What else its release has for a caller: first what this host could serve."""
@@ -34,7 +42,7 @@ class Node:
             min_tier=min_tier,
             region=self.promise.region,
         )
-        facts = node_facts(request, self.model.host, runtimes=self.runtimes)
+        facts = node_facts(request, self.model.host, runtimes=self.runtimes, revoked=self.revoked)
         return alternatives(resolve(release, facts), to=self.promise)
 
 
@@ -67,6 +75,7 @@ def open_node(
         model,
         region=choice.decision.request.region,
         default_task=tasks[0] if len(tasks) == 1 else None,
+        revoked=choice.revoked,
     )
 
 
@@ -76,6 +85,7 @@ def make_node(
     region: str | None = None,
     default_task: str | None = None,
     runtimes: Mapping[str, str] | None = None,
+    revoked: Mapping[str, str] | None = None,
 ) -> Node:
     """The node of a model that is loaded already.
 
@@ -84,6 +94,7 @@ def make_node(
         region: Where it is.
         default_task: Task type of callers that name none.
         runtimes: Runtime → version; None: those that are installed here, which are looked up.
+        revoked: Artifact → why it must not be served any more; None: none is known to be.
     """
     promise = make_promise(
         model.manifest,
@@ -98,4 +109,5 @@ def make_node(
         model=model,
         promise=promise,
         runtimes=installed_runtimes() if runtimes is None else runtimes,
+        revoked=revoked or {},
     )

@@ -1,6 +1,8 @@
 """Pull: bring a release and its artifacts onto a node, verified, resumable and whole.
 
     store/                           a content store, in the form of an OCI image layout
+    revocations.json                 what must not be served any more, signed
+    memory.json                      the newest release that was pulled of each family
     releases/<name>/                 `release.json` and `release.sig`, verified before any blob is fetched
     bundles/<hex>/                   one directory per artifact: `manifest.json` and exactly its files
     partial/<hex>                    bytes of a blob that is not complete yet; the next pull goes on from them
@@ -24,6 +26,13 @@ from pathlib import Path
 from compilers.runtime import Bundle
 from matrices.releases.files import RELEASE_NAME, SIGNATURE_NAME, check_name, check_named, read_release
 from matrices.releases.release import Release
+from matrices.releases.revocations import (
+    MAX_REVOCATIONS_BYTES,
+    NOTHING_REVOKED,
+    REVOCATIONS_NAME,
+    Revocations,
+    parse_revocations,
+)
 from registry.artifact import MANIFEST_NAME, Manifest
 from registry.atomic import SUFFIX, remove_tree, storage_errors, temporary_directory, write_atomically
 from registry.checkpoint import FileEntry
@@ -38,11 +47,13 @@ from registry.errors import (
     StorageFullError,
 )
 from registry.host import Host
+from registry.signing import fingerprint
 from registry.store import Store
 from serving.node.choose import Wanted, choose_artifacts, find_released
 from serving.node.directory import NodeDirectory, check_key
 from serving.node.fetch import fetch_blob, is_sound
 from serving.node.load import read_bundle
+from serving.node.memory import read_memory, remember_act, remember_release
 from serving.node.source import Source, read_small
 
 MAX_RELEASE_BYTES = 256 << 20
@@ -104,6 +115,7 @@ def pull(
     got = pull_release(release, public_key=public_key, into=into, name=name)
     cells = got.cells if artifacts is None else tuple(find_released(got, name) for name in artifacts)
     bundles = tuple(pull_artifact(cell.manifest, blobs=blobs, into=into, report=report) for cell in cells)
+    remember_release(into.root, got)
     return Pulled(release=got, release_directory=into.release(got.name), bundles=bundles)
 
 
@@ -117,6 +129,8 @@ def pull_wanted(
     host: Host,
     runtimes: Mapping[str, str] | None = None,
     report: Report | None = None,
+    allow_older: bool = False,
+    replace_key: bool = False,
 ) -> Pulled:
     """Pull a release, and of its artifacts those that are wanted on a host.
 
@@ -129,33 +143,103 @@ def pull_wanted(
         host: The machine that is to serve them.
         runtimes: Runtime → version there; None: as installed here.
         report: Called as bytes arrive.
+        allow_older: Take a release that is older than one that the node has had; recorded.
+        replace_key: Trust this key instead of the one that the directory was filled with; recorded.
 
     Raises:
-        RefusedError: The host may take none of them as asked, or the source's release has another name.
+        RefusedError: The host may take none of them as asked; the source's release has another name, is older
+            than the node's, has expired or its revocation list is withheld; the directory trusts another key.
         ConfigurationError: There is no such key, or no release can have that name.
         SignatureError, CorruptError, NotFoundError, InterruptedFetchError, StorageFullError: See `pull`.
     """
     trusted = check_key(public_key)
+    replaced = _replaced_key(into, trusted)
+    if replaced is not None and not replace_key:
+        raise RefusedError(
+            f"`{into.root}` trusts the key {short(replaced)}, `{trusted}` is {short(fingerprint(trusted))}",
+            hint="give the key that it trusts, or replace that with `--replace-key`, which is recorded",
+        )
     there, blobs = source.within(f"releases/{check_name(name)}"), source.within("store")
-    release = pull_release(there, public_key=trusted, into=into, name=name)
-    artifacts = choose_artifacts(release, wanted, host, runtimes=runtimes)
-    pulled = pull(
-        blobs=blobs,
-        release=there,
-        public_key=trusted,
-        into=into,
-        name=name,
-        artifacts=artifacts,
-        report=report,
+    release = pull_release(there, public_key=trusted, into=into, name=name, allow_older=allow_older)
+    list_ = _newest_revocations(source, release=release, public_key=trusted, into=into, fresh=bool(replaced))
+    if replaced is None:
+        _keep_revocations(list_, into)
+    artifacts = choose_artifacts(release, wanted, host, runtimes=runtimes, revoked=list_.list.reasons)
+    bundles = tuple(
+        pull_artifact(find_released(release, one).manifest, blobs=blobs, into=into, report=report)
+        for one in artifacts
     )
+    if replaced is not None:
+        _keep_revocations(list_, into)
+        change = f"{short(fingerprint(trusted))} instead of {short(replaced)}"
+        remember_act(into.root, "replaced key", change)
     write_atomically(into.trusted_key, trusted.read_bytes())
-    return pulled
+    remember_release(into.root, release, allow_older=allow_older)
+    return Pulled(release=release, release_directory=into.release(release.name), bundles=bundles)
+
+
+def _replaced_key(into: NodeDirectory, key: Path) -> str | None:
+    """The fingerprint of the key that a node's directory trusts, if it is another one."""
+    if not into.trusted_key.is_file():
+        return None
+    trusted = fingerprint(into.trusted_key)
+    return None if trusted == fingerprint(key) else trusted
+
+
+@dataclass(frozen=True, slots=True)
+class _FetchedList:
+    """A verified revocation list."""
+
+    list: Revocations
+    data: bytes | None
+    """What to write; None: it is the node's own."""
+
+
+def _newest_revocations(
+    source: Source, *, release: Release, public_key: Path, into: NodeDirectory, fresh: bool
+) -> _FetchedList:
+    """The source's revocation list, or the node's own if that is newer (or, if `fresh`, of another key).
+
+    Raises:
+        SignatureError: The source's list is not signed with the key.
+        RefusedError: It is older than the release says it must be.
+    """
+    own = NOTHING_REVOKED if fresh else into.read_revocations(key=public_key)
+    found = _FetchedList(own, None)
+    with suppress(NotFoundError):
+        data = read_small(source, REVOCATIONS_NAME, limit_bytes=MAX_REVOCATIONS_BYTES, what="revocation list")
+        theirs = parse_revocations(data, where=f"{REVOCATIONS_NAME} of the source", public_key=public_key)
+        if fresh or theirs.version > own.version:
+            found = _FetchedList(theirs, data)
+    if found.list.version < release.revocations:
+        raise RefusedError(
+            f"release `{release.name}` was made after the revocation list {release.revocations}, the source "
+            f"gives {found.list.version or 'none'}",
+            hint="the source withholds it or is damaged: pull from another, or publish again",
+        )
+    return found
+
+
+def _keep_revocations(found: _FetchedList, into: NodeDirectory) -> None:
+    if found.data is not None:
+        with storage_errors(into.root):
+            into.root.mkdir(parents=True, exist_ok=True)
+        write_atomically(into.revocations, found.data)
+    elif found.list is NOTHING_REVOKED:
+        into.revocations.unlink(missing_ok=True)
 
 
 def pull_release(
-    source: Source, *, public_key: Path, into: NodeDirectory, name: str | None = None
+    source: Source,
+    *,
+    public_key: Path,
+    into: NodeDirectory,
+    name: str | None = None,
+    allow_older: bool = False,
 ) -> Release:
     """Bring a release into the node's directory, once its signature and its name (None: any) are verified.
+
+    One that is older than the node has had is refused, unless `allow_older`.
 
     Raises:
         SignatureError, SchemaError, NotFoundError, StorageFullError, RefusedError: See `pull`.
@@ -174,6 +258,8 @@ def pull_release(
         release = read_release(Path(scratch), public_key=public_key)
     if name is not None:
         check_named(release, name, where="the source")
+    if not allow_older:
+        read_memory(into.root).check_not_older(release)
     target = into.release(release.name)
     standing = _standing(target, public_key=public_key)
     if standing is None:

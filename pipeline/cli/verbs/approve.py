@@ -39,6 +39,7 @@ def approve(
         except RefusedError as refusal:
             refusals.append(refusal)
             output.error(refusal)
+    context.publish_revocations(board.database)
     if as_json:
         output.data(approvals)
     if refusals:

@@ -31,7 +31,9 @@ def pull(
         "--from",
         help="Directory or http(s) URL that holds `releases/` and `store/`; default: this workspace",
     ),
-    key: Path | None = typer.Option(None, help="The public key to trust; default: the workspace's"),
+    key: Path | None = typer.Option(
+        None, help="The public key to trust; default: the node's, or else the workspace's"
+    ),
     task: list[str] = typer.Option([], help="Task type to serve; repeatable; default: all of the release"),
     min_tier: int | None = typer.Option(
         None, min=1, help="The lowest tier that will do; default: the ladder's last"
@@ -43,9 +45,21 @@ def pull(
     host: Path | None = typer.Option(
         None, help="Facts of another host: a file with what `rung doctor --json` prints there"
     ),
+    allow_older: bool = typer.Option(
+        False,
+        "--allow-older",
+        help="Go back to a release that is older than one that the node has had; recorded",
+    ),
+    replace_key: bool = typer.Option(
+        False, "--replace-key", help="Trust `--key` instead of the key that the node trusts; recorded"
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print what was pulled as JSON"),
 ) -> None:
-    """Pull a release and its artifacts. Resumable, verified by signature and digest, atomic."""
+    """Pull a release and its artifacts. Resumable, verified by signature and digest, atomic.
+
+    Refused (exit 8) if the node has had a newer release, trusts another key, or the release has expired.
+    """
+    node = NodeDirectory(out)
     machine = this_host() if host is None else read_host(host)
     wanted = Wanted(tasks=tuple(task), min_tier=min_tier, artifacts=tuple(artifact), everything=everything)
     console = Console(stderr=True)
@@ -59,12 +73,14 @@ def pull(
         pulled = pull_wanted(
             release,
             source=find_source(source if source is not None else context.this_workspace().state),
-            public_key=key if key is not None else context.this_workspace().public_key,
-            into=NodeDirectory(out),
+            public_key=key if key is not None else _trusted(node),
+            into=node,
             wanted=wanted,
             host=machine,
             runtimes=None if host is None else read_runtimes(host),
             report=show,
+            allow_older=allow_older,
+            replace_key=replace_key,
         )
     for bundle in pulled.bundles:
         manifest = bundle.manifest
@@ -76,3 +92,7 @@ def pull(
                 "bundles": {b.manifest.digest: str(b.path) for b in pulled.bundles},
             }
         )
+
+
+def _trusted(node: NodeDirectory) -> Path:
+    return node.trusted_key if node.trusted_key.is_file() else context.this_workspace().public_key

@@ -22,3 +22,4 @@ def reject(
     for each in board.cells_named(cell):
         ledger.reject(each.id, who=by, why=reason)
         output.note(f"rejected {each.id}")
+    context.publish_revocations(board.database)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 from rich.table import Table
 
+from matrices.releases.create import VALID_DAYS
 from pipeline.cli import context, output
 from registry.digest import short
 from registry.errors import ConfigurationError
 from registry.ladder import EVIDENCE_LEVELS, EvidenceLevel
+
+if TYPE_CHECKING:
+    from matrices.releases.release import Release
 
 LEVELS = ", ".join(EVIDENCE_LEVELS)
 
@@ -33,6 +39,7 @@ def create(
         metavar="TARGET=LEVEL",
         help=f"Minimum evidence of a target, overrides the ladder's `[evidence]`; repeatable: {LEVELS}",
     ),
+    valid_days: int = typer.Option(VALID_DAYS, min=1, help="Days after which nodes stop serving from it"),
     as_json: bool = typer.Option(False, "--json", help="Print the release as JSON"),
 ) -> None:
     """Freeze and sign a ladder's approved cells.
@@ -50,12 +57,14 @@ def create(
         database=context.database(workspace),
         checkpoints=context.checkpoints(workspace),
         min_evidence=dict(_demand(text) for text in min_evidence),
+        valid_days=valid_days,
     )
     if as_json:
         output.data(made)
     output.note(
         f"release {made.name} ({short(made.digest)}): {len(made.cells)} cells, signed, in {directory}"
     )
+    output.note(f"version {made.version} of {made.family}{_end(made)}")
 
 
 @app.command("list")
@@ -70,11 +79,13 @@ def list_(
     if as_json:
         output.data(found)
         return
-    table = Table("release", "family", "cells", "created", "by", "digest", box=None)
+    table = Table("release", "family", "version", "cells", "created", "expires", "by", "digest", box=None)
     for each in found:
         created = f"{each.created_at:%Y-%m-%d %H:%M}"
+        ends = f"{each.expires_at:%Y-%m-%d}" if each.expires_at else "never"
         table.add_row(
-            each.name, each.family, str(len(each.cells)), created, each.created_by, short(each.digest)
+            *(each.name, each.family, str(each.version), str(len(each.cells))),
+            *(created, ends, each.created_by, short(each.digest)),
         )
     output.rich(table)
 
@@ -86,12 +97,13 @@ def verify(
     ),
     key: Path | None = typer.Option(None, help="The public key to trust; default: the workspace's"),
 ) -> None:
-    """Verify a release's signature (exit 8) and every blob it names (exit 3), offline."""
-    from pipeline.workspace.releases import find_release, verify_blobs
+    """Verify a release's signature and end (exit 8) and every blob it names (exit 3), offline."""
+    from pipeline.workspace.releases import check_valid, find_release, verify_blobs
 
     found, workspace = find_release(name, key=key)
     if workspace is not None:
         verify_blobs(workspace, found)
+    check_valid(found, at=datetime.now(UTC))
     output.line(f"{found.name} {found.digest} verified: {len(found.cells)} cells")
 
 
@@ -104,3 +116,7 @@ def _demand(text: str) -> tuple[str, EvidenceLevel]:
         f"`--min-evidence {text}` is not TARGET=LEVEL",
         hint="levels are " + ", ".join(f"`{known}`" for known in EVIDENCE_LEVELS),
     )
+
+
+def _end(release: Release) -> str:
+    return f", until {release.expires_at:%Y-%m-%d}" if release.expires_at else ""

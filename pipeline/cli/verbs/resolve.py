@@ -30,16 +30,20 @@ def resolve(
     as_json: bool = typer.Option(False, "--json", help="Print the decision as JSON"),
 ) -> None:
     """Decide from a release alone. The answer names the first gate that each candidate failed (exit 8)."""
+    from matrices.releases.revocations import read_revocations
     from pipeline.workspace.releases import find_release, newest_release
     from serving.node.choose import node_facts
     from serving.node.host import read_host, read_runtimes, this_host
 
     name = release or newest_release(context.this_workspace(), family=family)
-    found, _ = find_release(name, key=key)
+    found, workspace = find_release(name, key=key)
+    revoked = None
+    if workspace is not None:
+        revoked = read_revocations(workspace.revocations, public_key=key or workspace.public_key).reasons
     machine = this_host() if host is None else read_host(host)
     runtimes = None if host is None else read_runtimes(host)
     request = Request(family=family or found.family, task=tuple(task), min_tier=min_tier, region=region)
-    decision = decide(found, node_facts(request, machine, runtimes=runtimes))
+    decision = decide(found, node_facts(request, machine, runtimes=runtimes, revoked=revoked))
     if as_json:
         output.data(decision)
     else:

@@ -17,7 +17,10 @@ def withdraw(
     by: str = typer.Option(..., "--by", help="Who withdraws"),
     reason: str = typer.Option(..., "--reason", help="Why"),
 ) -> None:
-    """Withdraw approvals. Releases that hold such a cell are not changed; they are listed."""
+    """Withdraw approvals. Releases that hold such a cell are not changed; they are listed.
+
+    The artifacts go on the signed revocation list, which nodes take at their next pull.
+    """
     board = context.board()
     ledger = context.ledger(board.database)
     for each in board.cells_named(cell):
@@ -25,3 +28,4 @@ def withdraw(
         output.note(f"withdrew {each.id}")
         for name in query.releases_with(board.database, cell=each.id, artifact=each.artifact):
             output.note(f"  release `{name}` still holds it: create one without it and roll it out")
+    context.publish_revocations(board.database)

@@ -232,7 +232,7 @@ def test_what_is_missing_is_named(written, keys, tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "said"),
     [
-        ({"schema_version": 4}, SchemaError, "has schema 4, this version of Rung reads up to 3"),
+        ({"schema_version": 5}, SchemaError, "has schema 5, this version of Rung reads up to 4"),
         ({"schema_version": 0}, SchemaError, "schema_version"),
         ({"schema_version": 2, "cells": [{}]}, SchemaError, "does not have the form of schema 2"),
         ({"tiers": "many"}, SchemaError, "tiers"),

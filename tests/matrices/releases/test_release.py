@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -20,13 +21,20 @@ DIGESTS = {
     "release-1.json": "sha256:0df6b38ad196432506846e3139d2d31c16826b7e81ce60d39839134b1ae35452",
     "release-2": "sha256:4066a3815fd18c6603bdf0955c6e91411fc0bb6bdc98b5cb048563ca215120ce",
     "release-3": "sha256:a49348b834328f5abcb8762233ff925057d38cdb1ed2a5b667381ac174e5367c",
+    "release-4": "sha256:b0928c09d1ca572bf98be00fc6fe55c564a087ed76777f4057a5a4ff91f9fe17",
 }
 """Of every version of a release that was ever written, as that version computed it."""
+NOW = datetime(2026, 12, 1, tzinfo=UTC)
 SIGNED = [name for name in DIGESTS if not name.endswith(".json")]
 
 
+def _key(name: str) -> Path:
+    own = GOLDEN / f"{name}.pub"
+    return own if own.is_file() else GOLDEN / "rung.pub"
+
+
 def test_releases_of_every_past_version_load_and_keep_their_digest():
-    assert {path.name for path in GOLDEN.glob("release-*")} == set(DIGESTS)
+    assert {path.name for path in GOLDEN.glob("release-*") if path.suffix != ".pub"} == set(DIGESTS)
     for name, digest in DIGESTS.items():
         path = GOLDEN / name
         data = (path / "release.json" if path.is_dir() else path).read_bytes()
@@ -36,10 +44,11 @@ def test_releases_of_every_past_version_load_and_keep_their_digest():
 
 @pytest.mark.parametrize("name", SIGNED)
 def test_a_signed_release_of_every_version_verifies_resolves_and_is_explained(name, host):
-    release = read_release(GOLDEN / name, public_key=GOLDEN / "rung.pub")
+    release = read_release(GOLDEN / name, public_key=_key(name))
     assert release.digest == DIGESTS[name]
     request = Request(family="demo-agent", task=("reasoning",), min_tier=3)
-    decision = resolve(release, Facts(request=request, host=host, runtimes={"onnxruntime": "1.32.0"}))
+    facts = Facts(request=request, host=host, runtimes={"onnxruntime": "1.32.0"}, at=NOW)
+    decision = resolve(release, facts)
     assert decision.outcome == "allow", decision.reason
     assert decision.release_digest == DIGESTS[name]
     cell = release.cells[0].cell
@@ -51,8 +60,9 @@ def test_a_signed_release_of_every_version_verifies_resolves_and_is_explained(na
 
 
 def test_releases_of_different_versions_are_compared_by_what_they_hold():
-    two, three = (read_release(GOLDEN / name, public_key=GOLDEN / "rung.pub") for name in SIGNED)
+    two, three, four = (read_release(GOLDEN / name, public_key=_key(name)) for name in SIGNED)
     assert two.digest != three.digest
+    assert three.is_same_content(four), "its place in the line and its end are no content"
     assert not two.is_same_content(three)
     assert two.is_same_content(three.model_copy(update={"name": two.name}))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Literal, get_args
 
 import pytest
@@ -25,6 +26,7 @@ ACCELERATORS: Mapping[Kind, Accelerator] = {
     "npu": Accelerator(architecture="htp-v73", chip="Snapdragon X Elite", memory_bytes=16 << 30),
 }
 SEVERAL_GIB = 9 << 30
+END = datetime(2027, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,10 @@ def _memory(case: Case, gibibytes: int | None) -> Facts:
     return case.with_host(accelerators=(one,))
 
 
+def _ending(case: Case) -> Candidate:
+    return replace(_released(case), expires_at=END)
+
+
 def _waived(case: Case) -> Candidate:
     approval = case.released.approval.model_copy(update={"artifact": "sha256:" + "0" * 64})
     return _released(case, approval=approval)
@@ -154,7 +160,7 @@ TABLE: Mapping[GateName, Mapping[Outcome, tuple[Change, str] | str]] = {
     "approval": {
         "pass": (lambda case: (None, case.facts), ""),
         "deny": (lambda case: (_waived(case), case.facts), "was approved as the artifact 000000000000"),
-        "indeterminate": "a release holds every approval that it relies on",
+        "indeterminate": (lambda case: (_ending(case), case.facts), "the time is not known"),
     },
     "capacity": {
         "pass": (lambda case: (None, _memory(case, 80)), ""),
@@ -294,3 +300,28 @@ def test_of_several_accelerators_the_one_with_room_is_enough_and_others_do_not_c
         host = _host("gpu").model_copy(update={"accelerators": accelerators})
         facts = Facts(request=request, host=host, runtimes={"tvm": "0.27.0"})
         assert resolve(new_release(released), facts).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("left", "outcome"),
+    [
+        (timedelta(days=1), "pass"),
+        (END.resolution, "pass"),
+        (timedelta(0), "deny"),
+        (-END.resolution, "deny"),
+    ],
+)
+def test_an_approval_ends_with_its_release(left: timedelta, outcome: str, case: Case) -> None:
+    found = dict(GATES)["approval"](_ending(case), replace(case.facts, at=END - left))
+    assert found.outcome == outcome
+    assert (outcome == "pass") or "its release expired 2027-01-01 00:00Z" in found.reason
+
+
+def test_a_revoked_artifact_is_refused_and_another_one_is_not(case: Case) -> None:
+    digest = case.released.manifest.digest
+    gate = dict(GATES)["approval"]
+    revoked = replace(case.facts, revoked={digest: "withdrawn by Ada: harmful answers"})
+    assert gate(_released(case), revoked) == GateResult(
+        "deny", "was revoked: withdrawn by Ada: harmful answers"
+    )
+    assert gate(_released(case), replace(case.facts, revoked={"sha256:" + "0" * 64: "no"})).outcome == "pass"
