@@ -37,6 +37,8 @@ _COUNTS = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
     "intermediate_size", "max_position_embeddings", "head_dim",
 )  # fmt: skip
+_OTHER_NAMES = frozenset({("RWForCausalLM", "falcon"), ("LLaMAForCausalLM", "llama")})
+"""Architecture and model type that belong together and are not called alike."""
 _CONVERT = (
     "save it as safetensors: `AutoModelForCausalLM.from_pretrained(…).save_pretrained(…)`, without the pickle"
 )
@@ -206,7 +208,31 @@ def _check_config(config: Mapping[str, Any], *, where: Path) -> str:  # Any: JSO
                 f"`{where}`: {key} must be a positive integer, got {value!r}",
                 hint="correct the configuration",
             )
+    _check_names(str(names[0]), config.get("model_type"), where=where)
     return str(names[0])
+
+
+def _check_names(architecture: str, model_type: object, *, where: Path) -> None:
+    """`architectures` and `model_type` say the same: transformers goes by the latter, others by the former.
+
+    A class is named after its model type (`Qwen2ForCausalLM` and `qwen2`); known exceptions pass.
+    """
+    stem = re.split(r"For[A-Z]|LMHead|Model$", architecture)[0]
+    if not isinstance(model_type, str):
+        _refuse(
+            f"`{where}` has no `model_type`, by which transformers chooses the architecture",
+            hint=f'add what it is, such as "{stem.lower()}" for {architecture}',
+        )
+    if _squeezed(stem) != _squeezed(model_type) and (architecture, model_type) not in _OTHER_NAMES:
+        _refuse(
+            f"`{where}`: `architectures` is {architecture} and `model_type` is `{model_type}`; transformers "
+            "goes by the latter and would run another network",
+            hint="take config.json from the checkpoint's publisher",
+        )
+
+
+def _squeezed(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "")
 
 
 def _check_weights(path: Path, *, names: list[str]) -> dict[str, TensorEntry]:

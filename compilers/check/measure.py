@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compilers.backend import find_backend
-from compilers.check.bounds import float_bound, half_rms, integer_share
+from compilers.check.bounds import FLOAT_BOUND, half_rms, integer_share
+from compilers.check.float_error import FloatError, float_figures, worst
 from compilers.check.parity import Parity
-from compilers.check.probe import reference_logits, stepwise_logits
+from compilers.check.probe import positions_of, reference_logits, stepwise_logits
 from compilers.runtime import FloatArray, Session
 from registry.digest import digest_value
 from registry.errors import BuildError
@@ -25,6 +26,7 @@ def measure_parity(
     *,
     checkpoint_logits: FloatArray,
     variant_logits: FloatArray,
+    error: FloatError,
     probe: Sequence[Sequence[int]],
     recipe: Recipe,
     toolchain: str,
@@ -33,8 +35,9 @@ def measure_parity(
 
     Args:
         session: The artifact.
-        checkpoint_logits: `reference_logits` of the checkpoint in torch, float32.
+        checkpoint_logits: Of the checkpoint in torch, float64 (`compilers/check/torch_precision.py`).
         variant_logits: The same with the variant's weights.
+        error: How far torch's float32 is from these for the checkpoint.
         probe: The sequences.
         recipe: The variant's.
         toolchain: The artifact's.
@@ -42,12 +45,13 @@ def measure_parity(
     Raises:
         BuildError: The references are not of this probe.
     """
-    positions = sum(len(sequence) for sequence in probe)
+    positions = positions_of(probe)
     shape = (positions, session.vocab_size)
-    if checkpoint_logits.shape != shape or variant_logits.shape != shape:
+    of_error = (len(error.positions), len(error.tokens))
+    if not checkpoint_logits.shape == variant_logits.shape == of_error == shape:
         raise BuildError(
-            f"reference logits of shape {checkpoint_logits.shape} and {variant_logits.shape} for a probe "
-            f"of {shape}",
+            f"reference logits of shape {checkpoint_logits.shape} and {variant_logits.shape}, with errors of "
+            f"{of_error}, for a probe of {shape}",
             hint="make references and probe anew from the same checkpoint",
         )
     runs = (reference_logits(session, probe), stepwise_logits(session, probe))
@@ -59,24 +63,30 @@ def measure_parity(
     max_abs = max(float(np.abs(difference).max()) for difference in differences)
     backend = find_backend(toolchain)
     arithmetic = backend.arithmetic_of(recipe)
-    limit = float_bound(float(np.abs(variant_logits).max()), factor=backend.float_factor)
+    limit = FLOAT_BOUND.times(backend.float_factor)
+    figures = worst([float_figures(run, exact=variant_logits, error=error) for run in runs])
+    exact = figures.within(limit)
     rms = max(float(np.sqrt(np.mean(difference**2))) for difference in differences)
     share = integer_share(recipe, arithmetic)
     half = half_rms(arithmetic)
     spread = float(variant_logits.std())
+    agreement = min(float(np.mean(run.argmax(-1) == variant_logits.argmax(-1))) for run in runs)
     within = (
-        max_abs <= limit
+        exact
         or (share is not None and kl_variant <= share * kl_quantized)
         or (half is not None and rms <= half * spread)
     )
-    reason = f"the largest difference from torch is {max_abs:.2g}, the bound is {limit:.2g}"
-    if share is not None and max_abs > limit:
+    reason = (
+        f"the error is {figures} of torch's float32 ({error.largest:.2g} at most), the bound is {limit}; "
+        f"largest difference {max_abs:.2g}, KL {kl_variant:.2g}, agreement with torch {agreement:.2%}"
+    )
+    if share is not None and not exact:
         reason = (
             f"KL to the variant in torch is {kl_variant:.2g} nats with integer activations, "
             f"the bound is {share:g} × "
             f"the {kl_quantized:.2g} nats that quantization cost"
         )
-    elif half is not None and max_abs > limit:
+    elif half is not None and not exact:
         reason = (
             f"the root mean square difference from torch is {rms:.2g} with float16 arithmetic, "
             f"the bound is {half:g} × the logits' spread of {spread:.2g}"

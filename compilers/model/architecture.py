@@ -31,6 +31,7 @@ MAX_LAYERS = 10_000
 class _Defaults:
     """What transformers assumes where config.json says nothing."""
 
+    model_type: str
     vocab_size: int
     intermediate_size: int
     kv_heads: int | None
@@ -45,11 +46,13 @@ class _Defaults:
 
 KNOWN: Mapping[str, _Defaults] = {
     "LlamaForCausalLM": _Defaults(
-        32000, 11008, None, 2048, bos_token_id=1, eos_token_id=2, has_bias_keys=True
+        "llama", 32000, 11008, None, 2048, bos_token_id=1, eos_token_id=2, has_bias_keys=True
     ),
-    "MistralForCausalLM": _Defaults(32000, 14336, 8, 4096 * 32, bos_token_id=1, eos_token_id=2),
-    "Qwen2ForCausalLM": _Defaults(151936, 22016, 32, 32768, qkv_bias=True),
-    "Qwen3ForCausalLM": _Defaults(151936, 22016, 32, 32768, head_size=128, has_bias_keys=True, qk_norm=True),
+    "MistralForCausalLM": _Defaults("mistral", 32000, 14336, 8, 4096 * 32, bos_token_id=1, eos_token_id=2),
+    "Qwen2ForCausalLM": _Defaults("qwen2", 151936, 22016, 32, 32768, qkv_bias=True),
+    "Qwen3ForCausalLM": _Defaults(
+        "qwen3", 151936, 22016, 32, 32768, head_size=128, has_bias_keys=True, qk_norm=True
+    ),
 }
 
 
@@ -89,6 +92,11 @@ class Architecture(Value):
         return len(self.windows)
 
     @property
+    def largest_window(self) -> int | None:
+        """The most keys that a query of a layer with a window sees; None: no layer has one."""
+        return max((window for window in self.windows if window is not None), default=None)
+
+    @property
     def lm_head(self) -> str:
         """Name of the tensor that makes logits."""
         return EMBEDDING if self.tie_embeddings else OUTPUT_MATRIX
@@ -107,6 +115,12 @@ def read_architecture(config: Mapping[str, Any], *, where: str) -> Architecture:
     keys = _Keys(config, where)
     name = _read_name(keys)
     known = KNOWN[name]
+    if (model_type := config.get("model_type", known.model_type)) != known.model_type:
+        raise CheckpointError(
+            f"{where}: `architectures` is {name}, and `model_type` is {model_type!r}, "
+            f"not `{known.model_type}`",
+            hint="transformers goes by `model_type`: take config.json from the checkpoint's publisher",
+        )
     _refuse_unsupported(keys)
     hidden = keys.size("hidden_size", 4096)
     heads = keys.size("num_attention_heads", 32)

@@ -92,9 +92,11 @@ class TorchSession:
                 f"`{config}` cannot be read: {error}", hint="take the checkpoint from its source again"
             ) from error
         self.architecture = read_architecture(document, where=str(config))
-        self._model = load_model(checkpoint_dir)
+        self.model = load_model(checkpoint_dir)
+        """The model in transformers; what changes it for a while puts it back."""
+        _check_class(self.model, self.architecture, where=str(config))
         if weights is not None:
-            _replace_weights(self._model, weights, where=str(checkpoint_dir))
+            _replace_weights(self.model, weights, where=str(checkpoint_dir))
         self.vocab_size = self.architecture.vocab_size
         self.max_context = self.architecture.max_context
 
@@ -123,7 +125,7 @@ class TorchSession:
                 for place, index in enumerate(group):
                     count = len(segments[index].tokens)
                     begin = 0 if segments[index].logits == "all" else count - 1
-                    logits = self._model.lm_head(hidden[place, begin:count])
+                    logits = self.model.lm_head(hidden[place, begin:count])
                     found[index] = np.asarray(logits.float().numpy())
         return [found[index] for index in range(len(segments))]
 
@@ -144,12 +146,12 @@ class TorchSession:
         for layer, (keys, values) in enumerate(cache.memory.layers):
             state.update(keys[rows, :, :past], values[rows, :, :past], layer)
         masks = _masks(self.architecture, held=held, positions=positions, past=past)
-        hidden = self._model.model(
+        hidden = self.model.model(
             input_ids=tokens,
             position_ids=positions,
             attention_mask=masks,
             use_cache=True,
-            **cache_argument(self._model.model, state),
+            **cache_argument(self.model.model, state),
         ).last_hidden_state
         real = torch.arange(width)[None, :] < counts[:, None]
         row_index = rows[:, None].expand(-1, width)[real]
@@ -167,6 +169,16 @@ def cache_argument(module: torch.nn.Module, cache: Untyped) -> dict[str, Untyped
     """
     parameters = inspect.signature(module.forward).parameters
     return {next(name for name in CACHE_NAMES if name in parameters): cache}
+
+
+def _check_class(model: Untyped, architecture: Architecture, *, where: str) -> None:
+    """Transformers goes by `model_type`: it must make the architecture that is exported."""
+    if type(model).__name__ != architecture.name:
+        raise CheckpointError(
+            f"{where}: transformers makes a {type(model).__name__} of it, by its `model_type`, and "
+            f"`architectures` says {architecture.name}",
+            hint="compare config.json with the one that the checkpoint's publisher gives",
+        )
 
 
 def _replace_weights(model: Untyped, weights: Mapping[str, NDArray[np.float32]], *, where: str) -> None:

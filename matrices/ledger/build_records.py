@@ -13,7 +13,7 @@ from pydantic import AwareDatetime, Field, JsonValue
 from registry.digest import Digest
 from registry.value import Value
 
-BLOB_FIELDS = frozenset({"tokens", "logits", "log", "scorecard"})
+BLOB_FIELDS = frozenset({"tokens", "logits", "float_error", "log", "scorecard"})
 """Fields that hold the digest of a blob, as does the `digest` of every file entry. Other digests name a
 checkpoint, an artifact or a set of tasks."""
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from compilers.backend import find_format
+from compilers.check.probe import positions_of
 from evals.scorecard import Scorecard
 from matrices.cells.cell import Cell, TaskResult
 from matrices.cells.steps import task_result
@@ -205,7 +206,7 @@ class _Check:
         if one.verify is None:
             return
         tokens = json.loads(self.workspace.store.read_bytes(subject.variant_probe.tokens))
-        positions = sum(len(sequence) for sequence in tokens)
+        positions = positions_of(tokens)
         parity = one.verify.parity
         if (parity.probe, parity.positions) != (digest_value(tokens), positions):
             raise self.refused(f"the parity of `{one.cell}` is not of its kit's probe")

@@ -157,7 +157,8 @@ def _blobs(subjects: Iterable[KitSubject], tasks: Iterable[KitTask], *, store: S
     digests: dict[str, str] = {}
     for subject in subjects:
         for probe in (subject.variant_probe, subject.checkpoint_probe):
-            digests |= {probe.tokens: "probe", probe.logits: "probe"}
+            blobs = (probe.tokens, probe.logits, probe.float_error)
+            digests |= {digest: "probe" for digest in blobs if digest is not None}
     for task in tasks:
         digests |= dict.fromkeys(task.references, "reference")
         digests |= {file.digest: "task" for file in task.files}

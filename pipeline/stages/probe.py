@@ -13,3 +13,6 @@ class ProbeOutput(Value):
     """Blob: JSON list of token sequences; depends on the calibration set and the vocabulary alone."""
     logits: Digest
     """Blob: float32 `.npy` of shape [positions, vocab], the probe's sequences one after the other."""
+    float_error: Digest | None = None
+    """Blob: how far torch's float32 is from its float64 on the probe (`compilers/check/float_error.py`). A
+    checkpoint's; None: a variant's, which is judged by its checkpoint's."""

@@ -13,12 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from compilers.check.measure import measure_parity
-from compilers.check.probe import make_probe, reference_logits
-from compilers.model.torch_reference import TorchSession
+from compilers.check.probe import make_probe
 from compilers.quantize.canonical import dequantized_state
 from tests.checkpoints import make_checkpoint
 from tests.compilers.conftest import Built
+from tests.compilers.references import references_of
 
 SHAPE = {"hidden_size": 128, "intermediate_size": 256, "spread": 2.0}
 
@@ -34,15 +33,9 @@ def main(recipe: str, folder: Path, *toolchains: str) -> None:
         out.mkdir()
         built = Built(checkpoint, out, recipe=recipe, toolchain=toolchain, calibration=calibration)
         probe = make_probe(calibration, vocab_size=300, max_context=128)
-        variant = TorchSession(checkpoint, weights=dequantized_state(built.weights, built.recipe))
-        parity = measure_parity(
-            built.load(),
-            checkpoint_logits=reference_logits(TorchSession(checkpoint), probe),
-            variant_logits=reference_logits(variant, probe),
-            probe=probe,
-            recipe=built.recipe,
-            toolchain=toolchain,
-        )
+        weights = dequantized_state(built.weights, built.recipe)
+        references = references_of(checkpoint, probe, weights=weights)
+        parity = references.parity(built.load(), recipe=built.recipe, toolchain=toolchain)
         found[toolchain] = {
             "within": parity.within,
             "reason": parity.reason,

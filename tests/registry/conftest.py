@@ -53,7 +53,8 @@ def write_checkpoint(path: Path, *, seed: int = 0, shards: int = 1, **config: ob
             mapping[name] = file
         index = {"metadata": {"total_size": 0}, "weight_map": mapping}
         (path / "model.safetensors.index.json").write_text(json.dumps(index))
-    about = {"architectures": ["LlamaForCausalLM"], "vocab_size": 16, "hidden_size": 8, **config}
+    names = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+    about = {**names, "vocab_size": 16, "hidden_size": 8, **config}
     (path / "config.json").write_text(json.dumps({k: v for k, v in about.items() if v is not None}))
     vocabulary = {"type": "WordLevel", "vocab": {"<s>": 0, "a": 1}, "unk_token": "a"}
     (path / "tokenizer.json").write_text(json.dumps({"model": vocabulary, "post_processor": None}))

@@ -88,6 +88,10 @@ def torch_archive() -> bytes:
         (lambda p: write_json(p / "config.json", architectures=[]), "must be a list of names"),
         (lambda p: write_json(p / "config.json", architectures="Llama"), "must be a list of names"),
         (lambda p: write_json(p / "config.json", architectures=[3]), "must be a list of names"),
+        (lambda p: write_json(p / "config.json", model_type="mistral"), "`model_type` is `mistral`"),
+        (lambda p: write_json(p / "config.json", architectures=["Qwen3ForCausalLM"]), "is `llama`"),
+        (lambda p: write_json(p / "config.json", model_type=None), "has no `model_type`"),
+        (lambda p: write_json(p / "config.json", model_type=["llama"]), "has no `model_type`"),
         (lambda p: write_json(p / "config.json", hidden_size="8"), "hidden_size must be a positive integer"),
         (lambda p: write_json(p / "config.json", hidden_size=True), "hidden_size must be a positive integer"),
         (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compilers.check.probe import make_probe, reference_logits
+from compilers.check.probe import make_probe
+from compilers.check.torch_precision import exact_logits, torch_error
 from compilers.model.tokenizer import Tokenizer
 from compilers.model.torch_reference import TorchSession
 from pipeline.stages.probe import ProbeOutput
@@ -20,7 +21,14 @@ def probe_checkpoint(
 
     Raises:
         ConfigurationError: The calibration set is not in its format.
+        CheckpointError: transformers computes another network than Rung's reading of config.json.
     """
     texts = tokenize(read_texts(calibration), tokenizer, longest=facts.max_context)
-    sequences = make_probe(texts, vocab_size=facts.vocab_size, max_context=facts.max_context)
-    return store_probe(store, sequences, reference_logits(session, sequences))
+    sequences = make_probe(
+        texts,
+        vocab_size=facts.vocab_size,
+        max_context=facts.max_context,
+        window=session.architecture.largest_window,
+    )
+    exact = exact_logits(session, sequences)
+    return store_probe(store, sequences, exact, error=torch_error(session, sequences, exact=exact))

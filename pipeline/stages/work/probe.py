@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from compilers.check.float_error import FloatError
 from compilers.model.tokenizer import Tokenizer
 from compilers.runtime import FloatArray
 from pipeline.stages.probe import ProbeOutput
-from registry.errors import ConfigurationError
+from registry.errors import BuildError, ConfigurationError
 from registry.store import Store
 
 
@@ -43,13 +44,17 @@ def tokenize(texts: Sequence[str], tokenizer: Tokenizer, *, longest: int) -> lis
     return [ids[:longest] for ids in tokenizer.encode_batch(texts) if ids]
 
 
-def store_probe(store: Store, sequences: Sequence[Sequence[int]], logits: FloatArray) -> ProbeOutput:
-    """Put a probe and its logits into the store."""
+def store_probe(
+    store: Store, sequences: Sequence[Sequence[int]], logits: FloatArray, *, error: FloatError | None = None
+) -> ProbeOutput:
+    """Put a probe, its logits and torch's error into the store."""
     buffer = io.BytesIO()
     np.save(buffer, logits, allow_pickle=False)
     tokens = json.dumps([list(sequence) for sequence in sequences]).encode()
     return ProbeOutput(
-        tokens=store.add_bytes(tokens).digest, logits=store.add_bytes(buffer.getvalue()).digest
+        tokens=store.add_bytes(tokens).digest,
+        logits=store.add_bytes(buffer.getvalue()).digest,
+        float_error=None if error is None else store.add_bytes(error.to_bytes()).digest,
     )
 
 
@@ -57,3 +62,17 @@ def load_probe(store: Store, output: ProbeOutput) -> tuple[list[list[int]], Floa
     """The probe's token sequences and their logits."""
     logits = np.load(io.BytesIO(store.read_bytes(output.logits)), allow_pickle=False)
     return json.loads(store.read_bytes(output.tokens)), logits
+
+
+def load_error(store: Store, checkpoint: ProbeOutput) -> FloatError:
+    """How far torch's float32 is from its float64 for a checkpoint.
+
+    Raises:
+        BuildError: The probe was made by a version of Rung that did not measure it.
+    """
+    if checkpoint.float_error is None:
+        raise BuildError(
+            "the probe of the checkpoint does not say how exact torch's float32 is",
+            hint="run `rung build` again on the build machine, and export the kit again",
+        )
+    return FloatError.from_bytes(store.read_bytes(checkpoint.float_error))

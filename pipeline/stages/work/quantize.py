@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 
-from compilers.check.probe import make_probe, reference_logits
+from compilers.check.probe import make_probe
+from compilers.check.torch_precision import exact_logits
 from compilers.model.architecture import read_architecture
 from compilers.model.tokenizer import Tokenizer
 from compilers.model.torch_reference import TorchSession
@@ -37,7 +38,12 @@ def quantize(request: QuantizeRequest, context: WorkerContext) -> None:
     made = quantize_weights(directory, recipe, architecture=architecture, out=out, calibration=texts)
     weights = out / WEIGHTS_NAME
     context.report.progress("asking torch")
-    sequences = make_probe(texts, vocab_size=facts.vocab_size, max_context=facts.max_context)
+    sequences = make_probe(
+        texts,
+        vocab_size=facts.vocab_size,
+        max_context=facts.max_context,
+        window=architecture.largest_window,
+    )
     session = TorchSession(directory, weights=dequantized_state(weights, recipe))
     variant = Variant(
         checkpoint=checkpoint.ref,
@@ -49,6 +55,6 @@ def quantize(request: QuantizeRequest, context: WorkerContext) -> None:
         quantization_error=made.mean_error,
     )
     output = QuantizeOutput(
-        variant=variant, probe=store_probe(store, sequences, reference_logits(session, sequences))
+        variant=variant, probe=store_probe(store, sequences, exact_logits(session, sequences))
     )
     context.report.output(request.key, output, stage=QUANTIZE.name, seconds=time.monotonic() - start)

@@ -13,7 +13,7 @@ from matrices.cells.measurement import Measurement
 from pipeline.stages.context import WorkerContext
 from pipeline.stages.rehearse import REHEARSE, RehearseOutput, RehearseRequest
 from pipeline.stages.work.files import materialise_bundle
-from pipeline.stages.work.probe import load_probe
+from pipeline.stages.work.probe import load_error, load_probe
 
 
 def rehearse(request: RehearseRequest, context: WorkerContext) -> None:
@@ -36,6 +36,7 @@ def rehearse(request: RehearseRequest, context: WorkerContext) -> None:
             probe=sequences,
             variant_logits=variant_logits,
             checkpoint_logits=checkpoint_logits,
+            error=load_error(store, request.checkpoint_probe),
             recipe=request.recipe,
             toolchain=manifest.toolchain,
         )

@@ -6,7 +6,7 @@ from compilers.check.measure import measure_parity
 from pipeline.stages.probe import ProbeOutput
 from pipeline.stages.verify import VerifyOutput
 from pipeline.stages.work.artifact import LoadedArtifact
-from pipeline.stages.work.probe import load_probe
+from pipeline.stages.work.probe import load_error, load_probe
 from registry.recipe import Recipe
 from registry.store import Store
 
@@ -30,6 +30,7 @@ def verify(
         probe=sequences,
         variant_logits=variant_logits,
         checkpoint_logits=checkpoint_logits,
+        error=load_error(store, checkpoint),
         recipe=recipe,
         toolchain=artifact.manifest.toolchain,
     )

@@ -12,8 +12,6 @@ import pytest
 
 from compilers.aarch64_emulation.session import EmulatedSession, rehearse_aarch64
 from compilers.backend import find_format, find_toolchain, rehearse
-from compilers.check.measure import measure_parity
-from compilers.check.probe import reference_logits
 from compilers.model.torch_reference import TorchSession
 from compilers.quantize.canonical import dequantized_state
 from compilers.rehearsal import Rehearsal
@@ -22,6 +20,7 @@ from compilers.toolchain import LoweringInput, Unsupported
 from registry.errors import LoadError
 from registry.target import find_target
 from tests.compilers.conftest import Built
+from tests.compilers.references import references_of
 from tests.compilers.session_contract import SessionContract, draw
 
 pytestmark = pytest.mark.slow
@@ -120,18 +119,11 @@ def test_integer_products_on_an_emulated_arm_are_within_the_bounds_of_parity(
 ) -> None:
     checkpoint = checkpoint_of(architecture="LlamaForCausalLM")
     built = build(checkpoint, recipe=recipe, toolchain="tvm")
-    variant = TorchSession(checkpoint, weights=dequantized_state(built.weights, built.recipe))
     opened = rehearse_aarch64(for_arm(built, tmp_path / "bundle", target=target))
     assert isinstance(opened, Rehearsal)
     probe = [draw(10 + row, count) for row, count in enumerate((60, 41, 20, 9))]
-    parity = measure_parity(
-        opened.session,
-        probe=probe,
-        variant_logits=reference_logits(variant, probe),
-        checkpoint_logits=reference_logits(TorchSession(checkpoint), probe),
-        recipe=built.recipe,
-        toolchain="tvm",
-    )
+    references = references_of(checkpoint, probe, weights=dequantized_state(built.weights, built.recipe))
+    parity = references.parity(opened.session, recipe=built.recipe, toolchain="tvm")
     assert parity.within, parity.reason
     # One activation on the edge between two integers makes such a difference, in all that follows it.
     difference = np.abs(logits_of(opened.session) - logits_of(built.load()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compilers.check.measure import kl_divergence, measure_parity
+from compilers.check.measure import kl_divergence
 from compilers.check.probe import (
     MAX_LOGITS,
     SHORTEST,
     make_probe,
+    positions_of,
     reference_logits,
     stepwise_logits,
 )
-from compilers.model.torch_reference import TorchSession
 from compilers.model.weights import read_layout
 from compilers.quantize.canonical import dequantized_state
 from compilers.runtime import FloatArray, Segment, Session
 from registry.errors import BuildError
 from registry.recipe import parse_recipe
+from tests.compilers.references import references_of
 from tests.compilers.session_contract import draw
 
 RECIPES = ("fp32", "fp16", "w8a8-dynamic", "w8g32-rtn", "w4g32-rtn", "w4g32-gptq", "w4g64-gptq")
@@ -54,19 +56,11 @@ class Measured:
     def __init__(self, checkpoint: Path, built: Any) -> None:
         self.built = built
         self.probe = make_probe(TEXTS, vocab_size=300, max_context=128)
-        self.checkpoint_logits = reference_logits(TorchSession(checkpoint), self.probe)
-        state = dequantized_state(built.weights, built.recipe)
-        self.variant_logits = reference_logits(TorchSession(checkpoint, weights=state), self.probe)
+        weights = dequantized_state(built.weights, built.recipe)
+        self.references = references_of(checkpoint, self.probe, weights=weights)
 
     def parity(self, session: Session) -> Any:
-        return measure_parity(
-            session,
-            checkpoint_logits=self.checkpoint_logits,
-            variant_logits=self.variant_logits,
-            probe=self.probe,
-            recipe=self.built.recipe,
-            toolchain="onnxruntime",
-        )
+        return self.references.parity(session, recipe=self.built.recipe, toolchain="onnxruntime")
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +81,7 @@ def test_an_artifact_as_built_is_within_its_bound(recipe: str, measured: Callabl
     case = measured(recipe)
     parity = case.parity(case.built.load())
     assert parity.within, parity.reason
-    assert parity.positions == sum(len(sequence) for sequence in case.probe)
+    assert parity.positions == positions_of(case.probe)
     assert parity.rms <= parity.max_abs
 
 
@@ -158,13 +152,8 @@ def test_logits_that_are_no_numbers_are_never_within(measured: Callable[[str], M
 def test_references_of_another_probe_are_refused(measured: Callable[[str], Measured]) -> None:
     case = measured("fp32")
     with pytest.raises(BuildError, match="probe"):
-        measure_parity(
-            case.built.load(),
-            checkpoint_logits=case.checkpoint_logits[:-1],
-            variant_logits=case.variant_logits,
-            probe=case.probe,
-            recipe=parse_recipe("fp32"),
-            toolchain="onnxruntime",
+        replace(case.references, checkpoint_logits=case.references.checkpoint_logits[:-1]).parity(
+            case.built.load(), recipe=parse_recipe("fp32"), toolchain="onnxruntime"
         )
 
 

@@ -173,6 +173,8 @@ def test_sliding_windows_are_per_layer(changes: dict[str, Any], windows: tuple[i
     [
         ({"architectures": ["LlamaForCausaLM"]}, "LlamaForCausaLM", "did you mean `LlamaForCausalLM`"),
         ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel", "Qwen2ForCausalLM"),
+        ({"architectures": ["LlamaForCausalLM"], "model_type": "mistral"}, "'mistral'", "model_type"),
+        ({"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen2"}, "'qwen2'", "model_type"),
         ({"architectures": []}, "`architectures`", "config.json"),
         ({"architectures": None}, "`architectures`", "config.json"),
         ({"hidden_act": "gelu"}, "`hidden_act` is 'gelu'", "silu"),

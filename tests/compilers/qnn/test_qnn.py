@@ -12,10 +12,8 @@ import numpy as np
 import pytest
 
 from compilers.backend import find_runtime, find_toolchain, rehearse
-from compilers.check.measure import measure_parity
 from compilers.check.parity import Parity
-from compilers.check.probe import make_probe, reference_logits
-from compilers.model.torch_reference import TorchSession
+from compilers.check.probe import make_probe
 from compilers.model.weights import read_layout
 from compilers.qnn.lower import QnnToolchain
 from compilers.qnn.provider import CHIPS, find_provider
@@ -30,6 +28,7 @@ from registry.errors import BuildError, LoadError, ToolchainMissingError
 from registry.host import Accelerator, Host
 from registry.recipe import KNOWN, parse_recipe
 from registry.target import find_target, targets
+from tests.compilers.references import references_of
 from tests.compilers.session_contract import SessionContract, draw
 from tests.compilers.static.sources import source_of
 
@@ -87,15 +86,8 @@ def parity_of(bundle: Bundle, source: LoweringInput, checkpoint: Path) -> Parity
     assert isinstance(rehearsal, Rehearsal)
     assert rehearsal.means.startswith("QNN HTP emulation 2.")
     probe = make_probe(TEXTS, vocab_size=300, max_context=16)[:2]
-    variant = TorchSession(checkpoint, weights=dequantized_state(source.weights, source.recipe))
-    return measure_parity(
-        rehearsal.session,
-        checkpoint_logits=reference_logits(TorchSession(checkpoint), probe),
-        variant_logits=reference_logits(variant, probe),
-        probe=probe,
-        recipe=source.recipe,
-        toolchain="qnn",
-    )
+    references = references_of(checkpoint, probe, weights=dequantized_state(source.weights, source.recipe))
+    return references.parity(rehearsal.session, recipe=source.recipe, toolchain="qnn")
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
