@@ -20,6 +20,10 @@ class KvMemory(Protocol):
         """Copy the first `length` tokens of row `source`, another row than `row`."""
         ...
 
+    def release_row(self, row: int, *, length: int) -> None:
+        """Give back what memory can be given back of a row that holds no more than `length` tokens."""
+        ...
+
 
 M = TypeVar("M", bound=KvMemory)
 
@@ -53,6 +57,8 @@ class RaggedCache(Generic[M]):
             LoadError: No such row, or it holds fewer tokens.
         """
         self._check(row, length)
+        if length < self.lengths[row]:
+            self.memory.release_row(row, length=length)
         self.lengths[row] = length
 
     def copy(self, *, source: int, row: int, length: int) -> None:
@@ -63,6 +69,8 @@ class RaggedCache(Generic[M]):
         """
         self._check(source, length)
         self._check(row, 0)
+        if length < self.lengths[row]:
+            self.memory.release_row(row, length=length)
         if source != row and length:
             self.memory.copy_row(source=source, row=row, length=length)
         self.lengths[row] = length

@@ -68,6 +68,9 @@ class TorchKvMemory:
             keys[row, :, :length] = keys[source, :, :length]
             values[row, :, :length] = values[source, :, :length]
 
+    def release_row(self, row: int, *, length: int) -> None:
+        """The memory is allocated whole: nothing is given back."""
+
 
 class TorchSession:
     """A checkpoint in torch, float32. Not safe for concurrent calls.

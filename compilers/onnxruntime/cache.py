@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from compilers.paged_memory import PagedArray
 from compilers.ragged_cache import cache_allocation
 from compilers.runtime import FloatArray
 from registry.artifact import ModelFacts
@@ -37,8 +38,8 @@ class OrtKvMemory:
         self.positions = capacity + SPARE_POSITIONS
         shape = (rows, facts.kv_heads, self.positions, stored_head_size(facts))
         with cache_allocation(rows=rows, capacity=capacity):
-            # Zeros, so that places which were never written hold numbers; untouched pages take no memory.
-            self.buffers: list[FloatArray] = [np.zeros(shape, np.float32) for _ in range(2 * facts.layers)]
+            self._paged = [PagedArray(shape, np.dtype(np.float32)) for _ in range(2 * facts.layers)]
+        self.buffers: list[FloatArray] = [paged.array for paged in self._paged]
         self.bindings: OrderedDict[tuple[int, int], Any] = OrderedDict()  # Any: onnxruntime ships no types
         """The session's bindings of ranges of rows; they live as long as the memory that they point into."""
 
@@ -46,3 +47,10 @@ class OrtKvMemory:
         """Copy the first `length` tokens of a row to another one."""
         for buffer in self.buffers:
             buffer[row, :, :length] = buffer[source, :, :length]
+
+    def release_row(self, row: int, *, length: int) -> None:
+        """Give back the pages behind the first `length` tokens of a row."""
+        for paged in self._paged:
+            part = paged.array[row]
+            for head in part if length else (part,):
+                paged.give_back(head, kept_bytes=length * head.strides[-2])

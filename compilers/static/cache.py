@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compilers.paged_memory import PagedArray
 from compilers.ragged_cache import cache_allocation
 from compilers.static.plan import StaticPlan
 
@@ -23,15 +24,20 @@ class StaticKvMemory:
     def __init__(self, plan: StaticPlan, *, rows: int) -> None:
         shape = (rows, plan.kv_heads, plan.context, plan.head_size)
         with cache_allocation(rows=rows, capacity=plan.context):
-            # Zeros, so that places which were never written hold numbers; untouched pages take no memory.
-            self.states: list[State] = [
-                np.zeros(shape, np.dtype(plan.compute)) for _ in range(2 * plan.layers)
-            ]
+            self._paged = [PagedArray(shape, np.dtype(plan.compute)) for _ in range(2 * plan.layers)]
+        self.states: list[State] = [paged.array for paged in self._paged]
 
     def copy_row(self, *, source: int, row: int, length: int) -> None:
         """Copy the first `length` tokens of a row to another one."""
         for state in self.states:
             state[row, :, :length] = state[source, :, :length]
+
+    def release_row(self, row: int, *, length: int) -> None:
+        """Give back the pages behind the first `length` tokens of a row."""
+        for paged in self._paged:
+            part = paged.array[row]
+            for head in part if length else (part,):
+                paged.give_back(head, kept_bytes=length * head.strides[-2])
 
     def past(self, row: int) -> list[State]:
         """Keys and values of a row, layer by layer: views [kv_heads, context, head_size]."""

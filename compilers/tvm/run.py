@@ -54,7 +54,10 @@ class TvmRuntime:
         library = Library(bundle.path / bundle.manifest.entry)
         use_threads(threads)
         ffi = load_runtime()
-        parameters = [make_parameter(p, weights, library) for p in plan.parameters]
+        parameters = []
+        for parameter in plan.parameters:
+            parameters.append(make_parameter(parameter, weights, library))
+            weights.forget_pages()  # else the file's and the packed form would both be in memory
         tensors = [ffi.from_dlpack(array) for array in parameters]
         return TvmSession(
             library, plan, tensors, max_context=bundle.manifest.facts.max_context, threads=threads

@@ -24,6 +24,9 @@ class ListMemory:
         self.held[row][:length] = self.held[source][:length]
         self.copied += 1
 
+    def release_row(self, row: int, *, length: int) -> None:
+        self.held[row][length:] = [0] * (CAPACITY - length)
+
 
 def new_cache(owner: object = None) -> RaggedCache[ListMemory]:
     return RaggedCache(ListMemory(), owner=owner, rows=ROWS, capacity=CAPACITY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,20 @@ from registry.errors import CorruptError, LoadError
 AnyArray = NDArray[Any]  # Any: one of NUMPY_TYPES
 
 
-def open_weights(path: Path, expected: Mapping[str, TensorForm]) -> dict[str, AnyArray]:
+class MappedWeights(dict[str, AnyArray]):
+    """Tensors of a weights file, by name, in memory that is the file's."""
+
+    def __init__(self, tensors: Mapping[str, AnyArray], mapping: mmap.mmap) -> None:
+        super().__init__(tensors)
+        self._mapping = mapping
+
+    def forget_pages(self) -> None:
+        """Let go of the pages that were read so far; they are read from the file again when they are used."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def open_weights(path: Path, expected: Mapping[str, TensorForm]) -> MappedWeights:
     """The tensors of a weights file that compiled code takes.
 
     Args:
@@ -44,11 +58,14 @@ def open_weights(path: Path, expected: Mapping[str, TensorForm]) -> dict[str, An
                 hint="weights and library do not belong together",
             )
     # Copy on write: tensors must be writable to be passed on, and nobody writes them.
-    data: AnyArray = np.memmap(path, np.uint8, mode="c")
-    return {
+    with path.open("rb") as stream:
+        mapping = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+    data: AnyArray = np.frombuffer(mapping, np.uint8)
+    tensors = {
         name: data[tensor.offset : tensor.offset + tensor.size_bytes]
         .view(NUMPY_TYPES[tensor.dtype])
         .reshape(tensor.shape)
         for name, tensor in layout.tensors.items()
         if name in expected
     }
+    return MappedWeights(tensors, mapping)

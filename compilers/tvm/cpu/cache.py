@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from compilers.paged_memory import PagedArray
 from compilers.ragged_cache import cache_allocation
-from compilers.tvm.cpu.memory import aligned_zeros
 from compilers.tvm.cpu.plan import BLOCK, CHUNK, LibraryPlan
 
 
@@ -22,8 +22,11 @@ class CpuKvMemory:
         blocks = -(-capacity // CHUNK) * (CHUNK // BLOCK)
         shape = (plan.layers, rows, plan.kv_heads, blocks)
         with cache_allocation(rows=rows, capacity=capacity):
-            self.keys = aligned_zeros((*shape, plan.head_size, BLOCK), np.dtype(np.float32))
-            self.values = aligned_zeros((*shape, BLOCK, plan.head_size), np.dtype(np.float32))
+            self._paged = [
+                PagedArray((*shape, *block), np.dtype(np.float32))
+                for block in ((plan.head_size, BLOCK), (BLOCK, plan.head_size))
+            ]
+        self.keys, self.values = (paged.array for paged in self._paged)
         self.tensors: Any = None  # what the library takes: set by the session that owns the cache
 
     def copy_row(self, *, source: int, row: int, length: int) -> None:
@@ -31,3 +34,11 @@ class CpuKvMemory:
         blocks = -(-length // BLOCK)
         self.keys[:, row, :, :blocks] = self.keys[:, source, :, :blocks]
         self.values[:, row, :, :blocks] = self.values[:, source, :, :blocks]
+
+    def release_row(self, row: int, *, length: int) -> None:
+        """Give back the pages behind the first `length` tokens of a row."""
+        blocks = -(-length // BLOCK)
+        for paged in self._paged:
+            for part in paged.array[:, row]:
+                for head in part if length else (part,):
+                    paged.give_back(head, kept_bytes=blocks * head.strides[0])

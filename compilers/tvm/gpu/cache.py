@@ -37,3 +37,6 @@ class GpuKvMemory:
             for head in range(plan.kv_heads):
                 begin, end = ((r * plan.kv_heads + head) * each for r in (source, row))
                 self._driver.copy(memory, memory, offsets=(begin, end), size_bytes=size)
+
+    def release_row(self, row: int, *, length: int) -> None:
+        """A GPU's memory is allocated whole: nothing is given back."""
