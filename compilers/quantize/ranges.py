@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from compilers.model.activations import HEADROOM
 from compilers.model.architecture import Architecture
+from compilers.quantize.calibration import Untyped, batched
 from compilers.quantize.coded import CodedMatrix
-from compilers.quantize.gptq import Untyped, batched
 
 HEAD = "lm_head.weight"
 HEAD_ROWS = 128

@@ -10,9 +10,10 @@ from compilers.model.architecture import Architecture, expected_tensors, matrix_
 from compilers.model.weights import coded_weights, weights_layout
 from compilers.quantize.canonical import to_stored, write_weights
 from compilers.quantize.coded import CodedMatrix
-from compilers.quantize.gptq import gptq_codes
+from compilers.quantize.gptq import GptqInput, Progress, gptq_codes
 from compilers.quantize.ranges import RangeMeter
 from compilers.quantize.rtn import round_to_nearest
+from compilers.quantize.saved_layers import SavedLayers
 from compilers.quantize.source import CheckpointTensors
 from registry.digest import Digest, digest_value
 from registry.errors import BuildError
@@ -47,6 +48,9 @@ def quantize(
     architecture: Architecture,
     out: Path,
     calibration: Sequence[Sequence[int]] | None = None,
+    saved: Path | None = None,
+    threads: int = 1,
+    progress: Progress | None = None,
 ) -> QuantizeReport:
     """Write the variant's `weights.safetensors` into the directory `out`.
 
@@ -59,17 +63,24 @@ def quantize(
         architecture: Of the checkpoint.
         out: An existing directory.
         calibration: Token ids of the calibration texts; needed where `recipe.needs_calibration`.
+        saved: A directory for layers that GPTQ has finished: a call that was killed goes on there, if the
+            checkpoint is the same. None: each call starts at the first layer.
+        threads: How many threads GPTQ uses; the bytes do not depend on it.
+        progress: Told what is being done, on recipes that take long.
 
     Raises:
         CheckpointError: The weights do not fit the configuration or hold NaN.
-        BuildError: No calibration set where one is needed; a weight that float16 cannot hold.
+        BuildError: No calibration set, or activations that are not finite, where they are needed; a weight
+            that float16 cannot hold.
         StorageFullError: No space left.
     """
     tensors = CheckpointTensors(checkpoint_dir, architecture)
     texts = _calibration_texts(calibration, recipe)
     matrices = coded_weights(architecture, recipe)
     if recipe.method == "gptq":
-        quantized = gptq_codes(checkpoint_dir, architecture, matrices, texts=texts)
+        given = GptqInput(checkpoint_dir, architecture, matrices, texts)
+        layers = SavedLayers(saved, _binding(given))
+        quantized = gptq_codes(given, saved=layers, threads=threads, progress=progress or _silent)
     else:
         quantized = _rounded(tensors, architecture, matrices)
     errors: dict[str, float] = {}
@@ -102,6 +113,15 @@ def _rounded(
     for name, form in matrices.items():
         weight = tensors.read(architecture.lm_head if name == OUTPUT_MATRIX else name)
         yield CodedMatrix.of(name, weight, round_to_nearest(weight, form))
+
+
+def _binding(given: GptqInput) -> Digest:
+    forms = {name: form.name for name, form in given.matrices.items()}
+    return digest_value({"forms": forms, "texts": [list(text) for text in given.texts]})
+
+
+def _silent(text: str) -> None:
+    pass
 
 
 def _calibration_texts(calibration: Sequence[Sequence[int]] | None, recipe: Recipe) -> list[list[int]]:

@@ -7,11 +7,16 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.stages.context import UNFINISHED
+
 LOCK_NAME = "lock"
 """File in each scratch directory that its build holds locked."""
+KEPT_S = 7 * 24 * 3600.0
+"""How long parts of a stage that was killed wait for the next build of it."""
 
 
 @contextlib.contextmanager
@@ -37,11 +42,13 @@ def remove_stale_scratch(scratch: Path) -> list[Path]:
 
 
 def stale_scratch(scratch: Path) -> list[Path]:
-    """Scratch directories whose build is gone: nobody holds their lock."""
+    """Scratch directories whose build is gone, and unfinished parts that nobody came back to."""
     if not scratch.is_dir():
         return []
     stale = []
     for directory in sorted(p for p in scratch.iterdir() if p.is_dir()):
+        if directory.name.startswith(UNFINISHED) and time.time() - directory.stat().st_mtime < KEPT_S:
+            continue
         try:
             handle = os.open(directory / LOCK_NAME, os.O_RDWR)
         except FileNotFoundError:

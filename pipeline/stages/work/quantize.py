@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import time
 
 from compilers.check.probe import make_probe
@@ -35,7 +37,17 @@ def quantize(request: QuantizeRequest, context: WorkerContext) -> None:
     texts = tokenize(read_texts(request.calibration), tokenizer, longest=facts.max_context)
     out = context.scratch / "variant"
     out.mkdir()
-    made = quantize_weights(directory, recipe, architecture=architecture, out=out, calibration=texts)
+    saved = context.unfinished(request.key)
+    made = quantize_weights(
+        directory,
+        recipe,
+        architecture=architecture,
+        out=out,
+        calibration=texts,
+        saved=saved,
+        threads=max(context.threads, len(os.sched_getaffinity(0))),
+        progress=context.report.progress,
+    )
     weights = out / WEIGHTS_NAME
     context.report.progress("asking torch")
     sequences = make_probe(
@@ -58,3 +70,4 @@ def quantize(request: QuantizeRequest, context: WorkerContext) -> None:
         variant=variant, probe=store_probe(store, sequences, exact_logits(session, sequences))
     )
     context.report.output(request.key, output, stage=QUANTIZE.name, seconds=time.monotonic() - start)
+    shutil.rmtree(saved, ignore_errors=True)
