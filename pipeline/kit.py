@@ -28,7 +28,7 @@ from registry.ladder import EvaluationEntry, TaskEntry
 from registry.signed_document import SignedNames, read_signed, write_signed
 from registry.target import targets
 from registry.value import Value
-from serving.node.source import Source, read_small
+from serving.node.source import Deadline, Source, read_small
 
 DIRECTORY: Final = "kits"
 INDEX_NAME: Final = "kit.json"
@@ -126,7 +126,9 @@ def fetch_kit(source: Source, *, target: str, public_key: Path) -> Kit:
     published = source.within(f"{DIRECTORY}/{target}")
     with tempfile.TemporaryDirectory(prefix="rung-kit-") as scratch:
         for name in (INDEX_NAME, SIGNATURE_NAME):
-            (Path(scratch) / name).write_bytes(read_small(published, name, limit_bytes=MAX_BYTES, what="kit"))
+            (Path(scratch) / name).write_bytes(
+                read_small(published, name, limit_bytes=MAX_BYTES, what="kit", deadline=Deadline.of())
+            )
         kit = read_kit(Path(scratch), public_key=public_key)
     if kit.target != target:
         raise CorruptError(

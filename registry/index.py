@@ -10,7 +10,7 @@ from pathlib import Path
 
 from registry import oci
 from registry.atomic import file_lock, storage_errors, write_atomically
-from registry.digest import canonical_json
+from registry.digest import PATTERN, canonical_json
 from registry.errors import CorruptError
 
 
@@ -36,11 +36,9 @@ class Index:
         try:
             document = json.loads(self.path.read_bytes())
             entries = list(document["manifests"])
-            if document["schemaVersion"] != 2 or not all(
-                isinstance(entry["digest"], str) for entry in entries
-            ):
+            if document["schemaVersion"] != 2 or not all(map(_is_descriptor, entries)):
                 raise ValueError("not an image index of schema version 2")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise CorruptError(
                 f"the store's index `{self.path}` cannot be read: {error}",
                 hint="run `rung doctor --repair`: it rebuilds the index from the blobs",
@@ -75,3 +73,16 @@ class Index:
 
     def _write(self, entries: list[oci.Document]) -> None:
         write_atomically(self.path, canonical_json({**oci.empty_index(), "manifests": entries}))
+
+
+def _is_descriptor(entry: object) -> bool:
+    """Whether an entry names a blob, and its annotations are texts; those of Rung stand together."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("digest"), str):
+        return False
+    annotations = entry.get("annotations") or {}
+    return (
+        PATTERN.fullmatch(entry["digest"]) is not None
+        and isinstance(annotations, dict)
+        and all(isinstance(value, str) for value in annotations.values())
+        and (oci.KIND in annotations) == (oci.ROOT in annotations)
+    )

@@ -299,6 +299,9 @@ def _check_tokenizer(path: Path, *, config: Mapping[str, Any]) -> bool:  # Any: 
     if not isinstance(model, dict) or "vocab" not in model:
         _refuse(f"`{where}` has no model with a vocabulary", hint="download or save it again")
     size, vocabulary = config.get("vocab_size"), model["vocab"]
+    ids = vocabulary.values() if isinstance(vocabulary, dict) else ()
+    if not isinstance(vocabulary, dict | list) or not all(type(number) is int for number in ids):
+        _refuse(f"`{where}` has a vocabulary without ids", hint="download or save it again")
     last = max(vocabulary.values(), default=0) if isinstance(vocabulary, dict) else len(vocabulary) - 1
     if isinstance(size, int) and last >= size:
         _refuse(

@@ -193,7 +193,7 @@ def _merged(path: Path, *, seen: tuple[Path, ...]) -> dict[str, Any]:  # Any: TO
         raise ConfigurationError(
             f"cannot read ladder `{path}`: {error.strerror}", hint="check its permissions"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigurationError(
             f"ladder `{path}` is not TOML: {error}", hint="correct the line it names"
         ) from error

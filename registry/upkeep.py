@@ -181,7 +181,7 @@ def _reachable(store: Store, entry: oci.Document) -> set[str]:
     try:
         image = json.loads(store.read_bytes(entry["digest"]))
         return {entry["digest"], image["config"]["digest"], *(layer["digest"] for layer in image["layers"])}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptError(
             f"`{entry['digest']}` is not an OCI image manifest", hint="run `rung doctor --repair`"
         ) from error
@@ -197,7 +197,9 @@ def _images(store: Store) -> Iterator[oci.Document]:
             if image["artifactType"] != oci.ARTIFACT_TYPE:
                 continue
             kind, root = image["annotations"][oci.KIND], image["annotations"][oci.ROOT]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue
+        if kind not in ("artifact", "checkpoint") or not isinstance(root, str):
             continue
         name = f"{kind}-{root.removeprefix('sha256:')}"
         yield oci.index_entry(

@@ -172,7 +172,7 @@ def _read(root: Path) -> Workspace:
     path = root / SETTINGS_NAME
     try:
         settings = Settings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigurationError(
             f"`{path}` is not TOML: {error}", hint="correct the line it names"
         ) from error

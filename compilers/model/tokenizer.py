@@ -256,7 +256,7 @@ def _read_json(path: Path) -> Json:
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise CheckpointError(
             f"`{path}` is not JSON: {error}", hint="it is damaged; save or download it again"
         ) from error
@@ -289,7 +289,7 @@ def _add_tokens(backend: tokenizers.Tokenizer, *, config: Json, special: Mapping
     present = {token.content for token in backend.get_added_tokens_decoder().values()}
     decoder = config.get("added_tokens_decoder")
     if isinstance(decoder, dict):
-        for _, token in sorted(decoder.items(), key=lambda entry: int(entry[0])):
+        for _, token in sorted(decoder.items(), key=_token_number):
             text = _content(token)
             if text is None or text in present:
                 continue
@@ -304,6 +304,16 @@ def _add_tokens(backend: tokenizers.Tokenizer, *, config: Json, special: Mapping
     for text in (*special.values(), *further):
         if text is not None:
             backend.add_special_tokens([tokenizers.AddedToken(text, normalized=False, special=True)])
+
+
+def _token_number(entry: tuple[str, object]) -> int:
+    number = entry[0]
+    if not re.fullmatch(r"[0-9]{1,9}", number):
+        raise CheckpointError(
+            f"added_tokens_decoder in {CONFIG_FILE} has the id {number[:50]!r}",
+            hint="it is damaged; save or download it again",
+        )
+    return int(number)
 
 
 def _model_eos(path: Path) -> tuple[int, ...]:

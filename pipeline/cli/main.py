@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from pipeline.cli import output
+from pipeline.cli.console import clean_streams
 from pipeline.cli.discover import verbs
 from registry.errors import ConfigurationError, RungError, ToolchainMissingError, UnknownNameError
 
@@ -79,6 +80,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run `rung`; the exit code."""
     if arguments is not None:
         sys.argv = ["rung", *arguments]
+    with clean_streams():
+        return _run()
+
+
+def _run() -> int:
     try:
         app(prog_name="rung")
     except SystemExit as end:

@@ -6,8 +6,9 @@ import json
 import sys
 
 from pydantic import BaseModel
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
+from pipeline.cli.console import CleanConsole
 from registry.errors import RungError
 
 
@@ -23,9 +24,9 @@ def line(text: str = "") -> None:
 
 def rich(renderable: RenderableType) -> None:
     """Print a table or the like on stdout; as wide as it needs when stdout is no terminal."""
-    console = Console()
+    console = CleanConsole()
     if not console.is_terminal:
-        console = Console(width=160)
+        console = CleanConsole(width=160)
     console.print(renderable)
 
 

@@ -8,19 +8,26 @@ from collections.abc import Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from pipeline.build.recorder import Display
+from pipeline.cli.console import CleanConsole
 from pipeline.executors.interface import Failure
 
 
 @contextlib.contextmanager
 def show_progress() -> Iterator[Display]:
     """A display for the time of a build."""
-    console = Console(stderr=True)
+    console = CleanConsole(stderr=True)
     if not console.is_terminal:
         yield _Lines(console)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, transient=False) as progress:
         yield _Bars(progress)
 
@@ -44,7 +51,7 @@ class _Bars:
         if (task := self._running.pop(name, None)) is not None:
             self._progress.remove_task(task)
         if failure is not None:
-            self._progress.console.print(f"[red]failed[/red] {name}", highlight=False)
+            self._progress.console.print(Text.assemble(("failed", "red"), f" {name}"), highlight=False)
         self._progress.advance(self._all)
 
 

@@ -45,7 +45,7 @@ from serving.node.directory import NodeDirectory
 from serving.node.fetch import fetch_blob
 from serving.node.host import installed_runtimes, this_host
 from serving.node.pull import pull_artifact
-from serving.node.source import Source
+from serving.node.source import Deadline, Source
 
 Part = Literal["parity", "speed", "quality"]
 PARTS: tuple[Part, ...] = ("parity", "speed", "quality")
@@ -162,7 +162,14 @@ class _Node:
     def fetch(self, blobs: Source) -> None:
         """Bring the kit's own blobs."""
         for entry in self.kit.blobs:
-            fetch_blob(blobs, entry, store=self.store, partial=self.work / "partial", received=lambda _: None)
+            fetch_blob(
+                blobs,
+                entry,
+                store=self.store,
+                partial=self.work / "partial",
+                received=lambda _: None,
+                deadline=Deadline.of(entry.size_bytes),
+            )
 
     def measure(self, subject: KitSubject, *, blobs: Source | None) -> Measured:
         """Everything that is asked of one artifact, or why it is not there."""

@@ -5,11 +5,12 @@ Where waiting may help, the answer has `Retry-After`.
 ```
 RungError
 ├── ConfigurationError
-│   └── RequestError           400 (or 404, 405, 413)   the request itself is wrong
+│   └── RequestError           400 (or 403, 404, 405, 413, 415, 431, 505)   the request itself is wrong
 ├── RefusedError
 │   └── UnavailableError       503   below the asked tier, or without evidence for the task
 ├── RegistryError
-│   └── InterruptedFetchError  (pull) the source does not answer; asking again may help
+│   ├── InterruptedFetchError  (pull) the source does not answer; asking again may help
+│   └── TooSlowError           (pull) the source answers too slowly for the pull to end
 ├── SessionMovedError          409   the session was answered by another artifact or tier so far
 ├── OverloadedError            503   no room in the queue
 └── EngineStoppedError         503   shutting down, or broken
@@ -101,6 +102,12 @@ class InterruptedFetchError(RegistryError):
             f"fetching `{where}` was interrupted: {cause}",
             hint="check the network and the source, then run the same command: it goes on where it stopped",
         )
+
+
+class TooSlowError(RegistryError):
+    """A source that answers, but so slowly that the pull would not end."""
+
+    code = "too_slow"
 
 
 class SessionMovedError(RungError):

@@ -23,7 +23,7 @@ from registry.digest import CHUNK_BYTES, digest_file
 from registry.errors import CorruptError, StorageFullError
 from registry.store import Store
 from serving.contract.problems import InterruptedFetchError
-from serving.node.source import Source
+from serving.node.source import Deadline, Source
 
 ATTEMPTS = 5
 """Interruptions in a row, none of which brought a byte, after which a fetch gives up."""
@@ -34,7 +34,15 @@ Received = Callable[[int], None]
 """Told how many bytes of the blob are here."""
 
 
-def fetch_blob(source: Source, file: FileEntry, *, store: Store, partial: Path, received: Received) -> None:
+def fetch_blob(
+    source: Source,
+    file: FileEntry,
+    *,
+    store: Store,
+    partial: Path,
+    received: Received,
+    deadline: Deadline,
+) -> None:
     """Bring a blob into the store; nothing is fetched if it is there and sound.
 
     Args:
@@ -43,11 +51,13 @@ def fetch_blob(source: Source, file: FileEntry, *, store: Store, partial: Path, 
         store: On the same file system as `partial`.
         partial: Directory of blobs that are not complete.
         received: Told the progress.
+        deadline: When it must be here.
 
     Raises:
         NotFoundError: The source does not hold it.
         CorruptError: The source's bytes are not what the digest says.
         InterruptedFetchError: The source does not answer; what came stays for the next fetch.
+        TooSlowError: It was not here in time; what came stays for the next fetch.
         StorageFullError: No space left; what came is removed.
     """
     path = partial / file.digest.removeprefix("sha256:")
@@ -61,7 +71,7 @@ def fetch_blob(source: Source, file: FileEntry, *, store: Store, partial: Path, 
                 path.unlink(missing_ok=True)
                 return
             try:
-                filled = _fill(stream, source, file, received=received)
+                filled = _fill(stream, source, file, received=received, deadline=deadline)
             except (StorageFullError, CorruptError):
                 path.unlink(missing_ok=True)
                 raise
@@ -91,7 +101,9 @@ class _Filled:
     """Whether some bytes are from an earlier fetch."""
 
 
-def _fill(stream: IO[bytes], source: Source, file: FileEntry, *, received: Received) -> _Filled:
+def _fill(
+    stream: IO[bytes], source: Source, file: FileEntry, *, received: Received, deadline: Deadline
+) -> _Filled:
     """Bring the partial file to its full length."""
     state = hashlib.sha256()
     stream.seek(0)
@@ -102,8 +114,10 @@ def _fill(stream: IO[bytes], source: Source, file: FileEntry, *, received: Recei
     while stream.tell() < file.size_bytes:
         at = stream.tell()
         received(at)
+        deadline.check(file.path)
         try:
             for chunk in _receive(stream, source, file):
+                deadline.check(file.path)
                 if stream.tell() == 0:  # the source could not resume
                     state, resumed = hashlib.sha256(), False
                 with storage_errors(Path(stream.name)):

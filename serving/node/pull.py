@@ -54,9 +54,10 @@ from serving.node.directory import NodeDirectory, check_key
 from serving.node.fetch import fetch_blob, is_sound
 from serving.node.load import read_bundle
 from serving.node.memory import read_memory, remember_act, remember_release
-from serving.node.source import Source, read_small
+from serving.node.source import Deadline, Source, read_small
 
-MAX_RELEASE_BYTES = 256 << 20
+MAX_RELEASE_BYTES = 64 << 20
+MAX_SIGNATURE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,7 @@ def pull(
         NotFoundError: The source lacks something.
         UnknownNameError: The release has no such artifact.
         InterruptedFetchError: The source does not answer; the same pull goes on where it stopped.
+        TooSlowError: It answers too slowly; the same pull goes on where it stopped.
         StorageFullError: No space left; what was fetched halfway is removed.
         RefusedError: The release has another name, or the directory holds another of the same name.
     """
@@ -207,7 +209,13 @@ def _newest_revocations(
     own = NOTHING_REVOKED if fresh else into.read_revocations(key=public_key)
     found = _FetchedList(own, None)
     with suppress(NotFoundError):
-        data = read_small(source, REVOCATIONS_NAME, limit_bytes=MAX_REVOCATIONS_BYTES, what="revocation list")
+        data = read_small(
+            source,
+            REVOCATIONS_NAME,
+            limit_bytes=MAX_REVOCATIONS_BYTES,
+            what="revocation list",
+            deadline=Deadline.of(),
+        )
         theirs = parse_revocations(data, where=f"{REVOCATIONS_NAME} of the source", public_key=public_key)
         if fresh or theirs.version > own.version:
             found = _FetchedList(theirs, data)
@@ -244,10 +252,15 @@ def pull_release(
     Raises:
         SignatureError, SchemaError, NotFoundError, StorageFullError, RefusedError: See `pull`.
     """
-    files = {RELEASE_NAME: read_small(source, RELEASE_NAME, limit_bytes=MAX_RELEASE_BYTES, what="release")}
+    deadline = Deadline.of()
+    files = {
+        RELEASE_NAME: read_small(
+            source, RELEASE_NAME, limit_bytes=MAX_RELEASE_BYTES, what="release", deadline=deadline
+        )
+    }
     try:
         files[SIGNATURE_NAME] = read_small(
-            source, SIGNATURE_NAME, limit_bytes=MAX_RELEASE_BYTES, what="release"
+            source, SIGNATURE_NAME, limit_bytes=MAX_SIGNATURE_BYTES, what="signature", deadline=deadline
         )
     except NotFoundError as error:
         raise SignatureError(
@@ -294,11 +307,13 @@ def pull_artifact(
     document = canonical_json(manifest)
     missing = [file for file in manifest.files if not is_sound(store, file)]
     _check_space(into, missing)
-    done = manifest.size_bytes - sum(file.size_bytes for file in missing)
+    missing_bytes = sum(file.size_bytes for file in missing)
+    done = manifest.size_bytes - missing_bytes
+    deadline = Deadline.of(missing_bytes)
 
     for file in missing:
         tell = partial(_report, report, file, before=done, total=manifest.size_bytes)
-        fetch_blob(blobs, file, store=store, partial=into.partial, received=tell)
+        fetch_blob(blobs, file, store=store, partial=into.partial, received=tell, deadline=deadline)
         done += file.size_bytes
     store.put_artifact(manifest)
     own = FileEntry(path=MANIFEST_NAME, digest=manifest.digest, size_bytes=len(document))

@@ -8,23 +8,32 @@ from the start again. Source of the protocol: RFC 9110, section 14.
 from __future__ import annotations
 
 import http.client
+import ipaddress
 import os
 import re
+import socket
+import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 from registry.digest import CHUNK_BYTES
 from registry.errors import ConfigurationError, CorruptError, NotFoundError, RegistryError
-from serving.contract.problems import InterruptedFetchError
+from serving.contract.problems import InterruptedFetchError, TooSlowError
 
-TIMEOUT_S = 30.0
-"""Longest silence of a server."""
+LEAST_BYTES_PER_S = 64 << 10
+"""Average speed below which a pull gives up."""
+PATIENCE_S = 30.0
+"""Time for small files, and beside that which a size takes at this speed."""
+SILENCE_S = 10.0
+"""Longest silence of a server, and longest time for the head of an answer."""
+MAX_REDIRECTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +88,33 @@ def find_source(where: str | Path) -> Source:
             )
 
 
-def read_small(source: Source, name: str, *, limit_bytes: int, what: str) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """When a pull gives up, however many bytes drip in."""
+
+    at: float
+    """By the monotonic clock."""
+
+    @classmethod
+    def of(cls, size_bytes: int = 0) -> Deadline:
+        """The deadline of files of this size together, fetched from now on."""
+        return cls(time.monotonic() + PATIENCE_S + size_bytes / LEAST_BYTES_PER_S)
+
+    def check(self, what: str) -> None:
+        """End what takes too long.
+
+        Raises:
+            TooSlowError: The time is over.
+        """
+        if time.monotonic() > self.at:
+            raise TooSlowError(
+                f"fetching `{what}` takes too long: the source brings less than "
+                f"{LEAST_BYTES_PER_S >> 10} KiB/s",
+                hint="pull from another source; what came stays, and the same command goes on from there",
+            )
+
+
+def read_small(source: Source, name: str, *, limit_bytes: int, what: str, deadline: Deadline) -> bytes:
     """A small file of a source, whole.
 
     Args:
@@ -87,21 +122,30 @@ def read_small(source: Source, name: str, *, limit_bytes: int, what: str) -> byt
         name: The file's path there.
         limit_bytes: More is refused.
         what: What it is to be, for the message.
+        deadline: When it must be here.
 
     Raises:
         CorruptError: It has more than `limit_bytes`.
+        TooSlowError: It was not here in time.
         NotFoundError, InterruptedFetchError, RegistryError: See `Source.open`.
     """
     data = bytearray()
     with source.open(name) as content:
+        if (content.size_bytes or 0) > limit_bytes:
+            raise _too_large(name, limit_bytes=limit_bytes, what=what)
         for chunk in content.chunks:
+            deadline.check(name)
             data += chunk
             if len(data) > limit_bytes:
-                raise CorruptError(
-                    f"`{name}` of the source has more than {limit_bytes} bytes",
-                    hint=f"this is not a {what}: check `--from`",
-                )
+                raise _too_large(name, limit_bytes=limit_bytes, what=what)
     return bytes(data)
+
+
+def _too_large(name: str, *, limit_bytes: int, what: str) -> CorruptError:
+    return CorruptError(
+        f"`{name}` of the source has more than {limit_bytes} bytes",
+        hint=f"this is not a {what}: check `--from`",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,18 +188,116 @@ class HttpSource:
             headers["Range"] = f"bytes={offset}-"
         request = urllib.request.Request(address, headers=headers)
         try:
-            answer = urllib.request.urlopen(request, timeout=TIMEOUT_S)
+            answer = _OPENER.open(request, timeout=SILENCE_S)
         except urllib.error.HTTPError as error:
             with closing(error):
                 raise _refused(address, error) from error
         except (OSError, http.client.HTTPException) as error:
             raise InterruptedFetchError.of(address, error) from error
+        except ValueError as error:
+            raise RegistryError(
+                f"`{address}` redirects to what is not an address", hint="pull from another server"
+            ) from error
         with answer:
             yield _content(answer, address)
 
     def within(self, path: str) -> HttpSource:
         """See `Source`."""
         return HttpSource(f"{self.url}/{urllib.parse.quote(path)}")
+
+
+class _Connection(http.client.HTTPConnection):
+    """A connection whose server must answer in time, however slowly it writes the head of its answer."""
+
+    def getresponse(self) -> http.client.HTTPResponse:
+        late = threading.Event()
+        timer = threading.Timer(SILENCE_S, self._hang_up, (late,))
+        timer.start()
+        try:
+            answer = super().getresponse()
+        finally:
+            timer.cancel()
+        if late.is_set():  # a head that was cut off reads like a short one
+            answer.close()
+            self.close()
+            raise TimeoutError("the head of its answer did not come in time")
+        return answer
+
+    def _hang_up(self, late: threading.Event) -> None:
+        late.set()
+        with suppress(OSError, AttributeError):  # it is closed already
+            self.sock.shutdown(socket.SHUT_RDWR)
+
+
+class _TlsConnection(_Connection, http.client.HTTPSConnection):
+    """The same with TLS."""
+
+
+class _Http(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Connection, req)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_TlsConnection, req)
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows few redirects, and none that leads to another scheme or from the internet into this network."""
+
+    max_redirections = MAX_REDIRECTS
+    max_repeats = 1
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        """The request to follow a redirect with."""
+        before, after = urllib.parse.urlsplit(req.full_url), urllib.parse.urlsplit(newurl)
+        why = None
+        if after.scheme != before.scheme:
+            why = "to another scheme"
+        elif (
+            after.hostname != before.hostname
+            and _is_public(before.hostname)
+            and not _is_public(after.hostname)
+        ):
+            why = "from a public to a private address"
+        if why is not None:
+            fp.close()
+            raise RegistryError(
+                f"`{req.full_url}` redirects {why}: `{newurl[:200]}`",
+                hint="give the final address to `--from`",
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _is_public(host: str | None) -> bool:
+    """Whether all addresses of a host are on the internet."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return False
+    return all(ipaddress.ip_address(str(address[0]).partition("%")[0]).is_global for *_, address in found)
+
+
+_OPENER = urllib.request.OpenerDirector()
+for _handler in (
+    urllib.request.ProxyHandler(),
+    _Http(),
+    _Https(),
+    urllib.request.HTTPDefaultErrorHandler(),
+    urllib.request.HTTPErrorProcessor(),
+    _Redirects(),
+):
+    _OPENER.add_handler(_handler)
+"""Opens `http:` and `https:` alone: no file, no FTP, no data."""
 
 
 def _chunks(answer: http.client.HTTPResponse, address: str) -> Iterator[bytes]:

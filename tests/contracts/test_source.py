@@ -14,7 +14,7 @@ from registry.store import Store
 from serving.contract.problems import InterruptedFetchError
 from serving.node import fetch
 from serving.node.fetch import fetch_blob
-from serving.node.source import DirectorySource, HttpSource, Source, find_source
+from serving.node.source import Deadline, DirectorySource, HttpSource, Source, find_source
 from tests.contracts.file_server import file_server
 
 DATA = bytes(range(256)) * 4096
@@ -49,7 +49,14 @@ class SourceContract:
     def fetch(self, blobs: Source, store: Store, file: FileEntry = FILE) -> list[int]:
         """Fetch a blob; the progress that was told."""
         told: list[int] = []
-        fetch_blob(blobs, file, store=store, partial=store.root / "partial", received=told.append)
+        fetch_blob(
+            blobs,
+            file,
+            store=store,
+            partial=store.root / "partial",
+            received=told.append,
+            deadline=Deadline.of(),
+        )
         return told
 
     def test_a_file_is_read_whole_and_its_size_is_told(self, blobs: Source) -> None:

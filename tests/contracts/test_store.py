@@ -12,7 +12,7 @@ from registry.digest import digest_bytes
 from registry.errors import CorruptError, NotFoundError
 from registry.store import Store
 from serving.node.fetch import fetch_blob
-from serving.node.source import DirectorySource
+from serving.node.source import Deadline, DirectorySource
 
 CONTENTS = (b"", b"content", bytes(range(256)) * 4096)
 
@@ -100,5 +100,6 @@ class TestBlobsThatAreFetched(StoreContract):
             store=store,
             partial=scratch / "partial",
             received=lambda _: None,
+            deadline=Deadline.of(),
         )
         assert not any((scratch / "partial").glob("*"))

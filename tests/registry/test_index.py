@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -59,3 +60,32 @@ def test_what_is_no_index_is_named_with_its_remedy(tmp_path: Path, text: str) ->
 def test_a_missing_index_is_named(tmp_path: Path) -> None:
     with pytest.raises(CorruptError, match=r"index\.json"):
         Index(tmp_path / "index.json").entries()
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        1,
+        None,
+        [],
+        {},
+        {"digest": 1},
+        {"digest": "../../x"},
+        {"digest": "sha256:" + "0" * 64, "annotations": 1},
+        {"digest": "sha256:" + "0" * 64, "annotations": ["x"]},
+        {"digest": "sha256:" + "0" * 64, "annotations": {oci.KIND: "artifact"}},
+        {"digest": "sha256:" + "0" * 64, "annotations": {oci.KIND: "artifact", oci.ROOT: []}},
+    ],
+)
+def test_an_index_with_an_entry_that_names_no_blob_is_damaged(tmp_path: Path, entry: object) -> None:
+    path = tmp_path / "index.json"
+    path.write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+    with pytest.raises(CorruptError, match="cannot be read"):
+        Index(path).entries()
+
+
+def test_an_index_that_is_too_deep_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "index.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(CorruptError, match="cannot be read"):
+        Index(path).entries()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from matrices.cells.cell import manifest_cell_id
 from pipeline.cli import context, output
+from pipeline.cli.console import CleanConsole
 from registry.digest import short
 from serving.node.choose import Wanted
 from serving.node.directory import NodeDirectory
@@ -62,8 +62,8 @@ def pull(
     node = NodeDirectory(out)
     machine = this_host() if host is None else read_host(host)
     wanted = Wanted(tasks=tuple(task), min_tier=min_tier, artifacts=tuple(artifact), everything=everything)
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    console = CleanConsole(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(release, total=None)
 
