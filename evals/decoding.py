@@ -27,7 +27,7 @@ class Prompt:
     max_new_tokens: int
     """At least one."""
     stops: tuple[str, ...] = ()
-    """Texts that end the generation; they are part of the tokens returned."""
+    """Texts that end the generation, special tokens among them; they are part of the tokens returned."""
 
 
 @dataclass(slots=True)
@@ -46,7 +46,8 @@ def decode_greedily(
 ) -> list[list[int]]:
     """The tokens generated for each prompt, including the one that ended it.
 
-    A generation ends at an EOS token, at a stop string in its text, or at `max_new_tokens`.
+    A generation ends at an EOS token, at a stop string in its text with or without the special tokens, or at
+    `max_new_tokens`.
 
     Args:
         rows: The cache to run in; prompt and new tokens together must fit the session's context.
@@ -105,14 +106,21 @@ def _retire(
 def _ended(states: list[_Row], *, tokenizer: Tokenizer) -> list[bool]:
     eos = frozenset(tokenizer.eos_token_ids)
     ended = [state.tokens[-1] in eos or len(state.tokens) >= state.prompt.max_new_tokens for state in states]
-    sought = [number for number, state in enumerate(states) if state.prompt.stops and not ended[number]]
-    if sought:
-        windows = [_window(states[number]) for number in sought]
-        for number, text in zip(sought, tokenizer.decode_batch(windows), strict=True):
-            state = states[number]
-            # A window that starts inside the text may show a stop string that the whole text does not have.
-            ended[number] = _holds(text, state) and _holds(tokenizer.decode(state.tokens), state)
+    for number, state in enumerate(states):
+        if state.prompt.stops and not ended[number]:
+            ended[number] = _stops(state, tokenizer=tokenizer)
     return ended
+
+
+def _stops(state: _Row, *, tokenizer: Tokenizer) -> bool:
+    window = _window(state)
+    shown = not tokenizer.special_ids.isdisjoint(window)
+    # A window that starts inside the text may show a stop string that the whole text does not have.
+    return any(
+        _holds(tokenizer.decode(window, skip_special_tokens=skip), state)
+        and _holds(tokenizer.decode(state.tokens, skip_special_tokens=skip), state)
+        for skip in ((True, False) if shown else (True,))
+    )
 
 
 def _window(state: _Row) -> list[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from pathlib import Path
 
+from evals.prompting import Prompting
 from evals.tasks.catalog import TASK_TYPES
 from registry.digest import digest_file, digest_tree, digest_value
 from registry.errors import ConfigurationError, UnknownNameError
@@ -15,11 +16,11 @@ from registry.ladder import TaskEntry
 
 
 def tasks_digest(task_type: str, entry: TaskEntry, *, ladder_directory: Path) -> str:
-    """The digest of a task type's definition: its files, the names taken from them, and lm-eval's version.
+    """The digest of a task type's definition: its files, names, prompting, and lm-eval's version.
 
     Raises:
         UnknownNameError: The task type does not ship with Rung and the ladder names no tasks for it.
-        ConfigurationError: The ladder's `include` is not a folder.
+        ConfigurationError: The ladder's `include` is not a folder, or the chat template is left open.
     """
     if entry.tasks:
         folder = None if entry.include is None else ladder_directory / entry.include
@@ -36,6 +37,7 @@ def tasks_digest(task_type: str, entry: TaskEntry, *, ladder_directory: Path) ->
     return digest_value(
         {
             "names": entry.tasks,
+            "prompting": Prompting.of(entry, task_type=task_type),
             "files": None if folder is None else _digest_folder(folder),
             "lm_eval": version("lm-eval"),
         }

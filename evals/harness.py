@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from compilers.model.tokenizer import Tokenizer
 from compilers.runtime import Session
 from evals.loading import load_tasks
+from evals.prompting import ChatRenderer, Prompting
 from evals.samples import LoadedTask, LoadedTasks
 from evals.scorecard import Outcome, Scorecard
 from registry.digest import digest_value
@@ -37,7 +38,8 @@ class Evaluation:
 
     task_type: str
     tasks_digest: str
-    """Digest of the tasks and the seed of their order."""
+    """Digest of the tasks, their prompting and the seed of their order."""
+    prompting: Prompting
     outcomes: tuple[Outcome, ...]
     """In the order in which samples were taken."""
     available: int
@@ -76,7 +78,9 @@ def evaluate(
         max_samples: At most this many; None: as many as `tasks.available`.
 
     Raises:
-        EvaluationError: A sample cannot be asked or marked.
+        EvaluationError: A sample cannot be asked or marked, or the tokenizer has no chat template and the
+            tasks ask for it.
+        ConfigurationError: The chat template refuses the system prompt.
     """
     from evals.session_lm import SessionLM
 
@@ -84,7 +88,8 @@ def evaluate(
         if number is not None and number < 1:
             raise EvaluationError(f"{name} is {number}", hint=f"give a {name} of 1 or more")
     order = tasks.order(seed=order_seed)[:max_samples]
-    model = SessionLM(session, tokenizer, batch_size=batch_size)
+    _check_template(tasks, tokenizer)
+    model = SessionLM(session, tokenizer, batch_size=batch_size, chat=tasks.prompting.chat_template)
     outcomes: list[Outcome] = []
     started = time.perf_counter()
     for start in range(0, len(order), chunk):
@@ -96,6 +101,7 @@ def evaluate(
     return Evaluation(
         task_type=tasks.task_type,
         tasks_digest=digest_value({"tasks": tasks.digest, "order_seed": order_seed}),
+        prompting=tasks.prompting,
         outcomes=tuple(outcomes),
         available=len(order),
         batch_size=batch_size,
@@ -123,6 +129,7 @@ def scorecard(
         runtime_version=runtime_version,
         chip=chip,
         tasks_digest=evaluation.tasks_digest,
+        prompting=evaluation.prompting,
         batch_size=evaluation.batch_size,
         outcomes=evaluation.outcomes,
         available=evaluation.available,
@@ -130,6 +137,21 @@ def scorecard(
         seconds=evaluation.seconds,
         measured_at=datetime.now(UTC),
     )
+
+
+def _check_template(tasks: LoadedTasks, tokenizer: Tokenizer) -> None:
+    """Refuse before the first sample what would be dropped or fail in each of them."""
+    if not tasks.prompting.chat_template:
+        return
+    if not tokenizer.chat_template.has_default:
+        raise EvaluationError(
+            f"task type `{tasks.task_type}` asks for the chat template, and the tokenizer at "
+            f"`{tokenizer.chat_template.where}` has none",
+            hint=f"set `chat_template = false` in [task.{tasks.task_type}]",
+        )
+    if tasks.prompting.system_prompt is not None:
+        system = {"role": "system", "content": tasks.prompting.system_prompt}
+        tokenizer.render_chat([system, {"role": "user", "content": "?"}])
 
 
 def _take(model: SessionLM, samples: Sequence[tuple[LoadedTask, int]]) -> list[Outcome]:
@@ -140,7 +162,7 @@ def _take(model: SessionLM, samples: Sequence[tuple[LoadedTask, int]]) -> list[O
     owners: dict[str, list[tuple[LoadedTask, int]]] = {kind: [] for kind in _KINDS}
     for task, number in samples:
         try:
-            requests = task.requests(number)
+            requests = task.requests(number, chat=model)
         except RungError:
             raise
         except Exception as error:  # a task's own templates and code may raise anything
@@ -156,14 +178,19 @@ def _take(model: SessionLM, samples: Sequence[tuple[LoadedTask, int]]) -> list[O
             answers[task].setdefault(number, []).append(reply)
     outcomes: dict[tuple[str, int], Outcome] = {}
     for task, given in answers.items():
-        for outcome in _mark(task, given):
+        for outcome in _mark(task, given, chat=model):
             outcomes[task.name, outcome.doc_id] = outcome
     return [outcomes[task.name, number] for task, number in samples]
 
 
-def _mark(task: LoadedTask, answers: dict[int, list[Any]]) -> list[Outcome]:  # Any: floats, flags, texts
+def _mark(
+    task: LoadedTask,
+    answers: dict[int, list[Any]],  # Any: floats, flags, texts
+    *,
+    chat: ChatRenderer,
+) -> list[Outcome]:
     try:
-        return task.mark(answers)
+        return task.mark(answers, chat=chat)
     except RungError:
         raise
     except Exception as error:  # a task's own filters and metrics may raise anything

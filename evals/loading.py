@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from evals.prompting import Prompting
 from evals.samples import LoadedTask, LoadedTasks
 from evals.tasks.catalog import FORMS, TASK_TYPES, TaskType
 from registry.digest import digest_file, digest_value
@@ -40,9 +41,10 @@ def load_tasks(
 
     Raises:
         UnknownNameError: The task type does not ship with Rung, or lm-eval does not know the task.
-        ConfigurationError: `entry.include` is not a folder.
+        ConfigurationError: `entry.include` is not a folder, or the chat template is left open.
         EvaluationError: A task cannot be loaded: it is damaged, runs generated code, or needs a network.
     """
+    prompting = Prompting.of(entry, task_type=task_type)
     _remember_templates()
     with _quiet_lm_eval():
         if entry.tasks:
@@ -54,7 +56,7 @@ def load_tasks(
         else:
             where = "the ladder (with `tasks = […]` it may have any name)"
             raise UnknownNameError.of("task type", task_type, known=TASK_TYPES, where=where)
-        tasks = tuple(_accept(name, loaded[name]) for name in sorted(loaded))
+        tasks = tuple(_accept(name, loaded[name], prompting=prompting) for name in sorted(loaded))
     total = sum(len(task.documents) for task in tasks)
     if not total:
         raise EvaluationError(
@@ -65,8 +67,26 @@ def load_tasks(
         task_type=task_type,
         tasks=tasks,
         available=total if entry.max_samples is None else min(total, entry.max_samples),
-        digest=digest_value({"tasks": definitions, "code": extra, "lm_eval": version("lm-eval")}),
+        digest=digest_value(
+            {"tasks": definitions, "code": extra, "lm_eval": version("lm-eval")} | _prompting_part(prompting)
+        ),
+        prompting=prompting.model_copy(update={"num_fewshot": _shared_shots(tasks)}),
     )
+
+
+def _prompting_part(prompting: Prompting) -> dict[str, object]:
+    """What the digest holds of the prompting: nothing for plain text, as before there was a choice.
+
+    The number of few-shot examples is a part of each task's own definition.
+    """
+    chosen = prompting.model_copy(update={"num_fewshot": None})
+    return {} if chosen == Prompting() else {"prompting": chosen}
+
+
+def _shared_shots(tasks: tuple[LoadedTask, ...]) -> int | None:
+    """The few-shot examples of every task; None where tasks differ."""
+    shots = {task.shots for task in tasks}
+    return shots.pop() if len(shots) == 1 else None
 
 
 def _load_shipped(task_type: TaskType) -> dict[str, Any]:  # Any: lm-eval ships no types
@@ -229,7 +249,7 @@ def _broken_files(include: Path) -> list[str]:
     return problems
 
 
-def _accept(name: str, lm_task: Any) -> LoadedTask:  # noqa: ANN401  # lm-eval ships no types
+def _accept(name: str, lm_task: Any, *, prompting: Prompting) -> LoadedTask:  # noqa: ANN401  # no types
     if getattr(lm_task, "UNSAFE_CODE", False):
         raise EvaluationError(
             f"task `{name}` runs code that the model writes",
@@ -239,7 +259,14 @@ def _accept(name: str, lm_task: Any) -> LoadedTask:  # noqa: ANN401  # lm-eval s
         raise EvaluationError(
             f"task `{name}` needs images or sound", hint="remove it: sessions read text only"
         )
-    return LoadedTask(name, lm_task)
+    if prompting.num_fewshot is not None:
+        if lm_task.config.num_fewshot == 0 and prompting.num_fewshot:
+            raise EvaluationError(
+                f"task `{name}` says `num_fewshot: 0` itself, the ladder {prompting.num_fewshot}",
+                hint="leave num_fewshot out of the ladder: lm-eval keeps such a task without examples",
+            )
+        lm_task.set_config(key="num_fewshot", value=prompting.num_fewshot)
+    return LoadedTask(name, lm_task, prompting=prompting)
 
 
 def _code_digests(include: Path | None) -> dict[str, str]:

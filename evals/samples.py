@@ -1,7 +1,8 @@
 """lm-eval tasks with their documents (samples), ready to be run and marked any number of times.
 
 lm-eval rebuilds a task's requests for every run. They do not depend on what is evaluated, so they are built
-once per process here and reused for every artifact. Prompts, filters and metrics are lm-eval's own.
+once per process and chat template here and reused for every artifact. Prompts, filters and metrics are
+lm-eval's own.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from evals.prompting import ChatRenderer, Prompting
 from evals.scorecard import Outcome
 from registry.digest import digest_value
 from registry.errors import EvaluationError
@@ -56,20 +58,28 @@ class LoadedTask:
     Args:
         name: lm-eval's name of the task.
         lm_task: The lm-eval task.
+        prompting: How its documents become prompts; its `num_fewshot` is set in `lm_task` already.
     """
 
-    def __init__(self, name: str, lm_task: Any) -> None:  # noqa: ANN401  # lm-eval ships no types
+    def __init__(self, name: str, lm_task: Any, *, prompting: Prompting) -> None:  # noqa: ANN401  # no types
         self.name = name
+        self._prompting = prompting
         self.documents: list[Document] = list(lm_task.eval_docs)
         self._task = lm_task
         self._repeats = int(lm_task.config.repeats or 1)
-        self._shots = int(lm_task.config.num_fewshot or 0)
-        self._requests: dict[int, list[LmRequest]] = {}
+        self.shots = int(lm_task.config.num_fewshot or 0)
+        """Few-shot examples before each question."""
+        self._requests: dict[str, dict[int, list[LmRequest]]] = {}
+        """Name of the tokenizer, empty for plain text → document number → requests."""
         self._hashes: dict[int, str] = {}
         metadata = lm_task.config.metadata if isinstance(lm_task.config.metadata, dict) else {}
         self._metric: str | None = metadata.get("rung_metric")
         self._filter = self._chosen_filter(metadata.get("rung_filter"))
-        lm_task.set_fewshot_seed(FEWSHOT_SEED)
+
+    @property
+    def lm_task(self) -> Any:  # noqa: ANN401  # lm-eval ships no types
+        """The lm-eval task, for a run of lm-eval's own."""
+        return self._task
 
     @property
     def definition(self) -> str:
@@ -84,7 +94,7 @@ class LoadedTask:
         metadata = config.get("metadata")
         if isinstance(metadata, dict):
             config["metadata"] = {key: value for key, value in metadata.items() if key != "config_source"}
-        examples = [_hash_document(document) for document in self._task.fewshot_docs()] if self._shots else []
+        examples = [_hash_document(document) for document in self._task.fewshot_docs()] if self.shots else []
         return digest_value(
             {
                 "config": json.loads(json.dumps(config, default=_source, sort_keys=True)),
@@ -100,20 +110,32 @@ class LoadedTask:
             self._hashes[number] = _hash_document(self.documents[number])
         return self._hashes[number]
 
-    def requests(self, number: int) -> list[LmRequest]:
-        """The requests of a document."""
-        if number not in self._requests:
-            # Few-shot examples are drawn document by document; a stock run draws them all, in order.
-            numbers = range(len(self.documents)) if self._shots else (number,)
-            for place in numbers:
-                self._requests[place] = self._build(place)
-        return self._requests[number]
+    def requests(self, number: int, *, chat: ChatRenderer) -> list[LmRequest]:
+        """The requests of a document.
 
-    def mark(self, answers: Mapping[int, Sequence[Any]]) -> list[Outcome]:  # Any: answers of lm-eval's LM
+        Args:
+            number: Of the document.
+            chat: Renders conversations, where prompts are conversations.
+        """
+        built = self._requests.setdefault(chat.tokenizer_name if self._prompting.chat_template else "", {})
+        if number not in built:
+            self._task.set_fewshot_seed(FEWSHOT_SEED)
+            # Few-shot examples are drawn document by document; a stock run draws them all, in order.
+            for place in range(len(self.documents)) if self.shots else (number,):
+                built[place] = self._build(place, chat=chat)
+        return built[number]
+
+    def mark(
+        self,
+        answers: Mapping[int, Sequence[Any]],  # Any: answers of lm-eval's LM
+        *,
+        chat: ChatRenderer,
+    ) -> list[Outcome]:
         """The outcome of each document.
 
         Args:
             answers: Document number → one answer per request, in order.
+            chat: As in `requests`.
 
         Raises:
             EvaluationError: The task has no outcome between 0 and 1, or several and no rule to choose one.
@@ -122,7 +144,7 @@ class LoadedTask:
 
         instances: dict[int, list[Any]] = {}  # Any: lm-eval ships no types
         for number, given in answers.items():
-            document, requests = self.documents[number], self.requests(number)
+            document, requests = self.documents[number], self.requests(number, chat=chat)
             instances[number] = [
                 Instance(
                     request.kind,
@@ -180,23 +202,24 @@ class LoadedTask:
             hint=f"it has {[ensemble.name for ensemble in filters]}",
         )
 
-    def _build(self, number: int) -> list[LmRequest]:
-        document = self.documents[number]
+    def _build(self, number: int, *, chat: ChatRenderer) -> list[LmRequest]:
+        document, prompting = self.documents[number], self._prompting
+        render = chat.apply_chat_template if prompting.chat_template else None
         context = self._task.fewshot_context(
             document,
-            num_fewshot=self._shots,
-            system_instruction=None,
-            apply_chat_template=False,
-            fewshot_as_multiturn=False,
-            chat_template=None,
+            num_fewshot=self.shots,
+            system_instruction=prompting.system_prompt,
+            apply_chat_template=prompting.chat_template,
+            fewshot_as_multiturn=prompting.fewshot_as_multiturn,
+            chat_template=render,
             gen_prefix=self._task.doc_to_prefix(document),
         )
         built = self._task.construct_requests(
             doc=document,
             ctx=context,
             metadata=(self.name, number, self._repeats),
-            apply_chat_template=False,
-            chat_template=None,
+            apply_chat_template=prompting.chat_template,
+            chat_template=render,
         )
         instances = built if isinstance(built, list) else [built]
         return [LmRequest(i.request_type, i.args, i.idx) for i in sorted(instances, key=lambda i: i.idx)]
@@ -211,7 +234,9 @@ class LoadedTasks:
     available: int
     """Samples to take when nothing stops earlier: all, or the ladder's `max_samples`."""
     digest: str
-    """Digest of definitions, data and lm-eval's version."""
+    """Digest of definitions, data, prompting and lm-eval's version."""
+    prompting: Prompting
+    """How samples become prompts."""
 
     def order(self, *, seed: int) -> list[tuple[LoadedTask, int]]:
         """All samples that may be taken, in the order in which they are taken.

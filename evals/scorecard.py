@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from evals.prompting import Prompting
 from registry.digest import Digest
 from registry.value import Value
 
@@ -35,7 +36,9 @@ class Scorecard(Value):
     chip: str
     """The processor's own name."""
     tasks_digest: Digest
-    """Digest of task definitions, data, seed and sample order."""
+    """Digest of task definitions, data, prompting, seed and sample order."""
+    prompting: Prompting = Prompting()
+    """How samples became prompts; cards of earlier versions are all of plain text."""
     batch_size: int
     outcomes: tuple[Outcome, ...]
     """In the order in which samples were taken."""

@@ -1,7 +1,9 @@
 """An lm-eval `LM` over a session, whatever runtime is loaded.
 
 Prompts, truncation, stop strings and scores follow lm-eval's own `hf` backend (its `models/huggingface.py`),
-so that a sample has the same outcome in both. BOS is explicit: it comes from the checkpoint's record.
+so that a sample has the same outcome in both. BOS is explicit: it comes from the checkpoint's record, but
+none is added to a rendered conversation, whose template writes what belongs there. Chat completions
+(`serving/openai/chat.py`) and transformers' `apply_chat_template(…, tokenize=True)` encode in the same way.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from compilers.runtime import Session
 from evals.batch import SampleBatch
 from evals.decoding import Prompt, decode_greedily
 from evals.likelihood import Continuation, Likelihood, score_continuations
-from registry.errors import EvaluationError
+from registry.digest import digest_value
+from registry.errors import ConfigurationError, EvaluationError
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -36,13 +39,18 @@ class SessionLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         session: A loaded artifact, or torch over the checkpoint.
         tokenizer: Its tokenizer.
         batch_size: Rows that run together.
+        chat: Whether contexts are conversations rendered by `apply_chat_template`; as with `hf` and
+            `add_bos_token=False`, no BOS is then added to any text.
     """
 
-    def __init__(self, session: Session, tokenizer: Tokenizer, *, batch_size: int) -> None:
+    def __init__(
+        self, session: Session, tokenizer: Tokenizer, *, batch_size: int, chat: bool = False
+    ) -> None:
         super().__init__()
         self.session = session
         self.tokenizer = tokenizer
         self.batch_size = batch_size
+        self._add_bos = False if chat else None
         self.tokens = 0
         """Tokens scored or generated so far."""
         self.progress: Callable[[int], None] | None = None
@@ -76,8 +84,27 @@ class SessionLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
 
     @property
     def tokenizer_name(self) -> str:
-        """Key of lm-eval's request cache."""
-        return self.tokenizer.chat_template.where
+        """Digest of the chat template and what it reads: the key of built requests, here and in lm-eval."""
+        template = self.tokenizer.chat_template
+        return digest_value({"sources": template.sources, "special_tokens": template.special_tokens})
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """The Jinja source of the template that is applied; None where none is.
+
+        Args:
+            chat_template: Whether one is applied, or its name.
+
+        Raises:
+            ConfigurationError: The tokenizer has no template.
+            UnknownNameError: It has none of that name.
+        """
+        match chat_template:
+            case False | None:
+                return None
+            case str() as name:
+                return self.tokenizer.chat_template.named(name)
+            case _:
+                return self.tokenizer.chat_template.source(tools=False)
 
     def tok_encode(
         self,
@@ -85,18 +112,29 @@ class SessionLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         add_special_tokens: bool | None = None,
         **kwargs: object,
     ) -> list[int]:
-        """The ids of a text; None adds BOS as the checkpoint's record says."""
-        return self.tokenizer.encode(string, add_bos=add_special_tokens)
+        """The ids of a text; None adds BOS as the checkpoint's record says, or none in a conversation."""
+        return self.tokenizer.encode(
+            string, add_bos=self._add_bos if add_special_tokens is None else add_special_tokens
+        )
 
     def apply_chat_template(
         self, chat_history: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True
     ) -> str:
-        """The prompt of a conversation."""
-        return self.tokenizer.render_chat(
-            chat_history,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-        )
+        """The prompt of a conversation.
+
+        A template without a system role loses the system message, as with `hf`; there it can only be the
+        `description` of an lm-eval task, because the harness checks the ladder's system prompt first.
+
+        Raises:
+            ConfigurationError: There is no template, or it refuses these messages.
+        """
+        try:
+            return self._render(chat_history, add_generation_prompt=add_generation_prompt)
+        except ConfigurationError:
+            others = [message for message in chat_history if message["role"] != "system"]
+            if len(others) == len(chat_history):
+                raise
+            return self._render(others, add_generation_prompt=add_generation_prompt)
 
     def loglikelihood(
         self, requests: Sequence[Instance], disable_tqdm: bool = False
@@ -107,7 +145,7 @@ class SessionLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
 
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
         """Log-probability of each whole text, in windows that do not overlap."""
-        texts = self.tokenizer.encode_batch([request.args[0] for request in requests])
+        texts = self._encode([request.args[0] for request in requests])
         windows: list[Continuation] = []
         owners: list[int] = []
         for owner, tokens in enumerate(texts):
@@ -130,7 +168,7 @@ class SessionLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         Raises:
             EvaluationError: The settings ask for sampling or anything else beyond greedy decoding.
         """
-        contexts = self.tokenizer.encode_batch([request.args[0] for request in requests])
+        contexts = self._encode([request.args[0] for request in requests])
         prompts = [
             self._prompt(tokens, request.args[1]) for tokens, request in zip(contexts, requests, strict=True)
         ]
@@ -141,6 +179,16 @@ class SessionLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
             postprocess_generated_text(text, list(prompt.stops), None)
             for text, prompt in zip(texts, prompts, strict=True)
         ]
+
+    def _render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool) -> str:
+        return self.tokenizer.render_chat(
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return self.tokenizer.encode_batch(texts, add_bos=self._add_bos)
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], **kwargs: object
@@ -156,9 +204,9 @@ class SessionLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         """Each pair's tokens as `TemplateLM.loglikelihood` splits them, tokenized in two calls."""
         moved = [_move_spaces(context, continuation) for context, continuation in pairs]
         unique = list(dict.fromkeys(context for context, _ in moved if context))
-        heads = dict(zip(unique, self.tokenizer.encode_batch(unique), strict=True))
+        heads = dict(zip(unique, self._encode(unique), strict=True))
         with_context = [context + continuation for context, continuation in moved if context]
-        wholes = iter(self.tokenizer.encode_batch(with_context))
+        wholes = iter(self._encode(with_context))
         continuations = []
         for context, continuation in moved:
             if context:

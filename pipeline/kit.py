@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import ClassVar, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from evals.verdict import Bar
 from pipeline.stages.probe import ProbeOutput
@@ -55,6 +55,12 @@ class KitTask(Value):
     """Of task definitions, data and order, as the references have it."""
     files: tuple[FileEntry, ...] = ()
     """The ladder's own task folder; empty: the task type ships with Rung, or is lm-eval's own."""
+
+    @field_validator("entry")
+    @classmethod
+    def _has_its_prompts_decided(cls, entry: TaskEntry) -> TaskEntry:
+        """Kits from before there was a choice are of plain text."""
+        return entry if entry.chat_template is not None else entry.model_copy(update={"chat_template": False})
 
 
 class KitSubject(Value):

@@ -28,6 +28,7 @@ EVIDENCE_LEVELS: Final[tuple[EvidenceLevel, ...]] = (
 """From least to most."""
 OTHER_TARGETS: Final = "default"
 """Key of `[evidence]` for all targets that it does not name."""
+_LATER_TASK_FIELDS: Final = ("chat_template", "system_prompt", "num_fewshot", "fewshot_as_multiturn")
 
 
 class TierEntry(Value):
@@ -54,6 +55,22 @@ class TaskEntry(Value):
     """Folder with lm-eval YAML files for `tasks`, relative to the ladder file; None: stock tasks."""
     max_samples: int | None = Field(default=None, gt=0)
     """Stop after this many samples; None: all."""
+    chat_template: bool | None = None
+    """Whether prompts are conversations in the checkpoint's chat template, as chat completions render them;
+    None: where the ladder's checkpoints have one."""
+    system_prompt: str | None = Field(default=None, min_length=1)
+    """System message of every prompt, which callers then have to send too; None: none."""
+    num_fewshot: int | None = Field(default=None, ge=0)
+    """Solved examples before each question; None: as the lm-eval task says."""
+    fewshot_as_multiturn: bool | None = None
+    """Whether these examples are turns of the conversation instead of one message with the question; None:
+    where there is a chat template."""
+
+    @model_validator(mode="after")
+    def _has_turns_in_a_conversation(self) -> Self:
+        if self.fewshot_as_multiturn and self.chat_template is False:
+            raise ValueError("fewshot_as_multiturn needs `chat_template = true`: plain text has no turns")
+        return self
 
 
 class EvaluationEntry(Value):
@@ -119,10 +136,14 @@ class Ladder(Value):
 
     @property
     def digest(self) -> str:
-        """The digest of the whole ladder; `[evidence]`, a later addition, counts only where it is given."""
+        """The digest of the whole ladder; what later versions added counts only where it is given."""
         document = self.model_dump(mode="json")
         if not self.evidence:
             del document["evidence"]
+        for task in document["task"].values():
+            for name in _LATER_TASK_FIELDS:
+                if task[name] is None:
+                    del task[name]
         return digest_value(document)
 
     def demanded_evidence(self) -> dict[str, EvidenceLevel]:

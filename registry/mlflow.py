@@ -199,6 +199,21 @@ class Checkpoints:
                 raise _changed(checkpoint.ref, expected=checkpoint.digest, found=facts.digest) from None
             self.store.materialise(checkpoint.files, out=out, share=share)
 
+    def read_file(self, checkpoint: Checkpoint, file: FileEntry) -> bytes:
+        """The content of one small file of a checkpoint; fetched from MLflow if the store lacks it.
+
+        Raises:
+            CorruptError: MLflow's files are no longer those that were registered.
+            NotFoundError: Neither the store nor MLflow has it.
+        """
+        try:
+            return self.store.read_bytes(file.digest)
+        except (NotFoundError, CorruptError):
+            facts, _ = self._fetch(self._version(checkpoint.ref))
+            if facts.digest != checkpoint.digest:
+                raise _changed(checkpoint.ref, expected=checkpoint.digest, found=facts.digest) from None
+            return self.store.read_bytes(file.digest)
+
     def _version(self, ref: str) -> ModelVersion:
         parts = _REF.fullmatch(ref)
         if not parts:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from compilers.model.template_process import TemplateError, render_apart
-from registry.errors import ConfigurationError
+from registry.errors import ConfigurationError, UnknownNameError
 
 TEMPLATE_FILE = "chat_template.jinja"
 TEMPLATE_FOLDER = "additional_chat_templates"
@@ -35,6 +35,11 @@ class ChatTemplate:
     where: str
     """Directory, for messages."""
 
+    @property
+    def has_default(self) -> bool:
+        """Whether there is a template for conversations without tools."""
+        return "default" in self.sources
+
     def source(self, *, tools: bool) -> str:
         """The Jinja source for a conversation with or without tools.
 
@@ -54,6 +59,16 @@ class ChatTemplate:
             f"the tokenizer at `{self.where}` has no chat template `default`, only {sorted(self.sources)}",
             hint="name one of them `default` in the checkpoint's tokenizer_config.json",
         )
+
+    def named(self, name: str) -> str:
+        """The Jinja source of a name.
+
+        Raises:
+            UnknownNameError: The checkpoint has none of that name.
+        """
+        if name not in self.sources:
+            raise UnknownNameError.of("chat template", name, known=self.sources, where=f"`{self.where}`")
+        return self.sources[name]
 
     def render(
         self,

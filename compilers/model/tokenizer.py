@@ -70,6 +70,10 @@ class Tokenizer:
         self.eos_token_id = self._id_of(self.eos_token)
         self.eos_token_ids = tuple(dict.fromkeys(eos_token_ids))
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
+        self.special_ids = frozenset(
+            token_id for token_id, token in backend.get_added_tokens_decoder().items() if token.special
+        )
+        """Ids whose text is left out of decoded text."""
         self.chat_template = chat_template
         if add_bos and self.bos_token_id is None:
             raise CheckpointError(

@@ -11,6 +11,7 @@ from typing import Literal
 
 from compilers.check.parity import Parity
 from compilers.check.speed import Speed
+from evals.prompting import Prompting
 from evals.verdict import Verdict
 from matrices.cells.measurement import Measurement, Via
 from registry.artifact import Manifest
@@ -42,6 +43,8 @@ class TaskResult(Value):
     scorecard: Digest
     """Blob with the per-sample outcomes."""
     tasks_digest: Digest
+    prompting: Prompting = Prompting()
+    """How samples became prompts; results of earlier versions are all of plain text."""
 
 
 class Evidence(Value):

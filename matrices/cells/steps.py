@@ -52,6 +52,7 @@ def task_result(card: Scorecard, *, references: Mapping[int, Scorecard], bars: I
         verdicts=verdicts,
         scorecard=digest_value(card),
         tasks_digest=card.tasks_digest,
+        prompting=card.prompting,
     )
 
 

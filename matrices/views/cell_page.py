@@ -158,7 +158,8 @@ def _speed(speed: Speed, throughput: Throughput | None) -> list[str]:
 def _task(result: TaskResult) -> list[str]:
     tier = f"tier {result.tier}" if result.tier else "no tier"
     measured = f"accuracy {result.accuracy:.3f} on {result.samples} of {result.available} samples"
-    lines = [f"  {result.task_type}: {tier}, {measured}, batch size {result.batch_size}"]
+    how = one_line(result.prompting.words)
+    lines = [f"  {result.task_type}: {tier}, {measured}, {how}, batch size {result.batch_size}"]
     for verdict in sorted(result.verdicts, key=lambda verdict: verdict.tier):
         numbers = (
             f"{verdict.difference_points:+.1f} points to the reference's {verdict.reference_accuracy:.3f}, "

@@ -10,6 +10,7 @@ from pathlib import Path
 from compilers.backend import backend_names
 from evals.verdict import Bar
 from matrices.cells.cell import cell_id
+from pipeline.build.prompting import decide_prompting
 from registry.checkpoint import Checkpoint
 from registry.errors import ConfigurationError, UnknownNameError
 from registry.ladder import Ladder
@@ -54,6 +55,7 @@ class BuildPlan:
     """A ladder with its checkpoints pinned."""
 
     ladder: Ladder
+    """With `chat_template` decided for every task type."""
     directory: Path
     """The ladder file's directory, which its relative paths start from."""
     checkpoints: tuple[Checkpoint, ...]
@@ -80,7 +82,8 @@ def make_plan(ladder: Ladder, *, directory: Path, checkpoints: Checkpoints, filt
     Raises:
         UnknownNameError: A filter or the ladder names something unknown.
         NotFoundError: A checkpoint is not registered.
-        ConfigurationError: A checkpoint is of another family, or a GPTQ recipe has no calibration set.
+        ConfigurationError: A checkpoint is of another family, a GPTQ recipe has no calibration set, or only
+            some checkpoints have a chat template and the ladder does not choose.
     """
     _check_filters(ladder, filters)
     pinned = tuple(checkpoints.find(entry.checkpoint) for entry in ladder.tier)
@@ -91,6 +94,7 @@ def make_plan(ladder: Ladder, *, directory: Path, checkpoints: Checkpoints, filt
                 f"the ladder of `{ladder.family}`",
                 hint=f"register it with `rung checkpoint add … --family {ladder.family}`",
             )
+    ladder = decide_prompting(ladder, pinned, checkpoints=checkpoints)
     plan = BuildPlan(ladder, directory, pinned, tuple(_cells(ladder, pinned, filters)))
     _check_calibration(plan)
     return plan

@@ -30,6 +30,15 @@ GENERATE = "output_type: generate_until\n"
 GREEDY = "generation_kwargs: {until: ['\\n'], do_sample: false, max_gen_toks: 4}\n"
 
 
+class NoChat:
+    """For tasks whose prompts are plain text."""
+
+    tokenizer_name = "none"
+
+    def apply_chat_template(self, chat_history: object, add_generation_prompt: bool = True) -> str:
+        raise AssertionError("plain text is not rendered")
+
+
 def write_task(directory: Path, body: str, *, name: str = "own") -> None:
     folder = directory / "mine"
     folder.mkdir(exist_ok=True)
@@ -41,13 +50,15 @@ def write_task(directory: Path, body: str, *, name: str = "own") -> None:
 
 
 def load(directory: Path, *names: str) -> LoadedTasks:
-    entry = TaskEntry(floor=(0.0,), tasks=names or ("own",), include="mine")
+    entry = TaskEntry(floor=(0.0,), tasks=names or ("own",), include="mine", chat_template=False)
     return load_tasks("mine", entry, ladder_dir=directory, cache_dir=directory / "cache")
 
 
 @pytest.fixture
 def retrieval() -> LoadedTasks:
-    return load_tasks("retrieval", TaskEntry(floor=(0.0,), max_samples=24), ladder_dir=Path())
+    return load_tasks(
+        "retrieval", TaskEntry(floor=(0.0,), max_samples=24, chat_template=False), ladder_dir=Path()
+    )
 
 
 def test_outcomes_depend_neither_on_the_batch_nor_on_the_chunk(
@@ -154,8 +165,8 @@ def test_the_outcome_is_the_documented_metric(
     task = load(tmp_path).tasks[0]
     # The likeliest choice is `no`; per letter it is `yes`. Sample 1's answer is `yes`.
     answers = [(-2.0, False), (-2.1, False), (-9.0, False)]
-    assert task.mark({1: answers})[0].value == {"acc": 0.0, "acc_norm": 1.0}[expected]
-    assert task.mark({0: answers})[0].value == {"acc": 1.0, "acc_norm": 0.0}[expected]
+    assert task.mark({1: answers}, chat=NoChat())[0].value == {"acc": 0.0, "acc_norm": 1.0}[expected]
+    assert task.mark({0: answers}, chat=NoChat())[0].value == {"acc": 1.0, "acc_norm": 0.0}[expected]
 
 
 @pytest.mark.parametrize(
@@ -269,6 +280,6 @@ def test_few_shot_prompts_are_those_of_a_stock_run(
     model = SessionLM(byte_session, byte_tokenizer, batch_size=4)
     theirs = lm_evaluate(model, {"tasks": {"own": stock}}, bootstrap_iters=0)["samples"]["own"]
     for sample in theirs:
-        ours = [request.arguments for request in task.requests(sample["doc_id"])]
+        ours = [request.arguments for request in task.requests(sample["doc_id"], chat=model)]
         assert ours == [tuple(arguments) for arguments in sample["arguments"]]
         assert task.document_hash(sample["doc_id"]) == sample["doc_hash"]

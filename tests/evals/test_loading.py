@@ -15,13 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evals.loading import load_tasks
+from evals.prompting import Prompting
 from evals.samples import LoadedTask, LoadedTasks
 from evals.tasks.catalog import TASK_TYPES
 from registry.digest import digest_bytes
 from registry.errors import ConfigurationError, EvaluationError, UnknownNameError
 from registry.ladder import TaskEntry
 
-SHIPPED = TaskEntry(floor=(0.5,))
+SHIPPED = TaskEntry(floor=(0.5,), chat_template=False)
 DOCUMENTS = [{"q": f"what is {n} ?", "options": ["one", "two"], "gold": n % 2} for n in range(12)]
 CHOICE = """
 task: my_choice
@@ -54,7 +55,9 @@ def own(tmp_path: Path) -> Path:
 def load_own(directory: Path, *names: str, **entry: Any) -> LoadedTasks:
     return load_tasks(
         "mine",
-        TaskEntry(floor=(0.5,), tasks=names or ("my_choice",), include="mine", **entry),
+        TaskEntry(
+            floor=(0.5,), tasks=names or ("my_choice",), include="mine", **{"chat_template": False, **entry}
+        ),
         ladder_dir=directory,
         cache_dir=directory / "cache",
     )
@@ -82,7 +85,8 @@ def test_a_digest_is_the_same_in_another_process(tmp_path: Path) -> None:
     script = (
         "from pathlib import Path\nfrom evals.loading import load_tasks\n"
         "from registry.ladder import TaskEntry\n"
-        "print(load_tasks('retrieval', TaskEntry(floor=(0.5,)), ladder_dir=Path('/')).digest)"
+        "entry = TaskEntry(floor=(0.5,), chat_template=False)\n"
+        "print(load_tasks('retrieval', entry, ladder_dir=Path('/')).digest)"
     )
     environment = os.environ | {"PYTHONHASHSEED": "7"}
     there = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, env=environment)
@@ -218,7 +222,8 @@ class SizedTask(LoadedTask):
 
 def sized(sizes: list[int], *, available: int | None = None) -> LoadedTasks:
     tasks = tuple(SizedTask(f"t{place}", size) for place, size in enumerate(sizes))
-    return LoadedTasks("any", tasks, sum(sizes) if available is None else available, digest_bytes(b""))
+    taken = sum(sizes) if available is None else available
+    return LoadedTasks("any", tasks, taken, digest_bytes(b""), Prompting())
 
 
 @given(sizes=st.lists(st.integers(1, 60), min_size=1, max_size=4), seed=st.integers(0, 5), data=st.data())

@@ -21,7 +21,7 @@ from evals.tasks.catalog import FORMS, TASK_TYPES, TaskType
 from registry.ladder import TaskEntry
 
 SAMPLES = 10
-ENTRY = TaskEntry(floor=(0.0,))
+ENTRY = TaskEntry(floor=(0.0,), chat_template=False)
 
 
 @contextmanager
@@ -97,3 +97,36 @@ def same_answers(theirs: list[Any], ours: list[Any]) -> None:
         return
     assert [greedy for _, greedy in ours] == [greedy for _, greedy in theirs]
     assert [value for value, _ in ours] == pytest.approx([value for value, _ in theirs], abs=2e-5, rel=2e-6)
+
+
+@pytest.mark.parametrize("until", [["<pad>"], ["<pad>", "e"], ["<pad>a", "zz"], ["x<pad>"]], ids=str)
+def test_a_stop_that_holds_a_special_token_ends_a_generation_as_with_hf(
+    tmp_path: Path, until: list[str]
+) -> None:
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+    from safetensors.torch import load_file, save_file
+
+    from tests.checkpoints import make_checkpoint
+
+    checkpoint = make_checkpoint(tmp_path, spread=2.0, seed=1)
+    weights = load_file(checkpoint / "model.safetensors")
+    weights["lm_head.weight"][2] *= 3  # <pad> comes often
+    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    # One row at a time: in a batch `hf` goes on behind such a stop until every row has ended.
+    hf = HFLM(pretrained=str(checkpoint), device="cpu", dtype="float32", batch_size=1, add_bos_token=False)
+    ours = SessionLM(
+        TorchSession(checkpoint), Tokenizer.from_directory(checkpoint, add_bos=False), batch_size=4
+    )
+    settings = {"until": until, "max_gen_toks": 24, "do_sample": False}
+    requests = [
+        Instance("generate_until", {}, (f"number {n}:", dict(settings)), 0, metadata=("t", n, 1))
+        for n in range(12)
+    ]
+    found = ours.generate_until(requests)
+    assert found == hf.generate_until(requests, disable_tqdm=True)
+    free = ours.generate_until(
+        [Instance("generate_until", {}, (r.args[0], {**settings, "until": []}), 0) for r in requests]
+    )
+    if "<pad>" in until:
+        assert any(len(short) < len(whole) for short, whole in zip(found, free, strict=True))

@@ -151,6 +151,8 @@ def test_a_ladder_without_demands_is_what_it_was_before_there_were_any(tmp_path)
     assert ladder.demanded_evidence() == {}
     document = ladder.model_dump(mode="json")
     assert document.pop("evidence") == {}
+    for name in ("chat_template", "system_prompt", "num_fewshot", "fewshot_as_multiturn"):
+        assert document["task"]["retrieval"].pop(name) is None
     assert ladder.digest == digest_value(document)
 
 
@@ -158,3 +160,13 @@ def test_a_ladder_without_demands_is_what_it_was_before_there_were_any(tmp_path)
 def test_a_demand_of_another_target_or_level_is_refused(tmp_path, table):
     with pytest.raises(ConfigurationError, match="evidence"):
         _demanding(tmp_path, table)
+
+
+def test_settings_of_prompts_count_in_the_digest_only_where_they_are_given(write):
+    texts = ("", "chat_template = false\n", "num_fewshot = 0\n", 'system_prompt = "s"\n')
+    assert len({read_ladder(write(GOOD + text)).digest for text in texts}) == 4
+
+
+def test_plain_text_has_no_turns(write):
+    with pytest.raises(ConfigurationError, match="plain text has no turns"):
+        read_ladder(write(GOOD + "chat_template = false\nfewshot_as_multiturn = true\n"))

@@ -51,6 +51,7 @@ def test_kits_of_every_past_version_verify_and_keep_their_digest(name: str):
     kit = read_kit(GOLDEN / name, public_key=GOLDEN / "rung.pub")
     assert kit.digest == KIT_DIGESTS[name]
     assert (kit.target, len(kit.subjects)) == ("cpu-x86-64-v3", 20)
+    assert [task.entry.chat_template for task in kit.tasks] == [False] * 5, "there was no choice before"
 
 
 def test_the_golden_evidence_answers_the_golden_kit():
