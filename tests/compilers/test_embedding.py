@@ -15,9 +15,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from compilers.check.measure import measure_parity
-from compilers.check.probe import make_probe, reference_logits
-from compilers.model.torch_reference import TorchSession
+from compilers.check.probe import make_probe
 from compilers.model.weights import read_layout
 from compilers.plan_file import PLAN_NAME, read_plan_file
 from compilers.quantize.canonical import dequantized_state
@@ -30,6 +28,7 @@ from compilers.tvm.cpu.plan import LibraryPlan
 from registry.target import find_target, missing_features
 from registry.variant import WEIGHTS_NAME
 from tests.compilers.conftest import Built, this_host
+from tests.compilers.references import references_of
 from tests.compilers.session_contract import draw
 from tests.compilers.static.sources import source_of
 
@@ -149,14 +148,8 @@ def test_the_artifact_has_parity_with_torch_on_its_own_dequantized_weights(
     state = dequantized_state(built.weights, built.recipe)
     assert ("lm_head.weight" in state) == (not tied)
     probe = make_probe(CALIBRATION, vocab_size=300, max_context=128)
-    parity = measure_parity(
-        built.load(),
-        checkpoint_logits=reference_logits(TorchSession(checkpoint), probe),
-        variant_logits=reference_logits(TorchSession(checkpoint, weights=state), probe),
-        probe=probe,
-        recipe=built.recipe,
-        toolchain=toolchain,
-    )
+    references = references_of(checkpoint, probe, weights=state)
+    parity = references.parity(built.load(), recipe=built.recipe, toolchain=toolchain)
     assert parity.within, parity.reason
 
 
