@@ -68,6 +68,8 @@ class Manifest(Value):
     family: _Name
     licence: _Name
     recipe: _Name
+    left_in_float: tuple[_Name, ...] = Field(default=(), max_length=MAX_FILES)
+    """Matrices that the recipe, an integer one, leaves in float, by their names in the state dict, sorted."""
     facts: ModelFacts
     files: tuple[FileEntry, ...] = Field(max_length=MAX_FILES)
     """Sorted by path: compiled code, `weights.safetensors`, tokenizer files."""

@@ -48,3 +48,5 @@ class Variant(Value):
     """Digest of the calibration set, for recipes that need one."""
     quantization_error: float | None = None
     """Mean over the quantized matrices of ‖W − Ŵ‖² / ‖W‖²; None for floating-point recipes."""
+    left_in_float: tuple[str, ...] = ()
+    """Matrices that an integer recipe leaves in float, by their names in the state dict, sorted."""

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from compilers.model.activations import INPUT, OUTPUT
-from compilers.model.architecture import Architecture, expected_tensors, matrix_shapes
+from compilers.model.architecture import Architecture, expected_tensors
 from compilers.model.weights import coded_weights, weights_layout
 from compilers.quantize.canonical import to_stored, write_weights
 from compilers.quantize.coded import CodedMatrix
+from compilers.quantize.coverage import left_in_float
 from compilers.quantize.gptq import GptqInput, Progress, gptq_codes
 from compilers.quantize.ranges import RangeMeter
 from compilers.quantize.rtn import round_to_nearest
@@ -98,11 +99,10 @@ def quantize(
         for name, ranges in (meter.measure(texts) if meter is not None else {}).items():
             writer.put(f"{name}.{INPUT}", ranges.input)
             writer.put(f"{name}.{OUTPUT}", ranges.output)
-    left = matrix_shapes(architecture).keys() - matrices.keys() if recipe.is_quantized else ()
     return QuantizeReport(
         recipe=recipe.name,
         errors=dict(sorted(errors.items())),
-        left_in_float=tuple(sorted(left)),
+        left_in_float=left_in_float(architecture, recipe),
         calibration_digest=digest_value(texts) if texts else None,
     )
 

@@ -77,6 +77,8 @@ class VariantFacts(Value):
     """Number of parameters of the checkpoint."""
     kv_bytes_per_token: int
     """KV cache of one token over all layers, as the artifact holds it."""
+    left_in_float: tuple[str, ...] = ()
+    """Matrices that the recipe, an integer one, leaves in float, by their names in the state dict, sorted."""
 
 
 class Cell(Value):

@@ -44,6 +44,12 @@ class CellPage:
     """Its throughput against its chip's roofline."""
 
 
+def float_in_words(names: tuple[str, ...]) -> str:
+    """The matrices that a recipe leaves in float: their number, kinds and one of them."""
+    kinds = sorted({name.removesuffix(".weight").rpartition(".")[2] for name in names})
+    return f"{len(names)} matrices are left in float: {', '.join(kinds)}, such as `{names[0]}`"
+
+
 def explain_cell(page: CellPage) -> list[str]:
     """The cell in lines for a person."""
     cell, history, proxy = page.cell, page.history, page.proxy
@@ -57,6 +63,8 @@ def explain_cell(page: CellPage) -> list[str]:
     if level := evidence_level(cell):
         lines.append(f"  evidence   {level}" + _obtained_on(cell))
     lines += _facts(cell)
+    if cell.variant is not None and cell.variant.left_in_float:
+        lines.append(f"  in float   {float_in_words(cell.variant.left_in_float)}")
     if page.releases:
         lines.append(f"  releases   {', '.join(page.releases)}")
     if cell.parity:

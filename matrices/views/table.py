@@ -75,6 +75,8 @@ class TableGrid:
         level = evidence_level(cell)
         if cell.state == "approved" and level not in ("evaluated", "benchmarked"):
             return f"evidence: {level}"
+        if cell.variant is not None and (left := len(cell.variant.left_in_float)):
+            return f"{left} in float"
         if cell.rehearsal is None or rehearsed_by(cell) is None or evaluated_on(cell) is not None:
             return ""
         return "close in emulation" if cell.rehearsal.within else "NOT close in emulation"

@@ -59,6 +59,7 @@ def make_manifest(
         family=checkpoint.family,
         licence=checkpoint.licence,
         recipe=planned.recipe.name,
+        left_in_float=variant.left_in_float,
         facts=facts,
         files=tuple(files),
         entry=lowered.entry,

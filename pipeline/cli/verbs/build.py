@@ -50,6 +50,7 @@ def build(
     as_json: bool = typer.Option(False, "--json", help="Print the cells as JSON"),
 ) -> None:
     """Export, quantize, lower, verify, evaluate and judge whatever is missing or stale; resumable."""
+    from matrices.views.cell_page import float_in_words
     from pipeline.build.build import Options, build_ladder
     from pipeline.build.plan import Filters
 
@@ -67,6 +68,9 @@ def build(
         output.note(f"nothing to build: {len(report.cells)} cells are up to date")
     else:
         output.note(f"{len(report.ran)} stages run, {len(report.cells)} cells, {len(report.failures)} failed")
+    for made in report.cells:
+        if made.variant is not None and made.variant.left_in_float:
+            output.note(f"{made.id}: {float_in_words(made.variant.left_in_float)}")
     for cell, failure in sorted(report.failures.items()):
         output.note(f"failed: {cell}: {failure.message}\n  hint: {failure.hint}")
     if report.failures:

@@ -13,6 +13,7 @@ from compilers.model.architecture import read_architecture
 from compilers.model.tokenizer import Tokenizer
 from compilers.model.torch_reference import TorchSession
 from compilers.quantize.canonical import dequantized_state
+from compilers.quantize.coverage import check_coverage
 from compilers.quantize.variant import quantize as quantize_weights
 from pipeline.stages.context import WorkerContext
 from pipeline.stages.quantize import QUANTIZE, QuantizeOutput, QuantizeRequest
@@ -35,6 +36,7 @@ def quantize(request: QuantizeRequest, context: WorkerContext) -> None:
     architecture = read_architecture(config, where=checkpoint.ref)
     tokenizer = Tokenizer.from_directory(directory, add_bos=checkpoint.add_bos)
     texts = tokenize(read_texts(request.calibration), tokenizer, longest=facts.max_context)
+    check_coverage(architecture, recipe)
     out = context.scratch / "variant"
     out.mkdir()
     saved = context.unfinished(request.key)
@@ -65,6 +67,7 @@ def quantize(request: QuantizeRequest, context: WorkerContext) -> None:
         weights=add_entry(store, weights, name=WEIGHTS_NAME),
         calibration_digest=made.calibration_digest,
         quantization_error=made.mean_error,
+        left_in_float=made.left_in_float,
     )
     output = QuantizeOutput(
         variant=variant, probe=store_probe(store, sequences, exact_logits(session, sequences))

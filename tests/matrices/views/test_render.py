@@ -89,6 +89,18 @@ def test_tiers_that_the_same_weights_earned_elsewhere_are_in_brackets(new_cell):
     assert "(2  2  2)" not in _drawn(matrix_table([cell], width=120), width=120)
 
 
+def test_what_a_recipe_leaves_in_float_is_in_the_matrix_and_explained(new_cell):
+    left = tuple(f"model.layers.{layer}.mlp.down_proj.weight" for layer in range(2))
+    facts = VariantFacts(
+        weights=digest_value("w"), weights_bytes=1, parameters=5, kv_bytes_per_token=1, left_in_float=left
+    )
+    cell = new_cell().model_copy(update={"variant": facts})
+    assert "2 in float" in " ".join(_drawn(matrix_table([cell], width=160), width=160).split())
+    text = "\n".join(explain_cell(CellPage(cell)))
+    assert "2 matrices are left in float: down_proj, such as `model.layers.0.mlp.down_proj.weight`" in text
+    assert "left in float" not in "\n".join(explain_cell(CellPage(new_cell())))
+
+
 def test_no_color_is_respected(cells, monkeypatch):
     assert "\x1b[" in _drawn(matrix_table(cells), width=120, color="standard")
     monkeypatch.setenv("NO_COLOR", "1")
