@@ -29,7 +29,7 @@ export HF_HUB_OFFLINE = 1
 export HF_DATASETS_OFFLINE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo real silicon test test-latest test-next-year smoke lint types layers check reference lock bench family \
+.PHONY: help demo real silicon test test-latest test-next-year soak smoke lint types layers check reference lock bench family \
   aarch64-root clean
 
 help: ## List the targets
@@ -89,6 +89,9 @@ $(CLOCK): .ci/clock.c $(VENV)/pyvenv.cfg
 test-next-year: $(DEV) $(CLOCK) ## Run the tests with the clock a year ahead (on Linux)
 	AHEAD_S=31536000 LD_PRELOAD=$(abspath $(CLOCK)) $(BIN)/python -c 'import time; print(time.strftime("the tests run on %F"))'
 	AHEAD_S=31536000 LD_PRELOAD=$(abspath $(CLOCK)) $(BIN)/python $(PYTEST)
+
+soak: $(DEV) ## Kills, damaged files and requests, idle connections and load, on a finished `make demo` (about an hour and a half)
+	$(BIN)/python -m tests.campaigns.run $(DEMO) --out benchmarks/SOAK.md
 
 smoke: $(DEV) ## Run the quick part of the tests
 	$(BIN)/python -m pytest -m smoke
