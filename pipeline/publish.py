@@ -13,8 +13,10 @@ from matrices.releases.create import VALID_DAYS, create_release
 from matrices.releases.files import write_release
 from matrices.releases.release import Release
 from matrices.releases.revocations import Revocations, revoked_by, write_revocations
-from pipeline.build.plan import Filters, make_plan
-from registry.errors import RefusedError, UnknownNameError
+from pipeline.build.plan import BuildPlan, Filters, make_plan
+from pipeline.workspace.derive import References, differences, verdict_differences
+from pipeline.workspace.releases import verify_blobs
+from registry.errors import CorruptError, RefusedError, UnknownNameError
 from registry.ladder import EvidenceLevel, read_ladder
 from registry.mlflow import Checkpoints
 from registry.workspace import Workspace
@@ -48,6 +50,7 @@ def publish(
     Raises:
         RefusedError: No cell is approved, one has less evidence than is demanded, the name is taken by other
             content, or the clock is before the family's latest release.
+        CorruptError: A cell is not what its scorecards show, or a blob is damaged.
         UnknownNameError: Evidence is demanded of a target that the ladder does not have.
     """
     ladder = read_ladder(ladder_file)
@@ -80,6 +83,8 @@ def publish(
         expires_at=known.expires_at if known else at + timedelta(days=valid_days),
         revocations=known.revocations if known else revocations.version,
     )
+    _check_derived(made, workspace=workspace, database=database, plan=plan)
+    verify_blobs(workspace, made)
     made = Ledger(database).put_release(made)
     return made, write_release(made, directory=workspace.releases / name, private_key=workspace.private_key)
 
@@ -97,6 +102,27 @@ def publish_revocations(workspace: Workspace, database: Database) -> Revocations
         private_key=workspace.private_key,
         public_key=workspace.public_key,
     )
+
+
+def _check_derived(release: Release, *, workspace: Workspace, database: Database, plan: BuildPlan) -> None:
+    """Refuse cells that say more than their scorecards do."""
+    store, rulings = workspace.store, query.rulings(database, family=release.family)
+    references = References(database, store)
+    for released in release.cells:
+        cell = released.cell
+        found = differences(cell, store=store, ruling=rulings.get(cell.id))
+        found += verdict_differences(
+            cell,
+            store=store,
+            references=references,
+            checkpoints=[checkpoint.digest for checkpoint in plan.checkpoints],
+            alphas={name: task.alpha for name, task in plan.ladder.task.items()},
+        )
+        if found:
+            raise CorruptError(
+                f"the database's `{cell.id}` is not what its evidence shows: {'; '.join(found)}",
+                hint="it was edited outside Rung, or the ladder's tiers changed: build it again",
+            )
 
 
 def _check_clock(at: datetime, earlier: Iterable[Release]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +18,7 @@ from compilers.check.probe import positions_of
 from evals.scorecard import Scorecard
 from matrices.cells.cell import Cell, TaskResult
 from matrices.cells.steps import task_result
+from matrices.chips.chip import find_accelerator
 from matrices.ledger import query
 from matrices.ledger.db import Database
 from pipeline.evidence.document import EvidenceFile, Measured
@@ -28,6 +29,7 @@ from registry.errors import EvaluationError, RefusedError, RungError
 from registry.store import Store
 from registry.target import find_target, missing_features, targets
 from registry.workspace import Workspace
+from serving.node.accelerator import chip_here
 
 CLOCK_SKEW: Final = timedelta(minutes=10)
 AGAIN: Final = "run `rung evidence run` again, with a new work directory"
@@ -107,7 +109,16 @@ class _Check:
         report = self.report
         if report.target not in targets():
             raise self.refused(f"its target `{report.target}` is not known here", "upgrade Rung here")
-        lacking = missing_features(report.node.host, target=find_target(report.target))
+        target = find_target(report.target)
+        chip = chip_here(target, report.node.host)
+        if report.node.chip != chip.name:
+            raise self.refused(
+                f"its chip is `{report.node.chip}`, on its machine `{report.target}` runs on `{chip.name}`"
+            )
+        known = find_accelerator(chip.name)
+        if known is not None and report.target not in known.targets:
+            raise self.refused(f"`{chip.name}` does not run `{report.target}`")
+        lacking = missing_features(report.node.host, target=target)
         if lacking and any(_ran(one) for one in report.results):
             lacks = f"lacks {', '.join(lacking[:4])}, which `{report.target}` needs"
             raise self.refused(
@@ -125,6 +136,7 @@ class _Check:
             )
         self.check_versions(one, manifest)
         self.check_chip(one)
+        self.check_times(one, cell)
         self.check_compiled(one, manifest)
         if kit is None:
             if _ran(one):
@@ -192,6 +204,27 @@ class _Check:
                     f"it is of `{node.chip}`, its scorecard of {card.task_type} of `{card.chip}`"
                 )
 
+    def check_times(self, one: Measured, cell: Cell) -> None:
+        """Nothing was measured before its artifact was made, or before its evidence last expired."""
+        times = [one.measurement.at, *(card.measured_at for card in one.scorecards)]
+        times += [part.measurement.at for part in (one.verify, one.speed) if part is not None]
+        earliest = min(aware(moment) for moment in times)
+        own = [entry for entry in cell.evidence if entry.digest == cell.artifact]
+        built = next((entry for entry in own if entry.state in ("built", "portable")), None)
+        if built is not None and earliest < built.at - CLOCK_SKEW:
+            raise self.refused(
+                f"it measured `{one.cell}` on {earliest:%Y-%m-%d %H:%M}Z, the artifact was built "
+                f"{built.at:%Y-%m-%d %H:%M}Z",
+                "set the node's clock, and measure again",
+            )
+        expired = next((entry for entry in reversed(own) if entry.state == "expired"), None)
+        if expired is not None and earliest < expired.at:
+            raise self.refused(
+                f"it measured `{one.cell}` on {earliest:%Y-%m-%d %H:%M}Z, before its evidence expired on "
+                f"{expired.at:%Y-%m-%d %H:%M}Z",
+                "measure again on the node, in a new work directory",
+            )
+
     def check_compiled(self, one: Measured, manifest: Manifest) -> None:
         made = one.compiled
         if made is None:
@@ -242,6 +275,11 @@ class _Check:
 
     def refused(self, why: str, hint: str = AGAIN) -> RefusedError:
         return RefusedError(f"evidence file `{self.path}` is refused: {why}", hint=hint)
+
+
+def aware(moment: datetime) -> datetime:
+    """A time with its zone; one without is UTC."""
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _ran(one: Measured) -> bool:

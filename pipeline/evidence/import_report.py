@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from evals.scorecard import Scorecard
 from matrices.cells.cell import Cell
 from matrices.ledger import query
 from matrices.ledger.db import Database
@@ -19,6 +20,7 @@ from pipeline.evidence.document import EvidenceFile, read_report
 from pipeline.evidence.record import with_evidence
 from registry.digest import canonical_json, short
 from registry.signing import fingerprint
+from registry.store import Store
 from registry.workspace import Workspace
 
 
@@ -80,13 +82,23 @@ def _imported(
     for found in verified:
         listed = query.cells(database, target=report.target)
         before = next(cell for cell in listed if cell.id == found.measured.cell)
-        after = with_evidence(before, found, by=by)
+        after = with_evidence(before, found, by=by, earlier=_scorecards(before, workspace.store))
         if after is None:
             continue
         for judged in found.judged:
             workspace.store.add_bytes(canonical_json(judged.card))
         cells.append(ledger.put_cell(after))
     return ImportedReport(path, report, key, tuple(cells), tuple(_notes(report)))
+
+
+def _scorecards(cell: Cell, store: Store) -> dict[str, Scorecard]:
+    """Task type → the scorecard that the cell's result rests on, where the store has it."""
+    found = {}
+    for result in cell.tasks:
+        if store.has(result.scorecard):
+            data = store.read_bytes(result.scorecard)
+            found[result.task_type] = Scorecard.model_validate_json(data)
+    return found
 
 
 def _notes(report: EvidenceFile) -> list[str]:

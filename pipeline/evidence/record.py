@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
+from evals.scorecard import Scorecard
 from matrices.cells import steps
-from matrices.cells.cell import Cell, State, TaskResult
+from matrices.cells.cell import Cell, Evidence, State, TaskResult
 from matrices.cells.levels import evaluated_on, evidence_level, rank
+from matrices.cells.measurement import Measurement
 from pipeline.evidence.check import Verified
 from pipeline.evidence.document import Measured
+from registry.digest import short
 
 NOT_THE_ARTIFACTS: Final = frozenset(
     {
@@ -26,7 +32,9 @@ NOT_THE_ARTIFACTS: Final = frozenset(
 """Codes of problems that say nothing of the artifact."""
 
 
-def with_evidence(cell: Cell, found: Verified, *, by: str) -> Cell | None:
+def with_evidence(
+    cell: Cell, found: Verified, *, by: str, earlier: Mapping[str, Scorecard] | None = None
+) -> Cell | None:
     """The stored cell with a node's evidence; None if there is none.
 
     Evidence of less than the cell has keeps the state that it is in; see `_raises`.
@@ -35,8 +43,15 @@ def with_evidence(cell: Cell, found: Verified, *, by: str) -> Cell | None:
         cell: The stored cell.
         found: The evidence.
         by: Who signed it, for people.
+        earlier: Task type → the scorecard that the cell's result rests on. Of two that contradict each other
+            the one with the lower tier stays, and the other is a step of the evidence.
     """
-    after = _with_results(cell.model_copy(update={"state": "declared"}), found, before=cell)
+    refuted = _contradictions(cell, found, earlier=earlier or {})
+    kept = tuple(one for one in found.judged if one.result.task_type not in refuted)
+    after = _with_results(
+        cell.model_copy(update={"state": "declared"}), replace(found, judged=kept), before=cell
+    )
+    after = after.model_copy(update={"evidence": (*after.evidence, *refuted.values())})
     fresh = after.evidence[len(cell.evidence) :]
     if not fresh:
         return None
@@ -49,6 +64,53 @@ def with_evidence(cell: Cell, found: Verified, *, by: str) -> Cell | None:
         return after
     is_ruled = cell.state in ("approved", "rejected", "withdrawn")
     return after.model_copy(update={"state": _level(cell) if is_ruled else cell.state, "reason": cell.reason})
+
+
+def _contradictions(cell: Cell, found: Verified, *, earlier: Mapping[str, Scorecard]) -> dict[str, Evidence]:
+    """Task type → the step for a result that is not taken, because it contradicts a lower one."""
+    if cell.state == "expired":
+        return {}
+    stored = {result.task_type: result for result in cell.tasks}
+    steps_: dict[str, Evidence] = {}
+    for one in found.judged:
+        name = one.result.task_type
+        known, card = stored.get(name), earlier.get(name)
+        if known is None or card is None or _tier(one.result) >= _tier(known):
+            continue
+        differing, common = _differing(card, one.card)
+        if not differing:
+            continue
+        on = found.measured.measurement
+        detail = (
+            f"contradiction: {steps.summary_of(one.result)} on {on.chip}; {differing} of {common} samples "
+            f"differ from {steps.summary_of(known)}, which stays (scorecard {short(one.result.scorecard)})"
+        )
+        steps_[name] = Evidence(
+            state="evaluated", digest=cell.artifact, at=on.at, detail=detail, measurement=_shown(on)
+        )
+    return steps_
+
+
+def _shown(on: Measurement) -> Measurement:
+    """The measurement without its runtime's version, so that it does not count as the cell's evaluation."""
+    return on.model_copy(update={"runtime_version": None})
+
+
+def _tier(result: TaskResult) -> float:
+    return math.inf if result.tier is None else result.tier
+
+
+def _differing(one: Scorecard, other: Scorecard) -> tuple[int, int]:
+    """How many of the samples that two scorecards have in common differ, and how many there are."""
+    if one.tasks_digest != other.tasks_digest:
+        return 0, 0
+    values = {(sample.task, sample.doc_id, sample.doc_hash): sample.value for sample in one.outcomes}
+    pairs = [
+        (values[key], sample.value)
+        for sample in other.outcomes
+        if (key := (sample.task, sample.doc_id, sample.doc_hash)) in values
+    ]
+    return sum(a != b for a, b in pairs), len(pairs)
 
 
 def _with_results(cell: Cell, found: Verified, *, before: Cell) -> Cell:

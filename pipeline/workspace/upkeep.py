@@ -9,6 +9,7 @@ from matrices.ledger.build_records import blobs_of
 from matrices.ledger.db import Database
 from pipeline.executors.scratch import remove_stale_scratch, stale_scratch
 from pipeline.kit import blobs_of_kits
+from pipeline.workspace.derive import all_differences
 from registry.mlflow import Checkpoints
 from registry.upkeep import collect, repair, unused, verify
 from registry.workspace import Workspace
@@ -19,7 +20,8 @@ class Finding:
     """One thing that is not as it should be."""
 
     kind: str
-    """`corrupt`, `missing`, `leftover`, `index`, `orphan`, `scratch`, `record`, `database`."""
+    """`corrupt`, `missing`, `leftover`, `index`, `orphan`, `scratch`, `record`, `database`,
+    `cell`."""
     subject: str
     detail: str
 
@@ -29,6 +31,10 @@ def inspect_workspace(workspace: Workspace, *, database: Database, checkpoints: 
     store = workspace.store
     found = [Finding(p.kind, p.subject, p.detail) for p in verify(store)]
     found += [Finding("database", workspace.database_url, text) for text in database.problems()]
+    found += [
+        Finding("cell", cell, "; ".join(why) + ": the database was edited outside Rung; build it again")
+        for cell, why in all_differences(query.cells(database), database=database, store=store).items()
+    ]
     found += [
         Finding("scratch", str(path), "left behind by a build that is gone")
         for path in stale_scratch(workspace.scratch)

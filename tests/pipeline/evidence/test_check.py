@@ -17,10 +17,13 @@ from pipeline.evidence.document import EvidenceFile, Measured, read_report, writ
 from pipeline.evidence.import_report import import_reports
 from registry.digest import digest_value
 from registry.errors import NotFoundError, RefusedError, SchemaError, SignatureError
+from registry.host import Host
 from registry.signing import generate_keys
 from tests.pipeline.evidence.conftest import Box, Build
 
 OTHER = digest_value("another")
+
+LONG_AGO = datetime(2001, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -52,6 +55,24 @@ def with_result(report: EvidenceFile, **changes: object) -> EvidenceFile:
 def on(result: Measured, **changes: object) -> Measurement:
     """What a result was measured on, changed."""
     return result.measurement.model_copy(update=changes)
+
+
+def with_chip(report: EvidenceFile, chip: str) -> EvidenceFile:
+    """The report with another name of the chip throughout."""
+    first = report.results[0]
+    parts = {
+        name: part.model_copy(update={"measurement": part.measurement.model_copy(update={"chip": chip})})
+        for name in ("verify", "speed")
+        if (part := getattr(first, name)) is not None
+    }
+    cards = tuple(card.model_copy(update={"chip": chip}) for card in first.scorecards)
+    changed = with_result(report, measurement=on(first, chip=chip), scorecards=cards, **parts)
+    return with_node(changed, chip=chip)
+
+
+def renamed(report: EvidenceFile, chip: str) -> Host:
+    """The report's machine with another processor's name."""
+    return report.node.host.model_copy(update={"chip": chip})
 
 
 def with_card(report: EvidenceFile, **changes: object) -> EvidenceFile:
@@ -278,7 +299,14 @@ def test_a_runtime_that_is_not_of_the_toolchain_that_compiled_is_refused(
             lambda r: with_result(r, measurement=on(r.results[0], runtime="tvm")),
             "is of the format `onnxruntime`, not `tvm`",
         ),
-        (lambda r: with_node(r, chip="a better chip"), "it is of `a better chip`"),
+        (lambda r: with_node(r, chip="a better chip"), "its chip is `a better chip`, on its machine"),
+        (lambda r: with_chip(r, "NVIDIA H200"), "its chip is `NVIDIA H200`, on its machine"),
+        (
+            lambda r: with_chip(with_node(r, host=renamed(r, "NVIDIA H200")), "NVIDIA H200"),
+            "`NVIDIA H200` does not run `cpu-x86-64-v3`",
+        ),
+        (lambda r: with_result(r, measurement=on(r.results[0], at=LONG_AGO)), "the artifact was built"),
+        (lambda r: with_card(r, measured_at=LONG_AGO), "the artifact was built"),
         (lambda r: with_node(r, driver="1"), "with driver 1"),
         (lambda r: with_result(r, measurement=on(r.results[0], via="emulator")), "by emulator"),
         (lambda r: with_card(r, chip="a better chip"), "its scorecard of retrieval of `a better chip`"),

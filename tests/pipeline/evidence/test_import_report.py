@@ -13,8 +13,14 @@ from matrices.cells.measurement import Measurement
 from matrices.ledger.db import open_database
 from matrices.ledger.ledger import Ledger
 from matrices.releases.release import Release
-from pipeline.evidence.check import Verified
-from pipeline.evidence.document import Measured, MeasurementProblem
+from pipeline.evidence.check import Judged, Verified
+from pipeline.evidence.document import (
+    EvidenceFile,
+    Measured,
+    MeasurementProblem,
+    read_report,
+    write_report,
+)
 from pipeline.evidence.record import with_evidence
 from pipeline.stages.verify import VerifyOutput
 from registry.artifact import MANIFEST_NAME
@@ -94,7 +100,58 @@ def test_evidence_expires_when_a_version_moves_and_the_reason_is_told(
     cells = [cell for cell in build.cells() if cell.target == "cpu-x86-64-v3"]
     assert {cell.state for cell in cells} == {"expired"}
     assert all("in use is onnxruntime 99.1" in cell.reason for cell in cells)
-    build.place.must("evidence", "import", str(evidence_file), "--key", key)
+    played_back = build.place.rung("evidence", "import", str(evidence_file), "--key", key)
+    assert (played_back.code, "before its evidence expired" in played_back.err) == (8, True)
+    report, _ = read_report(evidence_file, trusted=[box.root / "node.pub"])
+    newer = evidence_file.with_name("newer.json")
+    write_report(_measured_now(report), path=newer, private_key=box.root / "node.key")
+    build.place.must("evidence", "import", str(newer), "--key", key)
+    assert "expired" not in {cell.state for cell in build.cells()}
+
+
+def _measured_now(report: EvidenceFile) -> EvidenceFile:
+    now = datetime.now(UTC)
+
+    def moved(part):
+        on = part.measurement.model_copy(update={"at": now})
+        return part.model_copy(update={"measurement": on})
+
+    results = tuple(
+        moved(one).model_copy(
+            update={
+                "verify": one.verify and moved(one.verify),
+                "speed": one.speed and moved(one.speed),
+                "scorecards": tuple(c.model_copy(update={"measured_at": now}) for c in one.scorecards),
+            }
+        )
+        for one in report.results
+    )
+    return report.model_copy(update={"results": results, "created_at": now})
+
+
+def test_a_result_that_contradicts_a_lower_one_is_shown_and_not_taken(
+    build: Build, box: Box, evidence_file: Path
+):
+    report, _ = read_report(evidence_file, trusted=[box.root / "node.pub"])
+    one = report.results[0]
+    cell = next(cell for cell in build.cells() if cell.id == one.cell)
+    card = one.scorecards[0]
+    claimed = card.model_copy(
+        update={"outcomes": tuple(o.model_copy(update={"value": 1.0 - o.value}) for o in card.outcomes)}
+    )
+    stored = cell.tasks[0].model_copy(update={"tier": None})
+    before = cell.model_copy(update={"tasks": (stored,), "state": "evaluated"})
+    result = stored.model_copy(update={"tier": 1})
+    bare = one.model_copy(update={"verify": None, "speed": None})
+    found = Verified(bare, None, (Judged(result, claimed),))
+    after = with_evidence(before, found, by="by a key", earlier={stored.task_type: card})
+    assert after.tasks == (stored,), "the lower one stays"
+    assert after.state == before.state
+    samples = len(card.outcomes)
+    assert f"contradiction: {stored.task_type}" in after.evidence[-1].detail
+    assert f"{samples} of {samples} samples differ" in after.evidence[-1].detail
+    same = Verified(bare, None, (Judged(result, card),))
+    assert with_evidence(before, same, by="by a key", earlier={stored.task_type: card}).tasks[0].tier == 1
 
 
 @pytest.fixture
