@@ -46,7 +46,7 @@ def check_coverage(architecture: Architecture, recipe: Recipe) -> None:
     raise BuildError(
         f"`{recipe.name}` would quantize {100 * share:.0f} % of the weights: groups of {recipe.group_size} "
         f"do not divide the inputs of {len(left)} of {len(matrix_shapes(architecture))} matrices, such as "
-        f"`{left[0]}`",
+        f"`{left[0]}`, which would be left in float",
         hint=f"take `{_instead(architecture, recipe)}`",
     )
 
