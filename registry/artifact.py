@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from registry.checkpoint import FileEntry, FilePath, FileSize
 from registry.digest import Digest, digest_value
@@ -81,6 +81,14 @@ class Manifest(Value):
     """Estimate of resident memory to load it, without KV cache."""
     kv_bytes_per_token: FileSize
     """KV cache of one token over all layers."""
+
+    @model_serializer(mode="wrap")
+    def _as_it_always_was(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Without a later addition that is empty, so that the digest of an earlier manifest stays."""
+        document: dict[str, object] = write(self)
+        if not self.left_in_float:
+            document.pop("left_in_float", None)
+        return document
 
     @model_validator(mode="after")
     def _gives_each_file_its_place(self) -> Self:
