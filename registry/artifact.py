@@ -22,6 +22,8 @@ MANIFEST_NAME = "manifest.json"
 ArtifactFormat = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=64)]
 """Where toolchains and runtimes meet, such as `tvm`; which formats there are, `compilers/backend.py` says."""
 
+KEPT_SHARE: Final = 16
+"""Finished sequences are kept for reuse in this part of what the artifact itself takes."""
 MAX_FILES: Final = 4096
 MAX_OPTIONS: Final = 256
 _Count = Annotated[int, Field(ge=1, le=1 << 24)]
@@ -102,6 +104,20 @@ class Manifest(Value):
             if inside is not None:
                 raise ValueError(f"files has `{path}` and also `{inside}`, which would be its directory")
         return self
+
+    @property
+    def kept_tokens(self) -> int:
+        """Tokens of finished sequences that a server keeps for prompts that begin alike."""
+        return self.memory_bytes // KEPT_SHARE // max(1, self.kv_bytes_per_token)
+
+    def serving_memory_bytes(self, *, callers: int, tokens: int) -> int:
+        """Memory that a server of it takes at its peak, but for what it keeps of finished sequences.
+
+        Args:
+            callers: Sequences that run together.
+            tokens: Of each, prompt and answer together.
+        """
+        return self.memory_bytes + callers * tokens * self.kv_bytes_per_token
 
     def check_entry(self) -> None:
         """Check that the runtime would open one of the artifact's own files, whose digest is known.

@@ -66,8 +66,7 @@ class Candidate:
         context = self.context_tokens(request)
         if self.released is None or context is None:
             return None
-        manifest = self.released.manifest
-        return manifest.memory_bytes + request.batch * context * manifest.kv_bytes_per_token
+        return self.released.manifest.serving_memory_bytes(callers=request.batch, tokens=context)
 
     def terms(self, request: Request) -> str:
         """What a caller gets, for people."""

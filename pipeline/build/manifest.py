@@ -23,6 +23,9 @@ SHIPPED = (
 
 KV_ELEMENT_BYTES = 4  # runtimes hold the KV cache in float32
 
+PROCESS_BYTES = 300 << 20
+"""What serving takes beside weights and KV cache: see `benchmarks/memory.py`, which measures it."""
+
 
 def make_manifest(
     planned: PlannedCell,
@@ -64,8 +67,6 @@ def make_manifest(
         files=tuple(files),
         entry=lowered.entry,
         options=lowered.options,
-        # The weights are mapped, and the runtime holds a packed copy beside them.
-        memory_bytes=sum(2 * entry.size_bytes for entry in weights)
-        + sum(entry.size_bytes for entry in lowered.files),
+        memory_bytes=PROCESS_BYTES + sum(entry.size_bytes for entry in [*weights, *lowered.files]),
         kv_bytes_per_token=2 * facts.layers * facts.kv_heads * head_size * KV_ELEMENT_BYTES,
     )

@@ -39,6 +39,8 @@ class Limits:
     """Sequences that may wait for a slot."""
     kept: int = 0
     """Finished sequences whose keys and values are kept for prompts that begin alike."""
+    kept_tokens: int = 1 << 16
+    """Tokens that these hold together at most; the ones that were not used for longest are forgotten."""
     prompt_tokens_per_step: int = 1024
     """Prompt tokens read in one step while nothing decodes."""
     shared_prompt_tokens_per_step: int = 256
@@ -138,7 +140,13 @@ class Engine:
 
     def _new_rows(self) -> KvSlots:
         limits = self.limits
-        return KvSlots(self._session, slots=limits.slots, kept=limits.kept, capacity=limits.capacity)
+        return KvSlots(
+            self._session,
+            slots=limits.slots,
+            kept=limits.kept,
+            capacity=limits.capacity,
+            kept_tokens=limits.kept_tokens,
+        )
 
     def _run(self) -> None:
         while True:

@@ -31,7 +31,9 @@ class _Kept:
 class KvSlots:
     """A cache of `slots` rows for running sequences and `kept` rows for finished ones."""
 
-    def __init__(self, session: Session, *, slots: int, kept: int, capacity: int) -> None:
+    def __init__(
+        self, session: Session, *, slots: int, kept: int, capacity: int, kept_tokens: int = 1 << 16
+    ) -> None:
         self.cache: Cache = session.new_cache(rows=slots + kept, capacity=capacity)
         self.slots = slots
         self.running: list[Sequence] = []
@@ -39,6 +41,7 @@ class KvSlots:
         self.decoding = 0
         """So many of `running` have read their whole prompt; they come first."""
         self._kept: dict[int, _Kept | None] = dict.fromkeys(range(slots, slots + kept))
+        self._kept_tokens = kept_tokens
         self._clock = 0
 
     @property
@@ -95,7 +98,10 @@ class KvSlots:
         sequence = self.running[row]
         if not self._kept or sequence.held < MIN_REUSE_TOKENS or sequence.needs_all_logits:
             return
-        tokens = np.asarray(sequence.tokens[: sequence.held], dtype=np.int64)
+        # The beginning of a sequence that is too long to be kept whole is still worth keeping.
+        tokens = np.asarray(sequence.tokens[: min(sequence.held, self._kept_tokens)], dtype=np.int64)
+        if len(tokens) < MIN_REUSE_TOKENS:
+            return
         self._clock += 1
         for place, kept in self._kept.items():
             if kept is None:
@@ -112,8 +118,16 @@ class KvSlots:
         self._store(row, tokens, place=oldest)
 
     def _store(self, row: int, tokens: IntArray, *, place: int) -> None:
+        self._forget(place)
+        while sum(len(kept.tokens) for kept in self._kept.values() if kept) + len(tokens) > self._kept_tokens:
+            ages = {other: kept.used for other, kept in self._kept.items() if kept}
+            self._forget(min(ages, key=lambda other: ages[other]))
         self.cache.copy(source=row, row=place, length=len(tokens))
         self._kept[place] = _Kept(tokens=tokens, used=self._clock)
+
+    def _forget(self, place: int) -> None:
+        self.cache.truncate(place, length=0)
+        self._kept[place] = None
 
     def _best(self, sequence: Sequence) -> tuple[int, int]:
         """The row that shares the longest beginning with a prompt, and its length; never the whole prompt."""

@@ -173,7 +173,12 @@ def plan_limits(
             hint="ask for a shorter context or fewer slots, or resolve for this host again",
         )
     running = slots or min(DEFAULT_SLOTS, fits)
-    return Limits(slots=running, capacity=capacity, kept=min(running, fits - running))
+    return Limits(
+        slots=running,
+        capacity=capacity,
+        kept=min(running, fits - running),
+        kept_tokens=manifest.kept_tokens,
+    )
 
 
 def _find_cell(release: Release | None, manifest: Manifest) -> ReleasedCell | None:

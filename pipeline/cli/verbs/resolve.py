@@ -23,6 +23,10 @@ def resolve(
     family: str | None = typer.Option(None, help="The family; default: the release's"),
     release: str | None = typer.Option(None, help="Name or directory of the release; default: the newest"),
     region: str | None = typer.Option(None, help="Region of the node"),
+    callers: int = typer.Option(1, min=1, help="Callers that are served at the same time"),
+    tokens: int | None = typer.Option(
+        None, min=1, help="Tokens of each, prompt and answer together; default: the checkpoint's context"
+    ),
     host: Path | None = typer.Option(
         None, help="Facts of another host: a file with what `rung doctor --json` prints there"
     ),
@@ -42,7 +46,14 @@ def resolve(
         revoked = read_revocations(workspace.revocations, public_key=key or workspace.public_key).reasons
     machine = this_host() if host is None else read_host(host)
     runtimes = None if host is None else read_runtimes(host)
-    request = Request(family=family or found.family, task=tuple(task), min_tier=min_tier, region=region)
+    request = Request(
+        family=family or found.family,
+        task=tuple(task),
+        min_tier=min_tier,
+        region=region,
+        batch=callers,
+        context_tokens=tokens,
+    )
     decision = decide(found, node_facts(request, machine, runtimes=runtimes, revoked=revoked))
     if as_json:
         output.data(decision)
