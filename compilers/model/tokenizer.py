@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,23 +20,29 @@ import tokenizers
 
 from compilers.model.chat_template import ChatTemplate, Message, read_chat_template
 from registry.errors import CheckpointError
+from registry.post_processor import Affixes, read_affixes
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
 _LEGACY_SPECIAL_FILE = "special_tokens_map.json"
+_EXTRA, _ADDITIONAL = "extra_special_tokens", "additional_special_tokens"
+"""Keys of special tokens without names; the second is the older one."""
+_FLAGS = ("lstrip", "normalized", "rstrip", "single_word", "special")
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _REPLACEMENT = "�"
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 """How SentencePiece writes a byte that no token covers."""
+_PRINTED = [*range(33, 127), *range(161, 173), *range(174, 256)]
+_BYTE_OF = {chr(byte): byte for byte in _PRINTED} | {
+    chr(256 + place): byte for place, byte in enumerate(sorted({*range(256)} - {*_PRINTED}))
+}
+"""Letters of byte-level tokens → bytes (`bytes_to_unicode` of GPT-2's published encoder)."""
 _CLEAN_UP = (
     *((f" {mark}", mark) for mark in (".", "?", "!", ",")),
     (" ' ", "'"),
     *((f" {tail}", tail) for tail in ("n't", "'m", "'s", "'ve", "'re")),
 )
 """Replacements of `clean_up_tokenization_spaces`, in transformers' order (`tokenization_utils_base.py`)."""
-_CLEAN_UP_STARTS = tuple(sorted({old[:size] for old, _ in _CLEAN_UP for size in range(1, len(old))}))
-"""Text ends that a later token may still turn into one of these."""
-
 Json = dict[str, Any]  # Any: JSON of files that others wrote
 
 
@@ -67,6 +75,9 @@ class Tokenizer:
         self.bos_token = self.special_tokens.get("bos_token")
         self.eos_token = self.special_tokens.get("eos_token")
         self.bos_token_id = self._id_of(self.bos_token)
+        # The post-processor may write a token that the configuration does not name.
+        self._prefix = self.bos_token or next(iter(_affixes(backend).before), None)
+        self._prefix_id = self._id_of(self._prefix)
         self.eos_token_id = self._id_of(self.eos_token)
         self.eos_token_ids = tuple(dict.fromkeys(eos_token_ids))
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
@@ -75,7 +86,11 @@ class Tokenizer:
         )
         """Ids whose text is left out of decoded text."""
         self.chat_template = chat_template
-        if add_bos and self.bos_token_id is None:
+        self._added = dict(backend.get_added_tokens_decoder())
+        self._special_texts = tuple(token.content for token in self._added.values() if token.special)
+        self._inner_texts: dict[int, str] = {}
+        self._decoders = _decoder_types(backend)
+        if add_bos and self._prefix_id is None:
             raise CheckpointError(
                 f"the tokenizer at `{chat_template.where}` has no BOS token to add",
                 hint=f"set `bos_token` in {CONFIG_FILE}, or register the checkpoint without `add_bos`",
@@ -96,11 +111,12 @@ class Tokenizer:
             ConfigurationError: The chat template has an unknown form.
         """
         backend = _read_backend(path / TOKENIZER_FILE)
-        config = _read_json(path / CONFIG_FILE)
-        if "added_tokens_decoder" not in config:
-            config = config | _read_json(path / _LEGACY_SPECIAL_FILE)
-        special = _special_tokens(config)
-        _add_tokens(backend, config=config, special=special)
+        settings = _read_settings(path)
+        config = settings.config
+        special = {
+            name: text for name, token in settings.named.items() if (text := _content(token)) is not None
+        }
+        _add_tokens(backend, settings)
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = config.get("split_special_tokens") is True
@@ -131,11 +147,11 @@ class Tokenizer:
         """The ids of each text, as `encode` gives them, in one call."""
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         wanted = self.add_bos if add_bos is None else add_bos
-        if not wanted or self.bos_token_id is None or self.bos_token is None:
+        if not wanted or self._prefix_id is None or self._prefix is None:
             return [encoding.ids for encoding in encodings]
-        bos_token, bos = self.bos_token, [self.bos_token_id]
+        prefix, bos = self._prefix, [self._prefix_id]
         return [
-            encoding.ids if text.startswith(bos_token) else bos + encoding.ids
+            encoding.ids if text.startswith(prefix) else bos + encoding.ids
             for text, encoding in zip(texts, encodings, strict=True)
         ]
 
@@ -152,6 +168,35 @@ class Tokenizer:
     def token_text(self, token_id: int) -> str:
         """The text of one id on its own, special tokens included; empty for an id outside the vocabulary."""
         return self.decode([token_id], skip_special_tokens=False)
+
+    def inner_text(self, token_id: int) -> str:
+        """The text that one id adds inside a text, special tokens included; empty outside the vocabulary.
+
+        Decoders drop the space before the first word, so this is not the text of the id on its own.
+        """
+        text = self._inner_texts.get(token_id)
+        if text is None:
+            text = self._inner_texts[token_id] = self._inner_text(token_id)
+        return text
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that one id adds inside a text, which need not be whole characters."""
+        token = self._backend.id_to_token(token_id)
+        if token is not None and token_id not in self._added:
+            if "ByteLevel" in self._decoders and all(letter in _BYTE_OF for letter in token):
+                return bytes(_BYTE_OF[letter] for letter in token)
+            if "ByteFallback" in self._decoders and _BYTE_TOKEN.fullmatch(token):
+                return bytes([int(token[3:5], 16)])
+        return self.inner_text(token_id).encode()
+
+    def special_text(self, token_id: int) -> str | None:
+        """The text of a special token, which decoded text leaves out; None for any other token."""
+        token = self._added.get(token_id)
+        return token.content if token is not None and token.special else None
+
+    def names_special_token(self, text: str) -> bool:
+        """Whether a text holds the text of a special token."""
+        return any(token in text for token in self._special_texts)
 
     def render_chat(
         self,
@@ -183,12 +228,51 @@ class Tokenizer:
         """A new stream of text for ids that come one by one."""
         return TextStream(self)
 
+    def decode_raw(self, ids: Sequence[int]) -> str:
+        """The text of some ids before any clean-up, without special tokens."""
+        text: str = self._backend.decode(ids, skip_special_tokens=True)
+        return text
+
+    def clean_whole(self, text: str) -> str:
+        """The text after the clean-up that this tokenizer asks for, if it does."""
+        return self._clean(text) if self._cleans_up else text
+
+    def clean_length(self, text: str) -> int:
+        """How much of a text can be cleaned up on its own, whatever comes after it.
+
+        Every replacement begins with a space and takes away spaces alone. So a cut before a space is safe if
+        no replacement can reach across it: none does where the letter before is neither a space nor an
+        apostrophe, nor the `n` of a `n't` that is still in pieces.
+        """
+        if not self._cleans_up:
+            return len(text)
+        cuts = (at for at in range(len(text) - 1, 0, -1) if text[at] == " " and text[at - 1] not in " 'n")
+        return next(cuts, 0)
+
     def is_pending(self, text: str, *, last: int) -> bool:
         """Whether a token after `last` may still change the end of this decoded text."""
-        if text.endswith(_REPLACEMENT) or (self._cleans_up and text.endswith(_CLEAN_UP_STARTS)):
+        if text.endswith(_REPLACEMENT):
             return True
         # A run of byte tokens is decoded as a whole: one wrong byte turns all of it into replacement signs.
         return _BYTE_TOKEN.fullmatch(self._backend.id_to_token(last) or "") is not None
+
+    def _inner_text(self, token_id: int) -> str:
+        if token_id in self._added:
+            return self._added[token_id].content
+        # Between two tokens of which nothing else is known but that they are text.
+        for anchor in self._anchors:
+            head = self._backend.decode([anchor])
+            tail = self._backend.decode([anchor, anchor])[len(head) :]
+            text = self._backend.decode([anchor, token_id, anchor])
+            if text.startswith(head) and text.endswith(tail) and len(text) >= len(head) + len(tail):
+                return text[len(head) : len(text) - len(tail)]
+        return self.token_text(token_id)
+
+    @cached_property
+    def _anchors(self) -> list[int]:
+        """Ids of single letters, as they stand in the midst of a text."""
+        letters = self._backend.encode("aaab", add_special_tokens=False).ids
+        return [number for number in dict.fromkeys(letters[1:] + letters) if number not in self._added]
 
     def _clean(self, text: str) -> str:
         for old, new in _CLEAN_UP:
@@ -203,7 +287,7 @@ class TextStream:
     """Decodes ids that come one by one; the pieces put together are the text of all ids.
 
     A piece is given out only when no later token can change it: bytes of a character that is not complete
-    yet, and spaces that a clean-up may remove, are held back. Each step decodes only a window of ids.
+    yet, and words that a clean-up may join, are held back. Each step decodes only a window of ids.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -212,33 +296,43 @@ class TextStream:
         self._start = 0
         """Start of the window: some ids before the new ones, for decoders that trim the first space."""
         self._read = 0
-        """Ids whose text was given out."""
+        """Ids whose text was decoded for good."""
         self._given = ""
         """Text of `ids[start:read]`."""
         self._window = ""
         """Text of `ids[start:]`."""
+        self._unclean = ""
+        """Text that a clean-up may still join with what comes."""
 
     def push(self, token_id: int) -> str:
         """Append one id and return the text that is certain now, often empty or one word."""
         self._ids.append(token_id)
-        before, self._window = self._window, self._tokenizer.decode(self._ids[self._start :])
+        before, self._window = self._window, self._tokenizer.decode_raw(self._ids[self._start :])
         # An id without text, such as a special one, leaves open what was open before it.
         if self._window == before or len(self._window) <= len(self._given):
             return ""
         if self._tokenizer.is_pending(self._window, last=token_id):
             return ""
-        return self._give(self._window)
+        return self._clean(self._take(self._window))
 
     def flush(self) -> str:
         """The text that was held back; call it once, after the last id."""
-        text = self._tokenizer.decode(self._ids[self._start :])
-        return self._give(text) if len(text) > len(self._given) else ""
+        text = self._tokenizer.decode_raw(self._ids[self._start :])
+        rest = self._unclean + (self._take(text) if len(text) > len(self._given) else "")
+        self._unclean = ""
+        return self._tokenizer.clean_whole(rest)
 
-    def _give(self, text: str) -> str:
+    def _take(self, text: str) -> str:
         piece = text[len(self._given) :]
         self._start, self._read = self._read, len(self._ids)
-        self._given = self._window = self._tokenizer.decode(self._ids[self._start :])
+        self._given = self._window = self._tokenizer.decode_raw(self._ids[self._start :])
         return piece
+
+    def _clean(self, piece: str) -> str:
+        self._unclean += piece
+        certain = self._tokenizer.clean_length(self._unclean)
+        out, self._unclean = self._unclean[:certain], self._unclean[certain:]
+        return self._tokenizer.clean_whole(out)
 
 
 def _read_backend(path: Path) -> tokenizers.Tokenizer:
@@ -253,6 +347,19 @@ def _read_backend(path: Path) -> tokenizers.Tokenizer:
         raise CheckpointError(
             f"`{path}` is not a tokenizer: {error}", hint="it is damaged; save or download it again"
         ) from error
+
+
+def _affixes(backend: tokenizers.Tokenizer) -> Affixes:
+    processor = backend.post_processor
+    return Affixes() if processor is None else read_affixes(json.loads(processor.__getstate__()))
+
+
+def _decoder_types(backend: tokenizers.Tokenizer) -> frozenset[str]:
+    """Names of the decoder, and of its parts if it is a sequence, as in `tokenizer.json`."""
+    if backend.decoder is None:
+        return frozenset()
+    document = json.loads(backend.decoder.__getstate__())
+    return frozenset(part["type"] for part in (document, *document.get("decoders", ())))
 
 
 def _read_json(path: Path) -> Json:
@@ -278,36 +385,75 @@ def _content(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _special_tokens(config: Json) -> dict[str, str]:
-    """Named special tokens, the standard ones first, then any other key that ends in `_token`."""
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """`tokenizer_config.json` and the older file beside it."""
+
+    config: Json
+    named: Mapping[str, object]
+    """Special tokens with names, as they are written: the standard ones first."""
+    extra: Sequence[object]
+    """Special tokens without names."""
+
+
+def _read_settings(path: Path) -> _Settings:
+    """The settings of a directory, merged as transformers 5 does.
+
+    Special tokens may stand under two keys, as a list or under names, and in two files. Source:
+    `tokenization_utils_base.py`, `_from_pretrained` and `__init__`.
+    """
+    config = _read_json(path / CONFIG_FILE)
+    own: Json = {}  # tokens with names that are the checkpoint's own
+    if not config.get(_EXTRA):
+        config.pop(_EXTRA, None)
+        _rename_additional(config)
+    _spread(config, own)
+    if "added_tokens_decoder" not in config:
+        legacy = _read_json(path / _LEGACY_SPECIAL_FILE)
+        if isinstance(legacy.get(_EXTRA), list):
+            held = config.get(_EXTRA) or []
+            legacy[_EXTRA] = [*held, *(token for token in legacy[_EXTRA] if token not in held)]
+        config |= legacy
+        _spread(config, own)
+    if _EXTRA not in config:
+        _rename_additional(config)
+        _spread(config, own)
     names = (*_NAMED, *(key for key in config if key.endswith("_token") and key not in _NAMED))
-    tokens = {name: _content(config.get(name)) for name in names}
-    extra = config.get("extra_special_tokens")
-    if isinstance(extra, dict):
-        tokens |= {name: _content(value) for name, value in extra.items()}
-    return {name: token for name, token in tokens.items() if token is not None}
+    extra = config.get(_EXTRA)
+    return _Settings(
+        config=config,
+        named={name: config.get(name) for name in names} | own,
+        extra=extra if isinstance(extra, list) else (),
+    )
 
 
-def _add_tokens(backend: tokenizers.Tokenizer, *, config: Json, special: Mapping[str, str]) -> None:
+def _rename_additional(config: Json) -> None:
+    if _ADDITIONAL in config:
+        config[_EXTRA] = config.pop(_ADDITIONAL)
+
+
+def _spread(config: Json, own: Json) -> None:
+    """Move tokens that have names out of `extra_special_tokens`."""
+    if isinstance(config.get(_EXTRA), dict):
+        own |= config.pop(_EXTRA)
+
+
+def _add_tokens(backend: tokenizers.Tokenizer, settings: _Settings) -> None:
     """Add what the configuration has and `tokenizer.json` lacks, in transformers' order: ids must agree."""
     present = {token.content for token in backend.get_added_tokens_decoder().values()}
-    decoder = config.get("added_tokens_decoder")
-    if isinstance(decoder, dict):
-        for _, token in sorted(decoder.items(), key=_token_number):
-            text = _content(token)
-            if text is None or text in present:
-                continue
-            flags = {
-                flag: bool(token[flag])
-                for flag in ("lstrip", "normalized", "rstrip", "single_word", "special")
-                if isinstance(token, dict) and flag in token
-            }
-            backend.add_tokens([tokenizers.AddedToken(text, **flags)])
-    extra = config.get("extra_special_tokens") or config.get("additional_special_tokens")
-    further = [_content(token) for token in extra] if isinstance(extra, list) else []
-    for text in (*special.values(), *further):
-        if text is not None:
-            backend.add_special_tokens([tokenizers.AddedToken(text, normalized=False, special=True)])
+    decoder = settings.config.get("added_tokens_decoder")
+    listed = sorted(decoder.items(), key=_token_number) if isinstance(decoder, dict) else []
+    ordinary = [(token, False) for _, token in listed]
+    special = [(token, True) for token in (*settings.named.values(), *settings.extra)]
+    for value, is_special in (*ordinary, *special):
+        text = _content(value)
+        if text is None or text in present:
+            continue
+        present.add(text)
+        flags = {flag: bool(value[flag]) for flag in _FLAGS if isinstance(value, dict) and flag in value}
+        if is_special:
+            flags["special"] = True
+        backend.add_tokens([tokenizers.AddedToken(text, **flags)])
 
 
 def _token_number(entry: tuple[str, object]) -> int:

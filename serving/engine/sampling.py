@@ -17,6 +17,9 @@ from registry.errors import LoadError
 
 IntArray = NDArray[np.int64]
 
+LEAST_TEMPERATURE = float(np.finfo(np.float64).tiny)
+"""Below it drawing is greedy: libraries may set the processor to take smaller numbers for zero."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -52,27 +55,27 @@ class Sampler:
             LoadError: The logits are not numbers: the artifact computes nonsense here.
         """
         best = int(logits.argmax())
-        if not np.isfinite(logits[best]):
-            raise LoadError(
-                f"the session gave a logit of {logits[best]} for token {best}",
-                hint="the artifact is damaged or does not run on this machine; pull it again",
-            )
-        if self._sampling.temperature == 0.0:
+        _check_best(logits, best=best)
+        if self._sampling.temperature < LEAST_TEMPERATURE:
             return best
         return self._draw(logits)
 
     def _draw(self, logits: NDArray[np.float32]) -> int:
         sampling = self._sampling
-        tokens, scores = _candidates(logits.astype(np.float64) / sampling.temperature, top_k=sampling.top_k)
-        weights = np.exp(scores - scores.max())
+        # The best score is 0 before the division, so that no temperature makes it infinite.
+        with np.errstate(over="ignore"):
+            relative = (logits.astype(np.float64) - float(logits.max())) / sampling.temperature
+        tokens, scores = _candidates(relative, top_k=sampling.top_k)
+        weights = np.exp(scores)
         if sampling.top_p < 1.0:
             order = np.argsort(-weights, kind="stable")
             cumulative = np.cumsum(weights[order])
             kept = order[: int(np.searchsorted(cumulative, sampling.top_p * cumulative[-1])) + 1]
             tokens, weights = tokens[kept], weights[kept]
         cumulative = np.cumsum(weights)
-        drawn = int(np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right"))
-        return int(tokens[min(drawn, len(tokens) - 1)])
+        # Below the total, even where the product is rounded up to it: a token without weight is never drawn.
+        place = min(self._random.random() * cumulative[-1], np.nextafter(cumulative[-1], 0.0))
+        return int(tokens[np.searchsorted(cumulative, place, side="right")])
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +96,29 @@ def logprobs(logits: FloatArray, *, tokens: list[int], top: int) -> list[TokenLo
         logits: Shape [len(tokens), vocab].
         tokens: The token that followed each row.
         top: How many of the most likely tokens to name at each place.
+
+    Raises:
+        LoadError: The logits are not numbers: the artifact computes nonsense here.
     """
     if not tokens:
         return []
     highest = logits.max(axis=-1)
+    for row in logits[~np.isfinite(highest)]:
+        _check_best(row, best=int(row.argmax()))
     totals = np.log(np.exp(logits - highest[:, None]).sum(axis=-1, dtype=np.float64))
     return [
         _logprob(logits[i], token=token, highest=float(highest[i]), total=float(totals[i]), top=top)
         for i, token in enumerate(tokens)
     ]
+
+
+def _check_best(row: NDArray[np.float32], *, best: int) -> None:
+    """Refuse logits with NaN (which `argmax` gives first) or infinity, and those that leave no token."""
+    if not np.isfinite(row[best]):
+        raise LoadError(
+            f"the session gave a logit of {row[best]} for token {best}",
+            hint="the artifact is damaged or does not run on this machine; pull it again",
+        )
 
 
 def _logprob(row: NDArray[np.float32], *, token: int, highest: float, total: float, top: int) -> TokenLogprob:

@@ -89,7 +89,7 @@ class Sequence:
         self._stream = TextStream(tokenizer)
         self._decodes_late = not (generation.stream or generation.stop or generation.top_logprobs is not None)
         """Nobody looks at the text before its end: then it is decoded once, there."""
-        self._stops = StopMatcher(generation.stop)
+        self._stops = StopMatcher(generation.stop, is_hidden=tokenizer.names_special_token)
         self._decoded = 0
         """Characters that tokens have given so far, stop strings included."""
         self._sent = 0
@@ -152,6 +152,7 @@ class Sequence:
             return
         if not self._decodes_late:
             self._push(self._stream.push(token))
+            self._seek_special(token)
         if self._stops.stopped:
             self._scores = [entry for entry in self._scores if entry[0] < self._sent]
             self._end("stop")
@@ -162,10 +163,21 @@ class Sequence:
 
     def _push(self, text: str) -> None:
         self._decoded += len(text)
-        passed = self._stops.push(text)
+        self._pass(self._stops.push(text))
+
+    def _pass(self, passed: str) -> None:
         self._sent += len(passed)
         if passed:
             self._text.append(passed)
+
+    def _seek_special(self, token: int) -> None:
+        """Let the stop strings see a special token, which the text does not have."""
+        text = self._tokenizer.special_text(token) if self._stops.seeks_special_tokens else None
+        if text is None:
+            return
+        self._pass(self._stops.push_special(text))
+        if self._stops.stopped:
+            self._text.append(self._stream.flush())  # held back for what would have come
 
     def _end(self, reason: FinishReason) -> None:
         if self._decodes_late:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from registry.errors import ConfigurationError
 from serving.contract.problems import Json, RequestError
 from serving.engine.sampling import TokenLogprob
 from serving.engine.sequence import Generation, TextPiece
+from serving.openai.messages import plain_forms
 from serving.openai.schemas import ChatBody
-from serving.openai.served import ServedModel
+from serving.openai.served import ServedModel, written
 from serving.openai.usage import choices, usage
 
 
@@ -18,12 +21,10 @@ async def chat_generations(model: ServedModel, body: ChatBody) -> list[Generatio
         RequestError: The template refuses the conversation, or it does not fit.
     """
     model.check_count(body.n)
-    try:
-        text = await model.intake.render([message.plain() for message in body.messages])
-    except ConfigurationError as error:
-        raise RequestError(error.message, hint=error.hint, param="messages") from error
-    [prompt] = await model.encode([text], param="messages")
-    model.check_prompt(prompt, param="messages")
+    # The template alone decides whether BOS stands first, as in transformers' `apply_chat_template`.
+    text = await _render(model, body)
+    [prompt] = await model.encode([text], param="messages", add_bos=False)
+    model.check_prompt(prompt, param="messages", encoded_here=True)
     limit = model.max_tokens(len(prompt), asked=body.limit, default=None, param="messages")
     top = (body.top_logprobs or 0) if body.logprobs else None
     return choices(body, prompt, max_tokens=limit, top_logprobs=top, score=False)
@@ -79,6 +80,18 @@ class ChatStream:
         return {**self._head, "choices": [choice], **self._usage}
 
 
+async def _render(model: ServedModel, body: ChatBody) -> str:
+    documented, *others = plain_forms(list(body.messages))
+    try:
+        return await model.intake.render(documented)
+    except ConfigurationError as error:
+        refusal = error
+    for messages in others:
+        with suppress(ConfigurationError):
+            return await model.intake.render(messages)
+    raise RequestError(refusal.message, hint=refusal.hint, param="messages") from refusal
+
+
 def _logprobs(model: ServedModel, piece: TextPiece) -> Json:
     ends = model.tokenizer.eos_token_ids
     return {
@@ -88,17 +101,14 @@ def _logprobs(model: ServedModel, piece: TextPiece) -> Json:
 
 
 def _entry(model: ServedModel, score: TokenLogprob) -> Json:
-    return {
-        **_token(model, score.token, score.logprob),
-        "top_logprobs": [_token(model, token, logprob) for token, logprob in score.top],
-    }
+    texts = model.token_texts(score)
 
+    def named(token: int, logprob: float | None) -> Json:
+        return {
+            "token": texts[token],
+            "logprob": None if logprob is None else written(logprob),
+            "bytes": list(model.tokenizer.token_bytes(token)),
+        }
 
-def _token(model: ServedModel, token: int, logprob: float | None) -> Json:
-    text = model.tokenizer.token_text(token)
-    whole = bool(text) and "�" not in text
-    return {
-        "token": model.token_text(token),
-        "logprob": logprob,
-        "bytes": list(text.encode()) if whole else None,
-    }
+    top = [named(token, logprob) for token, logprob in score.top]
+    return {**named(score.token, score.logprob), "top_logprobs": top}

@@ -12,7 +12,7 @@ from serving.contract.problems import Json
 from serving.engine.sampling import TokenLogprob
 from serving.engine.sequence import Generation, TextPiece
 from serving.openai.schemas import CompletionBody
-from serving.openai.served import ServedModel
+from serving.openai.served import ServedModel, written
 from serving.openai.usage import choices, usage
 
 DEFAULT_MAX_TOKENS = 16
@@ -32,7 +32,7 @@ async def completion_generations(model: ServedModel, body: CompletionBody) -> li
     found: list[Generation] = []
     for prompt in prompts:
         tokens = next(encoded) if isinstance(prompt, str) else prompt
-        model.check_prompt(tokens, param="prompt")
+        model.check_prompt(tokens, param="prompt", encoded_here=isinstance(prompt, str))
         limit = model.max_tokens(
             len(tokens), asked=body.max_tokens, default=DEFAULT_MAX_TOKENS, param="prompt"
         )
@@ -113,8 +113,8 @@ def _logprobs(model: ServedModel, scores: list[TokenLogprob], *, start: int) -> 
         offsets.append(at)
         at += len(stream.push(score.token))
     return {
-        "tokens": [model.token_text(score.token) for score in scores],
-        "token_logprobs": [score.logprob for score in scores],
+        "tokens": [model.token_texts(score)[score.token] for score in scores],
+        "token_logprobs": [None if score.logprob is None else written(score.logprob) for score in scores],
         "top_logprobs": [model.top_by_text(score) for score in scores],
         "text_offset": offsets,
     }

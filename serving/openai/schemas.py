@@ -8,14 +8,14 @@ https://platform.openai.com/docs/api-reference/completions and …/chat.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import from_json
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic_core import ErrorDetails, from_json
 
-from registry.value import describe
 from serving.contract.problems import RequestError
 from serving.engine.sampling import Sampling
+from serving.openai.messages import FORMS, ChatMessage, drop_nulls
 
 MAX_STOPS = 64
 MAX_STOP_CHARACTERS = 4096
@@ -24,6 +24,8 @@ MAX_KEYS = 64
 """Of any object in a request."""
 MAX_CHOICES = 128
 MAX_LOGPROBS = 20
+MAX_NAMED = 8
+"""Unknown keys that one refusal names."""
 
 NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "audio": (None,),
@@ -56,6 +58,36 @@ Texts = Annotated[list[str], Field(fail_fast=True)]
 Tokens = Annotated[list[Token], Field(fail_fast=True)]
 
 
+_FORMS = (*FORMS, "<texts>", "<tokens>", "<token lists>")
+"""Names of forms in pydantic's places, which callers do not see."""
+
+
+def _kind(value: object) -> str:
+    """Which of the forms of `prompt` or `stop` is meant, so that an error speaks of that form alone."""
+    if not isinstance(value, list):
+        return "<text>"
+    match value[0] if value else None:
+        case str():
+            return "<texts>"
+        case list():
+            return "<token lists>"
+        case _:
+            return "<tokens>"
+
+
+Prompt = Annotated[
+    Annotated[str, Tag("<text>")]
+    | Annotated[Texts, Tag("<texts>")]
+    | Annotated[Tokens, Tag("<tokens>")]
+    | Annotated[list[Tokens], Field(fail_fast=True), Tag("<token lists>")],
+    Discriminator(_kind),
+]
+Stops = Annotated[
+    Annotated[Stop, Tag("<text>")] | Annotated[list[Stop], Field(fail_fast=True), Tag("<texts>")],
+    Discriminator(lambda value: "<texts>" if isinstance(value, list) else "<text>"),
+]
+
+
 class Body(BaseModel):
     """The parameters that both kinds of requests share."""
 
@@ -68,7 +100,7 @@ class Body(BaseModel):
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_k: int | None = Field(default=None, ge=-1)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**64)
-    stop: Stop | Annotated[list[Stop], Field(fail_fast=True)] | None = None
+    stop: Stops | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -133,16 +165,13 @@ class StreamOptions(BaseModel):
 
     include_usage: bool | None = None
 
+    _without_nulls = model_validator(mode="before")(drop_nulls)
+
 
 class CompletionBody(Body):
     """`POST /v1/completions`."""
 
-    prompt: (
-        str
-        | Annotated[list[str], Field(fail_fast=True)]
-        | Tokens
-        | Annotated[list[Tokens], Field(fail_fast=True)]
-    )
+    prompt: Prompt
     echo: bool | None = None
     logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
 
@@ -166,33 +195,6 @@ class CompletionBody(Body):
         if self.echo and self.stream:
             raise _wrong("echo", "is given together with `stream`", "leave one of them out")
         return self
-
-
-class TextPart(BaseModel):
-    """A part of a message's content; only text is supported."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-    type: Literal["text"]
-    text: str
-
-
-class ChatMessage(BaseModel):
-    """One message of a chat."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-    role: Annotated[str, Field(min_length=1, max_length=64)]
-    content: str | Annotated[list[TextPart], Field(fail_fast=True)]
-    name: str | None = None
-
-    def plain(self) -> dict[str, str]:
-        """The message as a chat template takes it."""
-        content = (
-            self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        )
-        named = {} if self.name is None else {"name": self.name}
-        return {"role": self.role, "content": content, **named}
 
 
 class ChatBody(Body):
@@ -265,25 +267,48 @@ def _check_keys(value: object) -> None:
 
 
 def _named(error: ValidationError) -> RequestError:
-    first = error.errors(include_url=False)[0]
+    """The error that names each unknown key by its place, or else the place of the first problem."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
     if not first["loc"]:
         return RequestError(
-            f"the request's body is not a JSON object: {describe(error)}", hint="send one JSON object"
+            f"the request's body is not a JSON object (got {_brief(first['input'])})",
+            hint="send one JSON object",
         )
+    unknown = [one for one in problems if one["type"] == "extra_forbidden"]
+    first = unknown[0] if unknown else first
     param = str(first["loc"][0])
-    if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+    if unknown:
+        names = ", ".join(f"`{_place(one)}`" for one in unknown[:MAX_NAMED])
+        more = f" and {len(unknown) - MAX_NAMED} more" if len(unknown) > MAX_NAMED else ""
+        what = f"parameter {names} is" if len(unknown) == 1 else f"parameters {names}{more} are"
         return RequestError(
-            f"parameter `{param}` is unknown",
-            hint=f"leave `{param}` out",
+            f"{what} unknown",
+            hint=f"leave {names} out",
             param=param,
             code="unknown_parameter",
         )
+    name = _place(first)
     if first["type"] == "missing":
-        name = ".".join(str(part) for part in first["loc"])
         return RequestError(f"parameter `{name}` is missing", hint=f"give `{name}`", param=param)
     return RequestError(
-        f"parameter `{param}`: {describe(error)}", hint="see the API reference for its form", param=param
+        f"parameter `{name}`: {_without_prefix(first['msg'])} (got {_brief(first['input'])})",
+        hint="see the API reference for its form",
+        param=param,
     )
+
+
+def _place(problem: ErrorDetails) -> str:
+    """The path of a value as a caller writes it: without pydantic's names of the forms in a union."""
+    *inner, last = problem["loc"]
+    place = [part for part in inner if part not in _FORMS]
+    if last not in _FORMS or problem["type"] == "extra_forbidden":
+        place.append(last)
+    return ".".join(map(str, place))
+
+
+def _without_prefix(message: str) -> str:
+    return message.removeprefix("Value error, ")
 
 
 def _wrong(param: str, what: str, hint: str) -> RequestError:

@@ -22,6 +22,8 @@ TOKEN_BODY_BYTES = 512
 for a batch of prompts, or for a context of a vocabulary's longest tokens."""
 MAX_BODY_BYTES = 16 << 20
 """Of a body, whatever the context."""
+LEAST_LOGPROB = -9999.0
+"""Stands for minus infinity, as with OpenAI."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +74,13 @@ class ServedModel:
         except TooLongError as error:
             raise self._too_long(f"more than {self.limits.capacity}", asked=None, param=param) from error
 
-    def check_prompt(self, tokens: list[int], *, param: str) -> None:
+    def check_prompt(self, tokens: list[int], *, param: str, encoded_here: bool) -> None:
         """Refuse a prompt that the session cannot take.
+
+        Args:
+            tokens: The prompt.
+            param: Parameter that holds it.
+            encoded_here: Whether the caller sent text.
 
         Raises:
             RequestError: It is empty, or has a token outside the vocabulary.
@@ -85,6 +92,13 @@ class ServedModel:
                 param=param,
             )
         outside = next((token for token in tokens if token >= self.vocab_size), None)
+        if outside is not None and encoded_here:
+            raise RequestError(
+                f"parameter `{param}` has `{self.tokenizer.inner_text(outside)}`, token {outside} of the "
+                f"tokenizer, but the model knows only {self.vocab_size} tokens",
+                hint="leave it out of the text; the checkpoint's tokenizer has a token without an embedding",
+                param=param,
+            )
         if outside is not None:
             raise RequestError(
                 f"parameter `{param}` has the token {outside}, the vocabulary has {self.vocab_size}",
@@ -143,18 +157,32 @@ class ServedModel:
             "system_fingerprint": self.fingerprint,
         }
 
-    def token_text(self, token: int) -> str:
-        """A token as a caller may read it: its text, or its number where it is only part of a character."""
-        text = self.tokenizer.token_text(token)
-        return text if text and "�" not in text else f"token_id:{token}"
+    def token_texts(self, score: TokenLogprob) -> dict[int, str]:
+        """The texts of a place's tokens, the likeliest and the one taken; no two of them are the same.
+
+        A token is written as it reads inside a text, so that the texts of all tokens make the text. One that
+        is only part of a character, or reads like another, is written as its number.
+        """
+        found: dict[int, str] = {}
+        taken: set[str] = set()
+        for token in (score.token, *(token for token, _ in score.top)):
+            if token in found:
+                continue
+            text = self.tokenizer.inner_text(token)
+            whole = text and "�" not in text and text not in taken
+            found[token] = text if whole else f"token_id:{token}"
+            taken.add(found[token])
+        return found
 
     def top_by_text(self, score: TokenLogprob) -> dict[str, float] | None:
         """The most likely tokens and the one taken, by text; None where nothing predicted the token."""
         if score.logprob is None:
             return None
-        found: dict[str, float] = {}
-        for token, logprob in (*score.top, (score.token, score.logprob)):
-            text = self.token_text(token)
-            if found.setdefault(text, logprob) != logprob:  # another token with the same text
-                found[f"token_id:{token}"] = logprob
-        return found
+        texts = self.token_texts(score)
+        pairs = dict((*score.top, (score.token, score.logprob)))
+        return {texts[token]: written(logprob) for token, logprob in pairs.items()}
+
+
+def written(logprob: float) -> float:
+    """A log-probability as JSON can hold it."""
+    return max(logprob, LEAST_LOGPROB)

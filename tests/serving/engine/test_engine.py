@@ -73,8 +73,22 @@ class Letters:
     def decode(self, ids):
         return "".join(chr(65 + i) for i in ids if i != EOS)
 
+    decode_raw = decode
+
+    def clean_whole(self, text):
+        return text
+
+    def clean_length(self, text):
+        return len(text)
+
     def is_pending(self, text, *, last=None):
         return False
+
+    def names_special_token(self, text):
+        return False
+
+    def special_text(self, token):
+        return None
 
 
 def logits(history):

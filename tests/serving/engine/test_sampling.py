@@ -56,8 +56,54 @@ def test_log_probabilities_are_a_distribution_and_the_best_is_the_same_float(row
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_logits_that_are_no_numbers_are_refused(value):
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_no_numbers_are_refused(value, temperature):
     broken = LOGITS.copy()
     broken[3] = value
     with pytest.raises(LoadError, match="token 3"):
-        Sampler(Sampling(temperature=0.0)).draw(broken)
+        Sampler(Sampling(temperature=temperature)).draw(broken)
+    with pytest.raises(LoadError, match="token 3"):
+        logprobs(np.stack([LOGITS, broken]), tokens=[1, 2], top=2)
+
+
+def test_logits_that_leave_no_token_are_refused():
+    nothing = np.full_like(LOGITS, -np.inf)
+    with pytest.raises(LoadError, match="-inf"):
+        Sampler(Sampling()).draw(nothing)
+    with pytest.raises(LoadError, match="-inf"):
+        logprobs(nothing[None], tokens=[0], top=0)
+
+
+def test_a_token_that_is_ruled_out_is_never_drawn_and_its_probability_is_zero():
+    ruled_out = LOGITS.copy()
+    ruled_out[4] = -np.inf
+    sampler = Sampler(Sampling(seed=1, temperature=100.0))
+    assert 4 not in {sampler.draw(ruled_out) for _ in range(500)}
+    [score] = logprobs(ruled_out[None], tokens=[4], top=5)
+    assert score.logprob == -np.inf
+    assert score.top[0][1] == pytest.approx(np.log(0.5 / 0.9375), abs=1e-5)
+
+
+@given(
+    row=st.lists(
+        st.floats(-(2.0**90), 2.0**90, width=32, allow_subnormal=False), min_size=2, max_size=40, unique=True
+    ),
+    temperature=st.sampled_from([5e-324, 1e-310, 2.3e-308, 1e-200, 1e-38]),
+    how=st.sampled_from([{}, {"top_k": 3}, {"top_p": 5e-324}, {"top_p": 0.5}]),
+)
+def test_the_smallest_temperatures_are_greedy(row, temperature, how):
+    logits = np.array(row, dtype=np.float32)
+    assert Sampler(Sampling(temperature=temperature, seed=0, **how)).draw(logits) == logits.argmax()
+
+
+@given(
+    row=st.lists(
+        st.floats(-(2.0**90), 2.0**90, width=32, allow_subnormal=False), min_size=2, max_size=40, unique=True
+    ),
+    top_p=st.sampled_from([5e-324, 1e-300, 1e-17]),
+)
+def test_the_smallest_nucleus_is_greedy_at_any_temperature(row, top_p):
+    logits = np.array(row, dtype=np.float32)
+    found = Sampler(Sampling(temperature=100.0, top_p=top_p, seed=0)).draw(logits)
+    # At this temperature the scores of near tokens are equal in float64.
+    assert logits[found] == pytest.approx(logits.max(), rel=1e-6, abs=1e-6)
