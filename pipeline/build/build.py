@@ -21,6 +21,7 @@ from matrices.ledger.query import cells
 from pipeline.build.cell_progress import CellProgress
 from pipeline.build.compose import compose_cell
 from pipeline.build.graph import run_graph
+from pipeline.build.judge_again import cell_judged_again
 from pipeline.build.nodes import StopAfter, make_nodes
 from pipeline.build.plan import BuildPlan, Filters, make_plan
 from pipeline.build.plan_records import PlanRecords
@@ -73,6 +74,8 @@ class BuildSummary:
     """Nodes whose work was run and succeeded."""
     failures: Mapping[str, Failure] = field(default_factory=dict)
     """Cell id → why it failed in this build."""
+    judged_again: tuple[str, ...] = ()
+    """Cells with new verdicts from outcomes that were stored before."""
 
 
 def build_ladder(
@@ -150,9 +153,12 @@ def build(
         declared_at = before.evidence[0].at if before and before.evidence else began
         cell = compose_cell(progress, failure, declared_at=declared_at, at=datetime.now(UTC))
         done[cell_id] = ledger.put_cell(cell)
+        if progress.cannot_run and (again := cell_judged_again(done[cell_id], found=found, at=began)):
+            done[cell_id] = ledger.put_cell(again)
 
+    found = PlanRecords.here(plan, Records(ledger, store))
     nodes = make_nodes(
-        PlanRecords.here(plan, Records(ledger, store)),
+        found,
         store=store,
         timeout_s=limits.timeout_s,
         on_cell=on_cell,
@@ -161,8 +167,18 @@ def build(
     )
     display.total(len(nodes))
     run_graph(nodes, executor=executor, observer=recorder, jobs=limits.jobs, memory_bytes=limits.memory_bytes)
+    evaluated = {name for name in recorder.ran if name.startswith("examine ")}
     return BuildSummary(
-        cells=tuple(done[planned.id] for planned in plan.cells), ran=tuple(recorder.ran), failures=failures
+        cells=tuple(done[planned.id] for planned in plan.cells),
+        ran=tuple(recorder.ran),
+        failures=failures,
+        judged_again=tuple(
+            name
+            for name, cell in done.items()
+            if (before := known.get(name))
+            and before.tasks != cell.tasks
+            and f"examine {name}" not in evaluated
+        ),
     )
 
 

@@ -13,11 +13,12 @@ from typing import TypeVar
 
 from compilers.backend import find_format, find_runtime, find_toolchain, stand_ins_here
 from compilers.toolchain import Unsupported
+from pipeline.build.judge_again import judge_again
 from pipeline.build.manifest import make_manifest
 from pipeline.build.plan import PlannedCell
 from pipeline.build.plan_records import PlanRecords
 from pipeline.build.records import Recorded
-from pipeline.stages.evaluate import EvaluateOutput, evaluate_key
+from pipeline.stages.evaluate import EvaluateOutput, evaluate_key, outcomes_key
 from pipeline.stages.export import ExportOutput
 from pipeline.stages.lower import LowerOutput, lower_key
 from pipeline.stages.prove import ProveOutput, prove_code, prove_key
@@ -184,7 +185,29 @@ class CellSteps:
             ToolchainMissingError: The runtime is not installed.
         """
         keys = self.evaluate_keys(progress)
-        return replace(progress, evaluated={name: self.found.records.find(key) for name, key in keys.items()})
+        return replace(
+            progress,
+            evaluated={
+                name: self.found.records.find(key) or self._judged_again(progress, name)
+                for name, key in keys.items()
+            },
+        )
+
+    def _judged_again(self, progress: CellProgress, task_type: str) -> Recorded[EvaluateOutput] | None:
+        """An earlier evaluation by other bars, judged by the bars of now if its outcomes decide them."""
+        found, plan = self.found, self.found.plan
+        earlier = found.records.find(self.outcomes_key(progress, task_type))
+        if earlier is None:
+            return None
+        result = judge_again(
+            earlier.output.result.scorecard,
+            references=reached(found.references(task_type)),
+            bars=plan.bars(task_type),
+            records=found.records,
+        )
+        if result is None:
+            return None
+        return replace(earlier, output=earlier.output.model_copy(update={"result": result}))
 
     # Keys
 
@@ -262,6 +285,22 @@ class CellSteps:
             )
             for task_type, entry in plan.ladder.task.items()
         }
+
+    def outcomes_key(self, progress: CellProgress, task_type: str) -> StageKey[EvaluateOutput]:
+        """The key of the artifact's latest evaluation of a task type, whatever the bars were.
+
+        Raises:
+            ToolchainMissingError: The runtime is not installed.
+        """
+        manifest, plan = reached(progress.manifest), self.found.plan
+        return outcomes_key(
+            manifest,
+            tasks=self.found.tasks[task_type],
+            evaluation=plan.ladder.evaluation,
+            max_samples=plan.ladder.task[task_type].max_samples,
+            runtime_version=find_runtime(manifest.format).version(),
+            chip=self.found.chip,
+        )
 
 
 def cannot_run(manifest: Manifest) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Generic, Protocol, TypeVar
 
 from matrices.ledger.build_records import BuildRecord, blobs_of
 from pipeline.stages.stage import StageKey
+from registry.digest import Digest
 from registry.value import Value
 
 O_co = TypeVar("O_co", bound=Value, covariant=True)
@@ -27,6 +28,10 @@ class HoldsBlobs(Protocol):
 
     def has(self, digest: str) -> bool:
         """Whether a blob is there."""
+        ...
+
+    def read_bytes(self, digest: str) -> bytes:
+        """A blob's bytes."""
         ...
 
 
@@ -57,6 +62,14 @@ class Records:
         if record is None:
             return None
         return Recorded(key.output.model_validate(record.output), record.finished_at)
+
+    def has(self, digest: Digest) -> bool:
+        """Whether a blob is in the store."""
+        return self._store.has(digest)
+
+    def read_bytes(self, digest: Digest) -> bytes:
+        """A blob that an output names."""
+        return self._store.read_bytes(digest)
 
     def output(self, key: StageKey[OutputT]) -> OutputT | None:
         """The recorded output of a key, or None if the stage has to be run (again)."""

@@ -115,6 +115,7 @@ def _examine(progress: CellProgress, steps: CellSteps) -> ExamineRequest | None:
             entry=plan.ladder.task[task_type],
             bars=plan.bars(task_type),
             references=reached(steps.found.references(task_type)),
+            outcomes_key=steps.outcomes_key(progress, task_type).digest,
         )
         for task_type, evaluated in progress.evaluated.items()
         if evaluated is None

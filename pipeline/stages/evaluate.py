@@ -33,6 +33,38 @@ EVALUATE = Stage(
 )
 
 
+OUTCOMES = Stage(
+    "outcomes",
+    work="pipeline.stages.work.evaluate:evaluate_task",
+    output=EvaluateOutput,
+    needs=EVALUATE.needs,
+)
+"""The same output, found whatever the bars were: a change of a floor or a margin is judged from it again."""
+
+
+def outcomes_key(
+    manifest: Manifest,
+    *,
+    tasks: str,
+    evaluation: EvaluationEntry,
+    max_samples: int | None,
+    runtime_version: str,
+    chip: str,
+) -> StageKey[EvaluateOutput]:
+    """The key of the latest evaluation of one task type: `evaluate_key` without bars and references.
+
+    What it was judged by decides only how many samples were taken, in the same order.
+    """
+    return OUTCOMES.key(
+        backend=runtime_code(manifest.toolchain),
+        artifact=manifest.digest,
+        tasks=tasks,
+        evaluation=evaluation,
+        max_samples=max_samples,
+        runtime={"version": runtime_version, "chip": chip},
+    )
+
+
 def evaluate_key(
     manifest: Manifest,
     *,

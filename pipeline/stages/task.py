@@ -17,3 +17,5 @@ class TaskRequest(Value):
     bars: tuple[Bar, ...] = ()
     references: tuple[Digest, ...] = ()
     """Scorecard blobs of the tiers' reference checkpoints, by tier."""
+    outcomes_key: Digest | None = None
+    """Key to report the outcomes under as well, by which they are found when the bars have changed."""

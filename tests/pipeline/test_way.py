@@ -17,7 +17,7 @@ import pytest
 
 from registry.store import Store
 from tests.checkpoints import make_checkpoint
-from tests.pipeline.conftest import Place
+from tests.pipeline.conftest import LADDER, Place
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -101,6 +101,36 @@ def test_every_architecture_reaches_an_evaluated_cell_on_both_toolchains(
 def test_a_second_build_finds_nothing_to_do(built: Place) -> None:
     ran = built.must("build", "ladder.toml")
     assert "nothing to build: 4 cells are up to date" in ran.err
+
+
+def test_other_bars_are_judged_from_the_stored_outcomes(built: Place, tmp_path: Path) -> None:
+    place = copy_of(built, tmp_path)
+    before = cells(place)
+    place.write_ladder(LADDER.replace("floor = [0.0]", "floor = [1.0]"))
+
+    harder = place.must("build", "ladder.toml")
+
+    assert f"{len(before)} cells judged again" in harder.err
+    assert "nothing to build" in harder.err
+    for name, cell in cells(place).items():
+        (old,), (new,) = before[name]["tasks"], cell["tasks"]
+        assert (old["tier"], new["tier"]) == (1, None)
+        assert [verdict["floor"] for verdict in new["verdicts"]] == [1.0]
+        assert old["scorecard"] == new["scorecard"]
+        assert cell["state"] == before[name]["state"]
+    place.write_ladder()
+    place.must("build", "ladder.toml")
+    assert {name: cell["tasks"] for name, cell in cells(place).items()} == {
+        name: cell["tasks"] for name, cell in before.items()
+    }
+
+
+def test_bars_that_the_stored_outcomes_do_not_decide_are_evaluated_again(
+    built: Place, tmp_path: Path
+) -> None:
+    place = copy_of(built, tmp_path)
+    place.write_ladder(LADDER.replace("max_samples = 20", "max_samples = 30"))
+    assert "done examine" in place.must("build", "ladder.toml").err
 
 
 def test_doctor_finds_nothing_after_a_build(built: Place) -> None:

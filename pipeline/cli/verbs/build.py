@@ -64,6 +64,8 @@ def build(
         )
     if as_json:
         output.data(report.cells)
+    if report.judged_again:
+        output.note(f"{len(report.judged_again)} cells judged again, from the outcomes that were stored")
     if not report.ran and not report.failures:
         output.note(f"nothing to build: {len(report.cells)} cells are up to date")
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from pipeline.stages.context import WorkerContext
-from pipeline.stages.evaluate import EVALUATE
+from pipeline.stages.evaluate import EVALUATE, OUTCOMES
 from pipeline.stages.examine import ExamineRequest
 from pipeline.stages.speed import SPEED
 from pipeline.stages.verify import VERIFY
@@ -48,4 +48,7 @@ def examine(request: ExamineRequest, context: WorkerContext) -> None:
             ladder_directory=request.ladder_directory,
             context=context,
         )
-        report.output(task.key, evaluated, stage=EVALUATE.name, seconds=time.monotonic() - start)
+        seconds = time.monotonic() - start
+        report.output(task.key, evaluated, stage=EVALUATE.name, seconds=seconds)
+        if task.outcomes_key is not None:
+            report.output(task.outcomes_key, evaluated, stage=OUTCOMES.name, seconds=seconds)

@@ -17,6 +17,7 @@ from pipeline.executors.interface import Failure, Work
 from pipeline.stages.export import ExportRequest
 from registry.checkpoint import Checkpoint, FileEntry
 from registry.digest import digest_value
+from registry.errors import NotFoundError
 from registry.ladder import read_ladder
 from registry.recipe import parse_recipe
 from registry.store import Store
@@ -50,6 +51,9 @@ class NoRecords:
 
     def has(self, digest: str) -> bool:
         return False
+
+    def read_bytes(self, digest: str) -> bytes:
+        raise NotFoundError(f"no blob {digest}", hint="there is none")
 
 
 def checkpoint(name: str) -> Checkpoint:

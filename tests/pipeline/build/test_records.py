@@ -10,6 +10,7 @@ from pipeline.build.records import Recorded, Records
 from pipeline.stages.probe import ProbeOutput
 from pipeline.stages.stage import StageKey
 from registry.digest import digest_value
+from registry.errors import NotFoundError
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 KEY = StageKey("probe", digest_value("key"), ProbeOutput)
@@ -30,6 +31,9 @@ class Blobs:
 
     def has(self, digest: str) -> bool:
         return digest in self.digests
+
+    def read_bytes(self, digest: str) -> bytes:
+        raise NotFoundError(f"no blob {digest}", hint="none is read here")
 
 
 def database() -> Database:
