@@ -23,6 +23,7 @@ from registry.artifact import ArtifactFormat, ModelFacts
 from registry.errors import BuildError, CorruptError, ToolchainMissingError
 from registry.recipe import Recipe
 from registry.target import Target
+from registry.weight_form import EMBEDDING, CodedWeights
 
 MODULE_NAME = "decoder.vmfb"
 CONTEXT = 1024
@@ -65,7 +66,13 @@ class IreeToolchain:
             return Unsupported(
                 "not_implemented", "products of integer activations are not written for IREE yet"
             )
+        embedding = recipe.form(EMBEDDING)
         match target.kind:
+            case "vulkan" if isinstance(embedding, CodedWeights) and embedding.codes_per_byte > 1:
+                return Unsupported(
+                    "not_upstream",
+                    "IREE's SPIR-V generator fails on the lookup of 4-bit rows (`vector.broadcast`, in 3.13)",
+                )
             case "cpu" | "vulkan":
                 return Supported()
             case "cuda" | "rocm" if len(target.architectures) > 1:

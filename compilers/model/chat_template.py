@@ -15,6 +15,7 @@ from typing import Any
 from compilers.model.template_process import TemplateError, render_apart
 from registry.errors import ConfigurationError, UnknownNameError
 
+CONFIG_FILE = "tokenizer_config.json"
 TEMPLATE_FILE = "chat_template.jinja"
 TEMPLATE_FOLDER = "additional_chat_templates"
 _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")

@@ -18,12 +18,11 @@ from typing import Any, Self
 
 import tokenizers
 
-from compilers.model.chat_template import ChatTemplate, Message, read_chat_template
+from compilers.model.chat_template import CONFIG_FILE, ChatTemplate, Message, read_chat_template
 from registry.errors import CheckpointError
 from registry.post_processor import Affixes, read_affixes
 
 TOKENIZER_FILE = "tokenizer.json"
-CONFIG_FILE = "tokenizer_config.json"
 _LEGACY_SPECIAL_FILE = "special_tokens_map.json"
 _EXTRA, _ADDITIONAL = "extra_special_tokens", "additional_special_tokens"
 """Keys of special tokens without names; the second is the older one."""

@@ -28,7 +28,7 @@ BATCH_TOKENS = 512
 """Positions of a batch unless one text is longer: few, so that there is work for every thread."""
 
 
-class Work:
+class TorchThreads:
     """Threads that each run torch on one core; a context manager.
 
     Args:
@@ -40,7 +40,7 @@ class Work:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="quantize")
         self._before = torch.get_num_threads()
 
-    def __enter__(self) -> Work:
+    def __enter__(self) -> TorchThreads:
         """One core for each call of torch."""
         torch.set_num_threads(1)
         return self
@@ -77,13 +77,13 @@ class _Batch:
 class Calibration:
     """The hidden states of all texts in front of one layer after the other; made by `enter`."""
 
-    def __init__(self, model: Untyped, batches: Sequence[_Batch], *, work: Work) -> None:
+    def __init__(self, model: Untyped, batches: Sequence[_Batch], *, work: TorchThreads) -> None:
         self._model = model
         self._batches = batches
         self._work = work
 
     @classmethod
-    def enter(cls, model: Untyped, texts: Sequence[list[int]], *, work: Work) -> Calibration:
+    def enter(cls, model: Untyped, texts: Sequence[list[int]], *, work: TorchThreads) -> Calibration:
         """The state in front of the first layer.
 
         Args:

@@ -20,7 +20,7 @@ import torch
 
 from compilers.model.architecture import Architecture
 from compilers.model.torch_reference import load_model
-from compilers.quantize.calibration import Calibration, Untyped, Work
+from compilers.quantize.calibration import Calibration, TorchThreads, Untyped
 from compilers.quantize.coded import Coded, CodedMatrix
 from compilers.quantize.rtn import choose_scales, round_to_nearest
 from compilers.quantize.saved_layers import SavedLayers
@@ -75,7 +75,7 @@ def gptq_codes(
         yield _embedding(model, given.matrices[EMBEDDING])
     cut = [list(text)[: given.architecture.max_context] for text in given.texts]
     layers = list(model.model.layers)
-    with Work(threads) as work:
+    with TorchThreads(threads) as work:
         calibration = Calibration.enter(model, cut, work=work)
         clock = _Clock(len(layers) + (OUTPUT_MATRIX in given.matrices), progress)
         for index, layer in enumerate(layers):
@@ -113,7 +113,7 @@ def gptq_matrix(weight: torch.Tensor, hessian: torch.Tensor, form: CodedWeights)
     Raises:
         BuildError: The Hessian is not finite.
     """
-    with Work(1) as work:
+    with TorchThreads(1) as work:
         return _joint([weight], inverse_factor(hessian, where="a matrix"), form, work=work)[0]
 
 
@@ -122,7 +122,7 @@ def _quantize_layer(
     forms: Mapping[str, CodedWeights],
     hessians: Mapping[tuple[str, ...], torch.Tensor],
     *,
-    work: Work,
+    work: TorchThreads,
 ) -> dict[str, Coded]:
     """The matrices of a layer by name; `hessians` has one for the names of those with one input."""
     for name, module in linears.items():
@@ -144,7 +144,7 @@ def _quantize_layer(
 
 
 def _joint(
-    weights: Sequence[torch.Tensor], factor: torch.Tensor, form: CodedWeights, *, work: Work
+    weights: Sequence[torch.Tensor], factor: torch.Tensor, form: CodedWeights, *, work: TorchThreads
 ) -> list[Coded]:
     """Quantize matrices that have the same input."""
     rows = torch.cat(list(weights))
@@ -228,7 +228,7 @@ def _embedding(model: Untyped, form: CodedWeights) -> CodedMatrix:
     return matrix
 
 
-def _head(model: Untyped, calibration: Calibration, form: CodedWeights, *, work: Work) -> CodedMatrix:
+def _head(model: Untyped, calibration: Calibration, form: CodedWeights, *, work: TorchThreads) -> CodedMatrix:
     weight = model.lm_head.weight.detach()
     _check_weight(OUTPUT_MATRIX, weight)
     factor = inverse_factor(calibration.head_hessian(), where="`lm_head`")

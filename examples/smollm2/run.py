@@ -23,7 +23,7 @@ CHECKPOINTS: Final = ("smollm2-135m", "smollm2-120m")
 RELEASE: Final = "smollm2-1"
 NODE: Final = "node"
 TASK: Final = "contact-extraction"
-QUESTION: Final = "What is the capital of France?"
+QUESTION: Final = "What is the capital of Japan?"
 
 
 def main() -> int:

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from compilers.model.chat_template import TEMPLATE_FILE, TEMPLATE_FOLDER, read_chat_template
-from compilers.model.tokenizer import CONFIG_FILE
+from compilers.model.chat_template import CONFIG_FILE, TEMPLATE_FILE, TEMPLATE_FOLDER, read_chat_template
 from registry.checkpoint import Checkpoint, FileEntry
 from registry.errors import ConfigurationError
 from registry.intake import read_json

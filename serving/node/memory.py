@@ -45,7 +45,7 @@ class Act(Value):
     at: AwareDatetime
 
 
-class Memory(Document):
+class NodeMemory(Document):
     """The node's memory."""
 
     KIND: ClassVar[str] = "node's memory"
@@ -82,7 +82,7 @@ class Memory(Document):
         )
 
 
-def read_memory(root: Path) -> Memory:
+def read_memory(root: Path) -> NodeMemory:
     """The memory of a node's directory; an empty one if it has none.
 
     Raises:
@@ -90,12 +90,12 @@ def read_memory(root: Path) -> Memory:
     """
     path = root / MEMORY_NAME
     try:
-        return Memory.parse(path.read_bytes(), where=str(path))
+        return NodeMemory.parse(path.read_bytes(), where=str(path))
     except FileNotFoundError:
-        return Memory()
+        return NodeMemory()
 
 
-def remember_release(root: Path, release: Release, *, allow_older: bool = False) -> Memory:
+def remember_release(root: Path, release: Release, *, allow_older: bool = False) -> NodeMemory:
     """Note that a release was pulled whole.
 
     Args:
@@ -124,10 +124,10 @@ def remember_release(root: Path, release: Release, *, allow_older: bool = False)
             return memory
         seen = Seen(release=release.name, digest=release.digest, version=release.version, at=now)
         families = dict(sorted({**memory.families, release.family: seen}.items()))
-        return _write(root, Memory(current=release.name, families=families, acts=acts))
+        return _write(root, NodeMemory(current=release.name, families=families, acts=acts))
 
 
-def remember_act(root: Path, what: Literal["older release", "replaced key"], detail: str) -> Memory:
+def remember_act(root: Path, what: Literal["older release", "replaced key"], detail: str) -> NodeMemory:
     """Note what a person did by an explicit option."""
     with _locked(root):
         memory = read_memory(root)
@@ -135,7 +135,7 @@ def remember_act(root: Path, what: Literal["older release", "replaced key"], det
         return _write(root, memory.model_copy(update={"acts": (*memory.acts, act)}))
 
 
-def _write(root: Path, memory: Memory) -> Memory:
+def _write(root: Path, memory: NodeMemory) -> NodeMemory:
     write_atomically(root / MEMORY_NAME, canonical_json(memory.content) + b"\n")
     return memory
 

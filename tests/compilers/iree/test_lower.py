@@ -99,8 +99,9 @@ def test_each_target_is_supported_or_says_why_not(checkpoint_of: Callable[..., P
         name: IreeToolchain().supports(parse_recipe("w4g32-rtn"), target, facts)
         for name, target in targets().items()
     }
-    assert all(isinstance(said[name], Supported) for name in CODE)
+    assert {name for name in CODE if not isinstance(said[name], Supported)} == {"vulkan-spirv"}
     reasons = {name: s.reason for name, s in said.items() if isinstance(s, Unsupported)}
+    assert "4-bit rows" in reasons["vulkan-spirv"]
     assert "ends at sm_89" in reasons["cuda-sm90"]
     assert "several architectures" in reasons["cuda-sm80-sm89-sm90-sm100"]
     assert "qualcomm" in reasons["npu-qnn-v73"]

@@ -24,7 +24,7 @@ ONE_LAYER = {"architecture": "Qwen2ForCausalLM", "num_hidden_layers": 1}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["fp32", "fp16", "w8g32-rtn", "w4g32-rtn"])
+@pytest.mark.parametrize("recipe", ["fp32", "fp16", "w8g32-rtn"])
 def test_spirv_gives_torchs_logits_on_llvmpipe(
     recipe: str, checkpoint_of: Callable[..., Path], build: Callable[..., Any]
 ) -> None:

@@ -143,7 +143,7 @@ def test_a_graph_that_computes_something_else_is_never_compiled(
         (
             "other weights",
             "weights.safetensors",
-            "[301, 64], the library was compiled for F32 [300, 64]",
+            "[301, 2, 16], the library was compiled for U8 [300, 2, 16]",
         ),
         ("another function", "model.so", "has no function `pack_nothing`"),
     ],

@@ -124,7 +124,7 @@ def test_logits_are_torchs_with_activations_rounded_to_8_bits(
     built = build(checkpoint, recipe=recipe, toolchain="tvm")
     reference = TorchSession(checkpoint, weights=dequantized_state(built.weights, built.recipe))
     coded = codes_of(built.weights)
-    for name, part in reference._model.named_modules():
+    for name, part in reference.model.named_modules():
         if isinstance(part, torch.nn.Linear) and f"{name}.weight" in coded:
             own = group and part.in_features // coded[f"{name}.weight"]
             part.register_forward_pre_hook(functools.partial(round_activations, group=own))

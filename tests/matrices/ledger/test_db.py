@@ -322,5 +322,7 @@ def test_a_database_of_the_second_schema_shows_the_same_matrix(tmp_path: Path):
             assert cell.pop(name) is None, "what it was not measured for is written as absent now"
         if cell["variant"] is not None:
             assert cell["variant"].pop("left_in_float") == [], "nobody recorded it then"
+        for result in cell["tasks"]:
+            assert not any(result.pop("prompting").values()), "all was plain text then"
     assert after == before
     assert released.digest == "sha256:4066a3815fd18c6603bdf0955c6e91411fc0bb6bdc98b5cb048563ca215120ce"

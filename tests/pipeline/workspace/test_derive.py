@@ -79,7 +79,9 @@ def test_an_unedited_cell_is_released_and_a_damaged_blob_stops_that(edited: Plac
     assert '"cell"' not in edited.rung("doctor", "--json").out
     edited.must("release", "create", "r2", "ladder.toml", "--by", "me")
     release = json.loads((edited.root / ".rung/releases/r1/release.json").read_text())
-    digest = release["cells"][0]["manifest"]["files"][0]["digest"].removeprefix("sha256:")
+    manifest = release["cells"][0]["manifest"]
+    [entry] = [file for file in manifest["files"] if file["path"] == manifest["entry"]]
+    digest = entry["digest"].removeprefix("sha256:")
     blob = edited.root / ".rung/store/blobs/sha256" / digest
     blob.chmod(0o644)
     blob.write_bytes(blob.read_bytes()[:-1] + b"?")

@@ -14,7 +14,7 @@ from registry.store import Store
 from serving.node.choose import Wanted, choose
 from serving.node.directory import NodeDirectory
 from serving.node.host import installed_runtimes, this_host
-from serving.node.memory import Memory, read_memory, remember_release
+from serving.node.memory import NodeMemory, read_memory, remember_release
 from serving.node.pull import pull_wanted
 from serving.node.source import DirectorySource
 from tests.serving.support import make_cell, make_manifest, make_release
@@ -228,7 +228,7 @@ def test_a_directory_from_before_there_was_a_memory_is_served(publisher, node):
     publisher.pull("r1", node)
     (node / "memory.json").unlink()
     assert NodeDirectory(node).read_release().name == "r1"
-    assert read_memory(node) == Memory()
+    assert read_memory(node) == NodeMemory()
 
 
 def test_remembering_the_same_again_writes_nothing(publisher, node):
