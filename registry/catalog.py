@@ -75,8 +75,19 @@ def open_catalog(uri: str) -> Catalog:
         if not path.exists() or _has_columns(path):
             return SqliteCatalog(path)
     if uri.startswith(("http://", "https://")) and plain and not _has_credentials_file():
-        return RestCatalog(uri.rstrip("/"))
+        return _rest_catalog(uri)
     return ClientCatalog(uri)
+
+
+def _rest_catalog(uri: str) -> RestCatalog:
+    parts = urllib.parse.urlsplit(uri.rstrip("/"))
+    user, at, place = parts.netloc.rpartition("@")
+    url = urllib.parse.urlunsplit(parts._replace(netloc=place))
+    return RestCatalog(url, basic=urllib.parse.unquote(user) if at else None)
+
+
+def _basic(credentials: str) -> dict[str, str]:
+    return {"Authorization": f"Basic {base64.b64encode(credentials.encode()).decode()}"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +140,9 @@ class RestCatalog:
     """The registry of an MLflow server, through its REST API."""
 
     url: str
+    """Without credentials."""
+    basic: str | None = None
+    """`user:password` of the URI, which as in MLflow's client go before those of the environment."""
 
     def names(self) -> list[str]:
         """All registered models, sorted."""
@@ -169,13 +183,15 @@ class RestCatalog:
     def _get(self, path: str, query: Mapping[str, str]) -> dict[str, Any]:  # Any: JSON
         """The response; empty where the server says that the resource does not exist."""
         url = f"{self.url}/api/2.0/mlflow/{path}?{urllib.parse.urlencode(query)}"
-        request = urllib.request.Request(url, headers=_authorisation())
+        headers = _authorisation() if self.basic is None else _basic(self.basic)
+        request = urllib.request.Request(url, headers=headers)
         try:
             with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
                 return dict(json.load(answer))
         except urllib.error.HTTPError as error:
-            if error.code == 404 and b"RESOURCE_DOES_NOT_EXIST" in error.read():
-                return {}
+            with error:
+                if error.code == 404 and b"RESOURCE_DOES_NOT_EXIST" in error.read():
+                    return {}
             raise RegistryError(
                 f"MLflow at `{self.url}` answered {error.code} {error.reason}",
                 hint="check the URI and the credentials (MLFLOW_TRACKING_TOKEN, MLFLOW_TRACKING_USERNAME …)",
@@ -253,8 +269,7 @@ def _authorisation() -> dict[str, str]:
     token = os.environ.get("MLFLOW_TRACKING_TOKEN")
     user = os.environ.get("MLFLOW_TRACKING_USERNAME")
     if user:
-        secret = f"{user}:{os.environ.get('MLFLOW_TRACKING_PASSWORD', '')}"
-        return {"Authorization": "Basic " + base64.b64encode(secret.encode()).decode("ascii")}
+        return _basic(f"{user}:{os.environ.get('MLFLOW_TRACKING_PASSWORD', '')}")
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 

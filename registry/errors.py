@@ -25,15 +25,27 @@ required.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, Final
+
+_USER_IN_URL: Final = re.compile(r"(?<=://)[^/\s@`'\"]+(?=@)")
+_SECRET_IN_QUERY: Final = re.compile(
+    r"(?i)(?<=[?&])((?:password|passwd|token|access_token|api_key|sig|signature)=)[^&\s`'\"]+"
+)
+
+
+def without_credentials(text: str) -> str:
+    """A text whose URLs have no user, password or secret parameter: what may be printed or logged."""
+    return _SECRET_IN_QUERY.sub(r"\1***", _USER_IN_URL.sub("***", text))
 
 
 class RungError(Exception):
     """Base class of every error that Rung raises.
 
     Args:
-        message: What went wrong and where, with the offending value; no final period.
+        message: What went wrong and where, with the offending value; no final period. Credentials in the URLs
+            of it are left out.
         hint: The remedy, as an instruction to the reader.
     """
 
@@ -42,9 +54,9 @@ class RungError(Exception):
     http_status: ClassVar[int] = 500
 
     def __init__(self, message: str, *, hint: str) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        super().__init__(without_credentials(message))
+        self.message = without_credentials(message)
+        self.hint = without_credentials(hint)
 
     def __str__(self) -> str:
         return f"{self.message}\nhint: {self.hint}"

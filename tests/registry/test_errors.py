@@ -5,7 +5,7 @@ import re
 import pytest
 
 from registry import errors
-from registry.errors import RungError, UnknownNameError
+from registry.errors import RegistryError, RungError, UnknownNameError
 
 pytestmark = pytest.mark.smoke
 
@@ -48,3 +48,20 @@ def test_an_unknown_name_gets_the_nearest_or_all_known_ones(name: str, known: li
     error = UnknownNameError.of("target", name, known=known, where="the ladder")
     assert str(error) == f"unknown target `{name}` in the ladder\nhint: {hint}"
     assert error.to_json() == {"code": "unknown_name", "message": error.message, "hint": hint}
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("cannot reach `http://me:word@host:1/a`", "cannot reach `http://***@host:1/a`"),
+        ("postgresql+psycopg://me:w%40rd@db/rung is down", "postgresql+psycopg://***@db/rung is down"),
+        ("GET https://host/a?page=2&token=abc&x=1", "GET https://host/a?page=2&token=***&x=1"),
+        ("https://host/a?Signature=abc", "https://host/a?Signature=***"),
+        ("write to me@example.com", "write to me@example.com"),
+        ("`tiny-a@champion` is unknown", "`tiny-a@champion` is unknown"),
+    ],
+)
+def test_credentials_in_urls_are_not_shown(said: str, shown: str) -> None:
+    error = RegistryError(said, hint=said)
+    assert (error.message, error.hint) == (shown, shown)
+    assert str(error) == f"{shown}\nhint: {shown}"
