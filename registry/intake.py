@@ -23,6 +23,7 @@ from registry.checkpoint import FileEntry
 from registry.digest import Digest, digest_file, digest_tree
 from registry.errors import CheckpointError
 from registry.licence import read_licence
+from registry.post_processor import read_affixes
 from registry.value import Value
 from registry.weights import TensorEntry, first_non_finite, read_header
 
@@ -319,7 +320,7 @@ def _adds_bos(tokenizer: Mapping[str, Any], *, bos: str | None, where: Path) -> 
     transformers 5 drops `add_bos_token` of `tokenizer_config.json` where there is a `tokenizer.json`
     (`tokenization_utils_base.py`, `_from_pretrained`), so the post-processor alone decides.
     """
-    first = _first_special(tokenizer.get("post_processor"))
+    first = next(iter(read_affixes(tokenizer.get("post_processor")).before), None)
     if first is None:
         return False
     if bos is not None and first != bos:
@@ -328,18 +329,6 @@ def _adds_bos(tokenizer: Mapping[str, Any], *, bos: str | None, where: Path) -> 
             hint="correct bos_token in tokenizer_config.json, or the post-processor",
         )
     return True
-
-
-def _first_special(processor: object) -> str | None:
-    """The special token that a tokenizers post-processor puts first; None without one."""
-    match processor:
-        case {"type": "Sequence", "processors": [*parts]}:
-            return next((token for part in parts if (token := _first_special(part)) is not None), None)
-        case {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": str(token)}}, *_]}:
-            return token
-        case {"type": "BertProcessing" | "RobertaProcessing", "cls": [str(token), _]}:
-            return token
-    return None
 
 
 def _token_text(token: object) -> str | None:

@@ -7,6 +7,7 @@ artifact is evaluated again.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -98,5 +99,6 @@ def _stored_result(result: TaskResult, *, found: PlanRecords) -> TaskResult:
     return judge_again(result.scorecard, references=references, bars=bars, records=found.records) or result
 
 
+@functools.lru_cache(maxsize=128)  # every cell is held against the same references
 def _read(digest: Digest, records: Records) -> Scorecard:
     return Scorecard.model_validate_json(records.read_bytes(digest))
