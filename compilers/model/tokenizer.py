@@ -11,23 +11,24 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import tokenizers
 
 from compilers.model.chat_template import CONFIG_FILE, ChatTemplate, Message, read_chat_template
+from compilers.model.tokenizer_files import (
+    TOKENIZER_FILE,
+    add_tokens,
+    read_backend,
+    read_eos,
+    read_settings,
+    token_content,
+)
 from registry.errors import CheckpointError
 from registry.post_processor import Affixes, read_affixes
 
-TOKENIZER_FILE = "tokenizer.json"
-_LEGACY_SPECIAL_FILE = "special_tokens_map.json"
-_EXTRA, _ADDITIONAL = "extra_special_tokens", "additional_special_tokens"
-"""Keys of special tokens without names; the second is the older one."""
-_FLAGS = ("lstrip", "normalized", "rstrip", "single_word", "special")
-_NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _REPLACEMENT = "�"
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 """How SentencePiece writes a byte that no token covers."""
@@ -42,7 +43,6 @@ _CLEAN_UP = (
     *((f" {tail}", tail) for tail in ("n't", "'m", "'s", "'ve", "'re")),
 )
 """Replacements of `clean_up_tokenization_spaces`, in transformers' order (`tokenization_utils_base.py`)."""
-Json = dict[str, Any]  # Any: JSON of files that others wrote
 
 
 class Tokenizer:
@@ -109,19 +109,19 @@ class Tokenizer:
             CheckpointError: A file is missing or damaged, or `add_bos` without a BOS token.
             ConfigurationError: The chat template has an unknown form.
         """
-        backend = _read_backend(path / TOKENIZER_FILE)
-        settings = _read_settings(path)
+        backend = read_backend(path / TOKENIZER_FILE)
+        settings = read_settings(path)
         config = settings.config
         special = {
-            name: text for name, token in settings.named.items() if (text := _content(token)) is not None
+            name: text for name, token in settings.named.items() if (text := token_content(token)) is not None
         }
-        _add_tokens(backend, settings)
+        add_tokens(backend, settings)
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = config.get("split_special_tokens") is True
         is_bpe = type(backend.model).__name__ == "BPE"
         forced = config.get("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output") is True
-        given = _model_eos(path) if eos_token_ids is None else tuple(eos_token_ids)
+        given = read_eos(path) if eos_token_ids is None else tuple(eos_token_ids)
         own = backend.token_to_id(special["eos_token"]) if "eos_token" in special else None
         return cls(
             backend,
@@ -334,20 +334,6 @@ class TextStream:
         return self._tokenizer.clean_whole(out)
 
 
-def _read_backend(path: Path) -> tokenizers.Tokenizer:
-    if not path.is_file():
-        raise CheckpointError(
-            f"no `{TOKENIZER_FILE}` in `{path.parent}`",
-            hint="save the tokenizer in its fast form: AutoTokenizer.from_pretrained(…).save_pretrained(…)",
-        )
-    try:
-        return tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises nothing narrower
-        raise CheckpointError(
-            f"`{path}` is not a tokenizer: {error}", hint="it is damaged; save or download it again"
-        ) from error
-
-
 def _affixes(backend: tokenizers.Tokenizer) -> Affixes:
     processor = backend.post_processor
     return Affixes() if processor is None else read_affixes(json.loads(processor.__getstate__()))
@@ -359,119 +345,3 @@ def _decoder_types(backend: tokenizers.Tokenizer) -> frozenset[str]:
         return frozenset()
     document = json.loads(backend.decoder.__getstate__())
     return frozenset(part["type"] for part in (document, *document.get("decoders", ())))
-
-
-def _read_json(path: Path) -> Json:
-    try:
-        document = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (ValueError, OSError, RecursionError) as error:
-        raise CheckpointError(
-            f"`{path}` is not JSON: {error}", hint="it is damaged; save or download it again"
-        ) from error
-    if not isinstance(document, dict):
-        raise CheckpointError(
-            f"`{path}` holds a {type(document).__name__}", hint="it must hold a JSON object"
-        )
-    return document
-
-
-def _content(value: object) -> str | None:
-    """The text of a token that is written as a string or as an object with `content`."""
-    if isinstance(value, dict):
-        value = value.get("content")
-    return value if isinstance(value, str) and value else None
-
-
-@dataclass(frozen=True, slots=True)
-class _Settings:
-    """`tokenizer_config.json` and the older file beside it."""
-
-    config: Json
-    named: Mapping[str, object]
-    """Special tokens with names, as they are written: the standard ones first."""
-    extra: Sequence[object]
-    """Special tokens without names."""
-
-
-def _read_settings(path: Path) -> _Settings:
-    """The settings of a directory, merged as transformers 5 does.
-
-    Special tokens may stand under two keys, as a list or under names, and in two files. Source:
-    `tokenization_utils_base.py`, `_from_pretrained` and `__init__`.
-    """
-    config = _read_json(path / CONFIG_FILE)
-    own: Json = {}  # tokens with names that are the checkpoint's own
-    if not config.get(_EXTRA):
-        config.pop(_EXTRA, None)
-        _rename_additional(config)
-    _spread(config, own)
-    if "added_tokens_decoder" not in config:
-        legacy = _read_json(path / _LEGACY_SPECIAL_FILE)
-        if isinstance(legacy.get(_EXTRA), list):
-            held = config.get(_EXTRA) or []
-            legacy[_EXTRA] = [*held, *(token for token in legacy[_EXTRA] if token not in held)]
-        config |= legacy
-        _spread(config, own)
-    if _EXTRA not in config:
-        _rename_additional(config)
-        _spread(config, own)
-    names = (*_NAMED, *(key for key in config if key.endswith("_token") and key not in _NAMED))
-    extra = config.get(_EXTRA)
-    return _Settings(
-        config=config,
-        named={name: config.get(name) for name in names} | own,
-        extra=extra if isinstance(extra, list) else (),
-    )
-
-
-def _rename_additional(config: Json) -> None:
-    if _ADDITIONAL in config:
-        config[_EXTRA] = config.pop(_ADDITIONAL)
-
-
-def _spread(config: Json, own: Json) -> None:
-    """Move tokens that have names out of `extra_special_tokens`."""
-    if isinstance(config.get(_EXTRA), dict):
-        own |= config.pop(_EXTRA)
-
-
-def _add_tokens(backend: tokenizers.Tokenizer, settings: _Settings) -> None:
-    """Add what the configuration has and `tokenizer.json` lacks, in transformers' order: ids must agree."""
-    present = {token.content for token in backend.get_added_tokens_decoder().values()}
-    decoder = settings.config.get("added_tokens_decoder")
-    listed = sorted(decoder.items(), key=_token_number) if isinstance(decoder, dict) else []
-    ordinary = [(token, False) for _, token in listed]
-    special = [(token, True) for token in (*settings.named.values(), *settings.extra)]
-    for value, is_special in (*ordinary, *special):
-        text = _content(value)
-        if text is None or text in present:
-            continue
-        present.add(text)
-        flags = {flag: bool(value[flag]) for flag in _FLAGS if isinstance(value, dict) and flag in value}
-        if is_special:
-            flags["special"] = True
-        backend.add_tokens([tokenizers.AddedToken(text, **flags)])
-
-
-def _token_number(entry: tuple[str, object]) -> int:
-    number = entry[0]
-    if not re.fullmatch(r"[0-9]{1,9}", number):
-        raise CheckpointError(
-            f"added_tokens_decoder in {CONFIG_FILE} has the id {number[:50]!r}",
-            hint="it is damaged; save or download it again",
-        )
-    return int(number)
-
-
-def _model_eos(path: Path) -> tuple[int, ...]:
-    for name in ("generation_config.json", "config.json"):
-        match _read_json(path / name).get("eos_token_id"):
-            case int() as one if not isinstance(one, bool):
-                return (one,)
-            case list() as several if several and all(isinstance(item, int) for item in several):
-                return tuple(several)
-            case _:
-                continue
-    return ()
