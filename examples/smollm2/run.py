@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 from typing import Final
 
-from pipeline.demo.commands import quote, rung, say, serving
+from pipeline.demo.commands import add_checkpoints, ask, quote, run_python, rung, say, serving
 
 HERE: Final = Path(__file__).parent
 FAMILY: Final = "smollm2"
@@ -34,15 +32,12 @@ def main() -> int:
         shutil.copyfile(HERE / name, directory / name)
     shutil.copytree(HERE / "tasks", directory / "tasks", dirs_exist_ok=True)
     sources = directory / "checkpoints"
-    run_script("checkpoints.py", str(sources), at=directory)
-    parent: list[str] = []
-    for name in CHECKPOINTS:
-        rung(
-            *("checkpoint", "add", str(sources / name), "--name", name, "--family", FAMILY),
-            *parent,
-            at=directory,
-        )
-        parent = ["--parent", f"{CHECKPOINTS[0]}/1"]
+    script = HERE / "checkpoints.py"
+    run_python(
+        f"python examples/smollm2/{script.name} {sources.name}", str(script), str(sources), at=directory
+    )
+    folders = [sources / name for name in CHECKPOINTS]
+    add_checkpoints(folders, names=CHECKPOINTS, family=FAMILY, at=directory)
     rung("build", "ladder.toml", at=directory)
     why = "cleared its bars"
     rung("approve", "--passing", "--family", FAMILY, "--by", "demo", "--reason", why, at=directory)
@@ -61,22 +56,11 @@ def serve_and_ask(*, at: Path) -> None:
     say(f"\n$ rung {' '.join(quote(a) for a in command)} &")
     with serving(command, at=at) as url:
         messages = [{"role": "user", "content": QUESTION}]
-        body = json.dumps({"model": FAMILY, "messages": messages, "max_tokens": 24, "temperature": 0})
-        say(f"\n$ curl {url}/chat/completions -H 'Content-Type: application/json' -d '{body}'")
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{url}/chat/completions", data=body.encode(), headers=headers)
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            say(f"X-Rung-Tier: {answer.headers['X-Rung-Tier']}")
-            say(json.loads(answer.read())["choices"][0]["message"]["content"])
-
-
-def run_script(name: str, *arguments: str, at: Path) -> None:
-    """Run a script of this folder; ends with its exit code if it fails."""
-    say(f"\n$ python examples/smollm2/{name} {' '.join(Path(a).name for a in arguments)}")
-    done = subprocess.run([sys.executable, str(HERE / name), *arguments], cwd=at, check=False)
-    if done.returncode != 0:
-        say(f"this stops here: exit code {done.returncode}")
-        sys.exit(done.returncode)
+        body = {"model": FAMILY, "messages": messages, "max_tokens": 24, "temperature": 0}
+        say(f"\n$ curl {url}/chat/completions --json '{json.dumps(body)}'")
+        headers, answer = ask(f"{url}/chat/completions", body, {})
+        say(f"X-Rung-Tier: {headers['X-Rung-Tier']}")
+        say(answer["choices"][0]["message"]["content"])
 
 
 if __name__ == "__main__":

@@ -3,20 +3,47 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 READY = "ready: "
 
 
 def rung(*arguments: str, at: Path) -> None:
     """Run one command as a user would; ends the demo with its exit code if it fails."""
-    say(f"\n$ rung {' '.join(quote(a) for a in arguments)}")
-    done = subprocess.run([sys.executable, "-m", "pipeline.cli.main", *arguments], cwd=at, check=False)
+    run_python(f"rung {' '.join(quote(a) for a in arguments)}", "-m", "pipeline.cli.main", *arguments, at=at)
+
+
+def add_checkpoints(folders: Sequence[Path], *, names: Sequence[str], family: str, at: Path) -> None:
+    """Register checkpoints of a family; the first is the parent of the others."""
+    parent: list[str] = []
+    for folder, name in zip(folders, names, strict=True):
+        rung("checkpoint", "add", str(folder), "--name", name, "--family", family, *parent, at=at)
+        parent = ["--parent", f"{names[0]}/1"]
+
+
+def ask(
+    url: str, body: Mapping[str, object], headers: Mapping[str, str]
+) -> tuple[Mapping[str, str], Any]:  # Any: JSON
+    """The headers and the JSON of a server's answer."""
+    request = urllib.request.Request(
+        url, data=json.dumps(body).encode(), headers={"Content-Type": "application/json", **headers}
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return answer.headers, json.loads(answer.read())
+
+
+def run_python(shown: str, *arguments: str, at: Path) -> None:
+    """Run Python and print the command as it is `shown`; ends the demo with its exit code if it fails."""
+    say(f"\n$ {shown}")
+    done = subprocess.run([sys.executable, *arguments], cwd=at, check=False)
     if done.returncode != 0:
         say(f"the demo stops here: exit code {done.returncode}")
         sys.exit(done.returncode)

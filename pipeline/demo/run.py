@@ -11,11 +11,10 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import urllib.request
 from importlib import resources
 from pathlib import Path
 
-from pipeline.demo.commands import quote, rung, say, serving
+from pipeline.demo.commands import add_checkpoints, ask, quote, rung, say, serving
 
 FAMILY = "demo-agent"
 SIZES = ("flagship", "mid", "small")
@@ -31,21 +30,9 @@ def main() -> int:
     shutil.copyfile(shipped / "ladder.toml", directory / "ladder.toml")
     tasks = Path(str(resources.files("evals.tasks")))
     shutil.copyfile(tasks / "calibration.jsonl", directory / "calibration.jsonl")
-    parent: list[str] = []
-    for size in SIZES:
-        name = f"{FAMILY}-{size}"
-        rung(
-            "checkpoint",
-            "add",
-            str(shipped / "family" / size),
-            "--name",
-            name,
-            "--family",
-            FAMILY,
-            *parent,
-            at=directory,
-        )
-        parent = ["--parent", f"{FAMILY}-flagship/1"]
+    names = [f"{FAMILY}-{size}" for size in SIZES]
+    folders = [shipped / "family" / size for size in SIZES]
+    add_checkpoints(folders, names=names, family=FAMILY, at=directory)
     rung("build", "ladder.toml", at=directory)
     rung("matrix", "show", at=directory)
     why = "met all thresholds in the demo"
@@ -70,19 +57,11 @@ def serve_and_ask(*, at: Path) -> None:
         body = {"model": FAMILY, "prompt": sample, "max_tokens": 24, "temperature": 0, "stop": [" ."]}
         say(f"\n$ curl {url}/completions -H 'X-Rung-Task: tool-calling' -H 'X-Rung-Min-Tier: 1' \\")
         say(f"    --json '{json.dumps(body)}'")
-        request = urllib.request.Request(
-            f"{url}/completions",
-            data=json.dumps(body).encode(),
-            headers={
-                "Content-Type": "application/json",
-                "X-Rung-Task": "tool-calling",
-                "X-Rung-Min-Tier": "1",
-            },
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            for name in ("X-Rung-Tier", "X-Rung-Artifact"):
-                say(f"{name}: {answer.headers[name]}")
-            say(json.loads(answer.read())["choices"][0]["text"].strip())
+        asked = {"X-Rung-Task": "tool-calling", "X-Rung-Min-Tier": "1"}
+        headers, answer = ask(f"{url}/completions", body, asked)
+        for name in ("X-Rung-Tier", "X-Rung-Artifact"):
+            say(f"{name}: {headers[name]}")
+        say(answer["choices"][0]["text"].strip())
 
 
 def _sample() -> str:

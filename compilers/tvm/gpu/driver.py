@@ -11,6 +11,7 @@ import ctypes
 import functools
 import re
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -131,7 +132,7 @@ _KFD = Path("/sys/class/kfd/kfd/topology/nodes")
 """Where Linux describes AMD's GPUs."""
 
 
-class _NativeDriver:
+class _NativeDriver(ABC):
     """What both interfaces do alike."""
 
     chip = "unknown"
@@ -145,9 +146,9 @@ class _NativeDriver:
         self._call(names.version, ctypes.byref(version))
         self.version = f"{names.platform} {version.value}"
 
+    @abstractmethod
     def use(self) -> None:
         """Make the calling thread speak to this GPU."""
-        raise NotImplementedError
 
     def load(self, code: bytes, names: Sequence[str]) -> Mapping[str, Handle]:
         """The kernels of machine code by name."""
