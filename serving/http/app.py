@@ -100,16 +100,16 @@ def _add_information(app: FastAPI, service: Service) -> None:
         return _model(service, name)
 
     @app.get("/healthz")
-    async def health() -> Json:
-        """The process answers."""
-        return {"status": "alive"}
+    async def health() -> Response:
+        """Status 200 while the process answers and its engine runs, else 503: a restart is needed."""
+        if service.status == "stopped":
+            return JSONResponse({"status": "stopped"}, status_code=503)
+        return JSONResponse({"status": "alive"})
 
     @app.get("/readyz")
     async def ready() -> Response:
         """Status 200 if generations are answered and the release has not expired, else 503."""
-        status = "ready" if service.engine.healthy else "stopped"
-        if status == "ready" and service.node.expired:
-            status = "expired"
+        status = service.status
         return JSONResponse({"status": status}, status_code=200 if status == "ready" else 503)
 
     @app.get("/metrics")

@@ -19,6 +19,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from registry.errors import ConfigurationError
+from serving.contract.terms import headers, plain_agreement
+from serving.http.acceptor import Acceptor
 from serving.http.access import Access
 from serving.http.app import create_app
 from serving.http.connection import Connection, ConnectionLimits
@@ -96,9 +98,20 @@ def serve(
     """
     host, port = listening.getsockname()[:2]
     address = Address(host=host, port=port)
-    app = create_app(service, access=Access.of(host, hosts=hosts))
-    config = _config(app, grace_s=grace_s, limits=limits or ConnectionLimits())
-    server = _Server(config, on_ready=lambda: (on_ready or print_ready)(address), stop=stop)
+    access = Access.of(host, hosts=hosts)
+    limits = limits or ConnectionLimits()
+    most = limits.fitting()
+    config = _config(create_app(service, access=access), grace_s=grace_s, limits=limits, most=most)
+    front = partial(
+        Acceptor,
+        listening,
+        state=lambda: service.status,
+        headers=headers(service.promise, plain_agreement(service.promise, task=None)),
+        hosts=access.hosts,
+        limits=limits,
+        most=most,
+    )
+    server = _Server(config, front=front, on_ready=lambda: (on_ready or print_ready)(address), stop=stop)
     with suppress(KeyboardInterrupt), _quiet_signals():
         try:
             server.run(sockets=[listening])
@@ -114,22 +127,39 @@ def print_ready(address: Address) -> None:
 
 class _Server(uvicorn.Server):
     def __init__(
-        self, config: uvicorn.Config, *, on_ready: Callable[[], None], stop: threading.Event | None
+        self,
+        config: uvicorn.Config,
+        *,
+        front: Callable[[Callable[[], asyncio.Protocol]], Acceptor],
+        on_ready: Callable[[], None],
+        stop: threading.Event | None,
     ) -> None:
         super().__init__(config)
+        self._front = front
         self._on_ready = on_ready
         self._stop = stop
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: whether to end."""
+        self._acceptor.tell()
         if self._stop is not None and self._stop.is_set():
             self.should_exit = True
         return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
-        if self.started:
-            self._on_ready()
+        """Begin to answer; connections come from the front alone."""
+        await super().startup(sockets=[])
+        self._acceptor = self._front(self._connection)
+        self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no more, and let running requests end."""
+        await self._acceptor.close()
+        await super().shutdown(sockets=sockets)
+
+    def _connection(self) -> asyncio.Protocol:
+        connection = cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class)  # …: uvicorn's
+        return connection(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
 
 class _quiet_signals:  # noqa: N801  used as a function
@@ -149,8 +179,8 @@ def _ignore(_number: int, _frame: FrameType | None) -> None:
     return None
 
 
-def _config(app: FastAPI, *, grace_s: float, limits: ConnectionLimits) -> uvicorn.Config:
-    connection = partial(Connection, limits=limits, most=limits.fitting())
+def _config(app: FastAPI, *, grace_s: float, limits: ConnectionLimits, most: int) -> uvicorn.Config:
+    connection = partial(Connection, limits=limits, most=most)
     return uvicorn.Config(
         app,
         http=cast("type[asyncio.Protocol]", connection),  # uvicorn only calls it

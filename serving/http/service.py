@@ -30,6 +30,13 @@ class Service:
         """What callers are promised."""
         return self.node.promise
 
+    @property
+    def status(self) -> str:
+        """`ready`, `expired` (generations are answered still) or `stopped`, which is for good."""
+        if not self.engine.healthy:
+            return "stopped"
+        return "expired" if self.node.expired else "ready"
+
     def close(self) -> None:
         """Answer nothing more."""
         self.model.intake.close()
