@@ -56,6 +56,16 @@ def bet_above(numbers: ArrayLike, mean: float, *, lowest: float) -> Wealth:
     return Wealth(float(path[-1]), max(0.0, float(path.max())))
 
 
+def bet_on_equal(number: float, mean: float, *, times: int, lowest: float) -> Wealth:
+    """The wealth of `bet_above` after a number was drawn so many times."""
+    gain = number - mean
+    most = 1 / (mean - lowest) if mean > lowest else _NEVER_LOSES
+    logs = times * np.log1p(np.asarray(SHARES) * most * gain)
+    top = float(logs.max())
+    wealth = top + math.log(float(np.exp(logs - top).mean()))
+    return Wealth(wealth, max(0.0, wealth))
+
+
 def bet_below(numbers: ArrayLike, mean: float, *, highest: float) -> Wealth:
     """The wealth from betting that the mean of `numbers` is below `mean`: `bet_above`, mirrored."""
     return bet_above(-np.asarray(numbers, dtype=np.float64), -mean, lowest=-highest)

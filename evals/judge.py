@@ -37,7 +37,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from evals.betting import anytime_lower_bound, bet_above, bet_below
+from evals.betting import anytime_lower_bound, bet_above, bet_below, bet_on_equal
 from evals.scorecard import Outcome, Scorecard
 from evals.tango import lower_bound, upper_bound
 from evals.verdict import Bar, Verdict
@@ -133,11 +133,18 @@ class SequentialJudge:
 
 
 def needed_samples(*, bar: Bar) -> int:
-    """Fewest samples with which a variant without any difference can be proved non-inferior."""
-    margin = bar.margin_points / 100
-    quantile = NormalDist().inv_cdf(1 - bar.alpha / 2)
+    """Fewest samples with which either test proves a variant without any difference non-inferior."""
+    margin, alpha = bar.margin_points / 100, bar.alpha / 2
+    quantile = NormalDist().inv_cdf(1 - alpha)
     # Tango's statistic without discordant pairs is √(n δ / (1 − δ)).
-    return math.floor(quantile**2 * (1 - margin) / margin) + 1
+    low, high = 1, math.floor(quantile**2 * (1 - margin) / margin) + 1
+    while low < high:
+        middle = (low + high) // 2
+        if bet_on_equal(0.0, -margin, times=middle, lowest=-1).proves(alpha=alpha):
+            high = middle
+        else:
+            low = middle + 1
+    return high
 
 
 def _decide_floor(values: Floats, *, bar: Bar, complete: bool) -> bool | None:
@@ -190,8 +197,8 @@ def _explain_difference(
     difference: Floats, *, bar: Bar, complete: bool, bound: float, met: bool | None
 ) -> str:
     outcome = {True: "non-inferior", False: "inferior", None: "undecided"}[met]
-    needed = needed_samples(bar=bar)
-    few = complete and met is None and len(difference) < needed
+    needed = needed_samples(bar=bar) if complete and met is None else 0
+    few = len(difference) < needed
     return (
         f"{outcome} to the reference: {100 * difference.mean():+.2f} points, lower bound {100 * bound:+.2f}, "
         f"margin {bar.margin_points:.2f}"

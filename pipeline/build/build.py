@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, assert_never
 
+from evals.checks.ladder import check_ladder
+from evals.checks.lm_eval_names import user_cache
 from matrices.cells.cell import Cell
 from matrices.ledger.db import Database, open_database
 from matrices.ledger.ledger import Ledger
@@ -84,18 +86,19 @@ def build_ladder(
     """Bring every cell of a ladder up to date.
 
     Raises:
-        ConfigurationError: The ladder is wrong, or another build runs in this workspace.
+        ConfigurationError: The ladder is wrong, a task type of it cannot be evaluated or has too few samples
+            for its margin, or another build runs in this workspace.
         NotFoundError: A checkpoint is not registered.
         RegistryError: The store or the database cannot be used; what was finished is recorded.
     """
-    ladder = read_ladder(ladder_file)
+    ladder, directory = read_ladder(ladder_file), ladder_file.resolve().parent
+    for warning in check_ladder(ladder, directory=directory, cache=user_cache()):
+        display.note(warning)
     checkpoints = Checkpoints(uri=workspace.mlflow_uri, store=workspace.store)
     with build_lock(workspace):
         database = open_database(workspace.database_url)
         with writing(workspace):
-            plan = make_plan(
-                ladder, directory=ladder_file.resolve().parent, filters=filters, checkpoints=checkpoints
-            )
+            plan = make_plan(ladder, directory=directory, filters=filters, checkpoints=checkpoints)
             _bring_here(plan, checkpoints=checkpoints, store=workspace.store)
             remove_stale_scratch(workspace.scratch)
             executor, limits = _executor(workspace, options)

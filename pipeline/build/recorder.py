@@ -22,6 +22,10 @@ WORKSPACE_ERRORS: dict[str, type[StorageFullError | CorruptError]] = {
 class Display(Protocol):
     """Shows a build to a person."""
 
+    def note(self, text: str) -> None:
+        """Something to know before it begins."""
+        ...
+
     def total(self, count: int) -> None:
         """How many nodes there are."""
         ...

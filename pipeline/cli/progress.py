@@ -38,6 +38,9 @@ class _Bars:
         self._all = progress.add_task("build", total=None)
         self._running: dict[str, TaskID] = {}
 
+    def note(self, text: str) -> None:
+        self._progress.console.print(Text(text), highlight=False, soft_wrap=True)
+
     def total(self, count: int) -> None:
         self._progress.update(self._all, total=count)
 
@@ -61,6 +64,9 @@ class _Lines:
         self._count = 0
         self._total = 0
         self._since: dict[str, float] = {}
+
+    def note(self, text: str) -> None:
+        self._console.print(Text(text), highlight=False, soft_wrap=True)
 
     def total(self, count: int) -> None:
         self._total = count

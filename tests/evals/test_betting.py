@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.betting import SHARES, anytime_lower_bound, bet_above, bet_below
+from evals.betting import SHARES, anytime_lower_bound, bet_above, bet_below, bet_on_equal
 
 NUMBERS = st.lists(st.sampled_from([-1.0, 0.0, 1.0]), min_size=1, max_size=60)
 
@@ -70,3 +70,14 @@ def test_at_the_limit_it_errs_at_most_alpha_of_the_time_with_a_look_after_every_
         wrong += bet_above(numbers, mean, lowest=-1).proves(alpha=alpha)
     # Three standard deviations of a binomial share above alpha.
     assert wrong / 1500 <= alpha + 3 * math.sqrt(alpha * (1 - alpha) / 1500)
+
+
+@given(
+    number=st.floats(min_value=-0.5, max_value=1.0),
+    mean=st.floats(min_value=-0.9, max_value=0.9),
+    times=st.integers(min_value=1, max_value=400),
+)
+def test_equal_numbers_give_the_wealth_of_betting_on_each(number: float, mean: float, times: int) -> None:
+    one_by_one = bet_above([number] * times, mean, lowest=-1)
+    at_once = bet_on_equal(number, mean, times=times, lowest=-1)
+    assert at_once.log_wealth == pytest.approx(one_by_one.log_wealth, abs=1e-6, rel=1e-9)
