@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import yaml  # type: ignore[import-untyped]  # ships no types
+import yaml
 
 from evals.tasks.catalog import FORMS, METRICS, TASK_TYPES, TASKS_FOLDER, TaskType
 from evals.tasks.scene import Form
