@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeAlias, TypeVar
@@ -26,6 +26,10 @@ Untyped: TypeAlias = Any
 
 BATCH_TOKENS = 512
 """Positions of a batch unless one text is longer: few, so that there is work for every thread."""
+
+
+STRIPE = 256
+"""Rows of a symmetric product that are computed at once."""
 
 
 class TorchThreads:
@@ -160,10 +164,21 @@ def _windows(batches: Sequence[_Batch], size: int) -> Iterator[Sequence[_Batch]]
 
 def _product(rows: torch.Tensor) -> torch.Tensor:
     """xᵀ x of float32 rows, float64. Values whose squares float32 cannot hold are multiplied in float64."""
-    product = (rows.T @ rows).to(torch.float64)
+    product = _square(rows).to(torch.float64)
     if not bool(torch.isfinite(product).all()):
-        wide = rows.to(torch.float64)
-        return wide.T @ wide
+        return _square(rows.to(torch.float64))
+    return product
+
+
+def _square(rows: torch.Tensor) -> torch.Tensor:
+    """xᵀ x: what is above the diagonal is computed, in stripes, and mirrored."""
+    width = rows.shape[1]
+    product = rows.new_empty(width, width)
+    for start in range(0, width, STRIPE):
+        end = min(start + STRIPE, width)
+        stripe = rows[:, start:end].T @ rows[:, start:]
+        product[start:end, start:] = stripe
+        product[end:, start:end] = stripe[:, end - start :].T
     return product
 
 
@@ -195,20 +210,32 @@ def _run(layer: torch.nn.Module, index: int, batch: _Batch) -> torch.Tensor:
     return hidden
 
 
+class _AllSeen(Exception):  # noqa: N818  ends a call that is of no more use; nothing went wrong
+    """Ends a call when every module had its input: what the last one makes of it is not needed."""
+
+
 class _Seen(threading.local):
     """Inputs of modules during a call in this thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: int) -> None:
+        self._count = count
         self._inputs: dict[str, torch.Tensor] = {}
 
     def add(self, name: str, value: torch.Tensor) -> None:
-        """An input of the module `name`."""
+        """An input of the module `name`.
+
+        Raises:
+            _AllSeen: It was the last.
+        """
         self._inputs[name] = value
+        if len(self._inputs) == self._count:
+            raise _AllSeen
 
     def during(self, call: Callable[[], object]) -> dict[tuple[str, ...], torch.Tensor]:
         """The inputs that modules get in a call, by the names of the modules that get the same tensor."""
         self._inputs = {}
-        call()
+        with suppress(_AllSeen):
+            call()
         names: dict[int, list[str]] = {}
         for name, value in self._inputs.items():
             names.setdefault(id(value), []).append(name)
@@ -217,7 +244,7 @@ class _Seen(threading.local):
 
 @contextmanager
 def _watched(modules: Mapping[str, torch.nn.Module]) -> Iterator[_Seen]:
-    seen = _Seen()
+    seen = _Seen(len(modules))
 
     def watch(name: str) -> Callable[..., None]:
         return lambda module, inputs: seen.add(name, inputs[0])

@@ -34,6 +34,8 @@ BLOCK_COLUMNS = 128
 """Columns whose corrections are gathered before they are applied to the rest of the matrix."""
 STEP_COLUMNS = 32
 """The same within a block; every group size is a multiple of it."""
+SOLVED_SIZE = 96
+"""Triangular matrices up to this size are inverted column by column."""
 SLICE_ROWS = 1024
 """Rows that are quantized at once: a block of them fits into a core's cache."""
 
@@ -208,13 +210,25 @@ def inverse_factor(hessian: torch.Tensor, *, where: str) -> torch.Tensor:
     while damping <= LARGEST_DAMPING:
         factor, failed = torch.linalg.cholesky_ex(damped + eye * damping)
         if int(failed) == 0:
-            inverse = torch.linalg.solve_triangular(factor, eye, upper=False)
-            return inverse.flip(0, 1).to(torch.float32)
+            return _inverse_of_lower(factor).flip(0, 1).to(torch.float32)
         damping *= 10
     raise BuildError(
         f"the Hessian of {where} is not positive definite, so GPTQ cannot quantize it",
         hint="take other calibration texts, or a recipe in `-rtn`",
     )
+
+
+def _inverse_of_lower(factor: torch.Tensor) -> torch.Tensor:
+    """The inverse of a lower triangular matrix, by halves: a third of the work of solving for each column."""
+    size = len(factor)
+    if size <= SOLVED_SIZE:
+        return torch.linalg.solve_triangular(factor, torch.eye(size, dtype=factor.dtype), upper=False)
+    half = size // 2
+    first, last = _inverse_of_lower(factor[:half, :half]), _inverse_of_lower(factor[half:, half:])
+    inverse = torch.zeros_like(factor)
+    inverse[:half, :half], inverse[half:, half:] = first, last
+    inverse[half:, :half] = (last @ factor[half:, :half] @ first).neg_()
+    return inverse
 
 
 def _embedding(model: Untyped, form: CodedWeights) -> CodedMatrix:
