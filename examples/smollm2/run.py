@@ -1,6 +1,7 @@
-"""`make real`: a real instruct model from PyPI, built, judged, approved, released and served.
+"""`make real`: a real instruct model from PyPI, built, judged, approved, released, served and compared.
 
-Each step prints the command that it runs. Run again, it goes on where it was.
+Each step prints the command that it runs. Run again, it goes on where it was. It ends with exit 1 if the
+float32 artifacts answer otherwise than transformers and lm-eval's `hf` backend do (`agreement.py`).
 
 Usage: `python examples/smollm2/run.py DIRECTORY`
 """
@@ -8,6 +9,7 @@ Usage: `python examples/smollm2/run.py DIRECTORY`
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ from pipeline.demo.commands import add_checkpoints, ask, quote, run_python, rung
 
 HERE: Final = Path(__file__).parent
 FAMILY: Final = "smollm2"
+SOURCES: Final = "checkpoints"
 CHECKPOINTS: Final = ("smollm2-135m", "smollm2-120m")
 RELEASE: Final = "smollm2-1"
 NODE: Final = "node"
@@ -31,12 +34,9 @@ def main() -> int:
     for name in ("ladder.toml", "texts.jsonl"):
         shutil.copyfile(HERE / name, directory / name)
     shutil.copytree(HERE / "tasks", directory / "tasks", dirs_exist_ok=True)
-    sources = directory / "checkpoints"
-    script = HERE / "checkpoints.py"
-    run_python(
-        f"python examples/smollm2/{script.name} {sources.name}", str(script), str(sources), at=directory
-    )
-    folders = [sources / name for name in CHECKPOINTS]
+    os.environ["TQDM_DISABLE"] = "1"  # bars of transformers and lm-eval, which a log keeps line by line
+    run_script("checkpoints.py", SOURCES, at=directory)
+    folders = [directory / SOURCES / name for name in CHECKPOINTS]
     add_checkpoints(folders, names=CHECKPOINTS, family=FAMILY, at=directory)
     rung("build", "ladder.toml", at=directory)
     why = "cleared its bars"
@@ -44,10 +44,18 @@ def main() -> int:
     rung("release", "create", RELEASE, "ladder.toml", "--by", "demo", at=directory)
     rung("pull", RELEASE, "--task", TASK, "--min-tier", "1", "--out", NODE, at=directory)
     serve_and_ask(at=directory)
+    best = f"{SOURCES}/{CHECKPOINTS[0]}"
+    run_script("agreement.py", "--checkpoint", best, "--release", RELEASE, at=directory)
     say("")
     say(f"The matrix (`rung matrix show` in {directory.name}/):")
     rung("matrix", "show", at=directory)
     return 0
+
+
+def run_script(name: str, *arguments: str, at: Path) -> None:
+    """Run a script of this folder."""
+    shown = " ".join(["python", f"examples/smollm2/{name}", *arguments])
+    run_python(shown, str(HERE / name), *arguments, at=at)
 
 
 def serve_and_ask(*, at: Path) -> None:
