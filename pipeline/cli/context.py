@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from registry.workspace import Workspace, find_workspace
@@ -50,8 +52,15 @@ def checkpoints(workspace: Workspace) -> Checkpoints:
     return Checkpoints(uri=workspace.mlflow_uri, store=workspace.store)
 
 
-def publish_revocations(database: Database) -> None:
-    """Bring this workspace's signed revocation list up to date."""
-    from pipeline.publish import publish_revocations as publish
+@contextmanager
+def publishing_revocations(database: Database) -> Iterator[None]:
+    """Bring this workspace's signed revocation list up to date after rulings, also where one was refused.
 
-    publish(this_workspace(), database)
+    A ruling that was killed before this is made again, and refused, and the list is right then.
+    """
+    from pipeline.publish import publish_revocations
+
+    try:
+        yield
+    finally:
+        publish_revocations(this_workspace(), database)

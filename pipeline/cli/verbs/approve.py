@@ -32,14 +32,14 @@ def approve(
     ledger = context.ledger(board.database)
     chosen = board.approvable(family) if passing else board.cells_named(cell)
     approvals, refusals = {}, []
-    for each in chosen:
-        try:
-            approvals[each.id] = ledger.approve(each.id, who=by, why=reason, waiver=waive)
-            output.note(f"approved {each.id}")
-        except RefusedError as refusal:
-            refusals.append(refusal)
-            output.error(refusal)
-    context.publish_revocations(board.database)
+    with context.publishing_revocations(board.database):
+        for each in chosen:
+            try:
+                approvals[each.id] = ledger.approve(each.id, who=by, why=reason, waiver=waive)
+                output.note(f"approved {each.id}")
+            except RefusedError as refusal:
+                refusals.append(refusal)
+                output.error(refusal)
     if as_json:
         output.data(approvals)
     if refusals:

@@ -19,7 +19,7 @@ def reject(
     """Reject cells. Their artifacts cannot be released until someone approves them."""
     board = context.board()
     ledger = context.ledger(board.database)
-    for each in board.cells_named(cell):
-        ledger.reject(each.id, who=by, why=reason)
-        output.note(f"rejected {each.id}")
-    context.publish_revocations(board.database)
+    with context.publishing_revocations(board.database):
+        for each in board.cells_named(cell):
+            ledger.reject(each.id, who=by, why=reason)
+            output.note(f"rejected {each.id}")

@@ -23,9 +23,9 @@ def withdraw(
     """
     board = context.board()
     ledger = context.ledger(board.database)
-    for each in board.cells_named(cell):
-        ledger.withdraw(each.id, who=by, why=reason)
-        output.note(f"withdrew {each.id}")
-        for name in query.releases_with(board.database, cell=each.id, artifact=each.artifact):
-            output.note(f"  release `{name}` still holds it: create one without it and roll it out")
-    context.publish_revocations(board.database)
+    with context.publishing_revocations(board.database):
+        for each in board.cells_named(cell):
+            ledger.withdraw(each.id, who=by, why=reason)
+            output.note(f"withdrew {each.id}")
+            for name in query.releases_with(board.database, cell=each.id, artifact=each.artifact):
+                output.note(f"  release `{name}` still holds it: create one without it and roll it out")
