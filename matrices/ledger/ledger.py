@@ -215,8 +215,11 @@ class Ledger:
             waiver=waiver,
             missing=tuple(missing),
         )
-        connection.execute(sa.insert(RULINGS).values(ruling_columns(ruling)))
         state = STATE_OF[verb]
+        latest = query.select_rulings(connection, RULINGS.c.cell_id == cell.id)[-1:]
+        if cell.state == state and latest == [ruling.model_copy(update={"at": one.at}) for one in latest]:
+            return latest[0]  # said again, perhaps because the command was killed after it had been recorded
+        connection.execute(sa.insert(RULINGS).values(ruling_columns(ruling)))
         reason = "" if verb == "approve" else f"{state} by {ruling.who}: {ruling.why}"
         after = cell.model_copy(update={"state": state, "reason": reason, "updated_at": ruling.at})
         _store(connection, after, before=cell)

@@ -230,6 +230,17 @@ def test_what_a_person_refused_stays_refused_until_a_person_approves_it(database
     assert verbs[-2:] == [verb, "approve"]
 
 
+@pytest.mark.parametrize("verb", ["approve", "reject"])
+def test_the_same_ruling_again_is_recorded_once(database, ledger, new_cell, verb):
+    cell = ledger.put_cell(new_cell())
+    first = getattr(ledger, verb)(cell.id, who="Ada", why="so")
+    before = query.history(database, cell.id)
+    assert getattr(ledger, verb)(cell.id, who="Ada", why="so") == first
+    assert query.history(database, cell.id) == before
+    getattr(ledger, verb)(cell.id, who="Ada", why="for another reason")
+    assert len(query.history(database, cell.id)) == len(before) + 2, "a ruling and its evidence"
+
+
 def test_only_an_approved_cell_can_be_withdrawn(ledger, new_cell):
     cell = ledger.put_cell(new_cell())
     with pytest.raises(RefusedError, match="is evaluated"):
