@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from importlib import metadata
 
 from packaging.specifiers import SpecifierSet
@@ -23,10 +24,15 @@ def required_version(*names: str, versions: str = "", extra: str) -> str:
     hint = f"install `rung[{extra}]`"
     for name in names:
         try:
-            found = metadata.version(name)
+            found = _version(name)
         except metadata.PackageNotFoundError:
             continue
         if not SpecifierSet(versions, prereleases=True).contains(found):
             raise ToolchainMissingError(f"`{name}` {found} is installed, what works is {versions}", hint=hint)
         return found
     raise ToolchainMissingError(f"`{names[0]}` is not installed", hint=hint)
+
+
+@functools.cache  # reading it takes 8 ms, and a build asks for each key
+def _version(name: str) -> str:
+    return metadata.version(name)

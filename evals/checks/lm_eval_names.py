@@ -9,8 +9,6 @@ found is kept on disk for each version of lm-eval.
 from __future__ import annotations
 
 import ast
-import contextlib
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -21,8 +19,8 @@ from typing import Final, TypeVar
 
 from pydantic import Field, ValidationError
 
-from registry.atomic import write_atomically
-from registry.errors import RegistryError, ToolchainMissingError
+from registry.errors import ToolchainMissingError
+from registry.user_cache import read_cached, write_cached
 from registry.value import Value
 
 IGNORED_FOLDERS: Final = frozenset({"__pycache__", ".ipynb_checkpoints"})
@@ -226,12 +224,10 @@ def _registered(paths: list[Path], decorator: str) -> Iterator[str]:
 
 def _kept(path: Path, kind: type[V]) -> V | None:
     try:
-        return kind.model_validate(json.loads(path.read_bytes()))
-    except (OSError, ValueError, ValidationError):
+        return kind.model_validate(read_cached(path))
+    except ValidationError:
         return None
 
 
 def _keep(path: Path, value: Value) -> None:
-    with contextlib.suppress(RegistryError, OSError):  # without it the names are only found more slowly
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, value.model_dump_json().encode())
+    write_cached(path, value.model_dump(mode="json"))

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Literal, assert_never
 
 from evals.checks.ladder import check_ladder
-from evals.checks.lm_eval_names import user_cache
 from matrices.cells.cell import Cell
 from matrices.ledger.db import Database, open_database
 from matrices.ledger.ledger import Ledger
@@ -37,6 +36,7 @@ from pipeline.workspace.upkeep import drop_unused
 from registry.ladder import read_ladder
 from registry.mlflow import Checkpoints
 from registry.store import Store
+from registry.user_cache import user_cache
 from registry.workspace import Workspace
 from serving.node.host import this_host
 

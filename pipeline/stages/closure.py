@@ -7,23 +7,33 @@ Followed: imports at the top and inside functions, and modules that a string nam
 started as processes. Not followed: imports for type checkers alone, and names of the form
 `module:attribute`, which tables of backends hold; a stage names the backend that it runs. A data file that a
 module reads with `resources.files(PACKAGE).joinpath(NAME)` is part of the closure.
+
+What a source mentions depends on its bytes alone, and is kept on disk by their digest: to parse 200 modules
+takes longer than all else that a build with nothing to do has to do.
 """
 
 from __future__ import annotations
 
 import ast
 import functools
+import hashlib
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import util
 from pathlib import Path
 from typing import Final
 
+from pydantic import TypeAdapter, ValidationError
+
 from registry.errors import NotFoundError
+from registry.user_cache import read_cached, user_cache, write_cached
 
 PACKAGES: Final = ("registry", "compilers", "evals", "matrices", "serving", "pipeline")
 ROOT: Final = Path(__file__).resolve().parents[2]
 """The directory that Rung's packages are in."""
+MOST_KEPT: Final = 4000
+"""Sources whose mentions are kept on disk."""
 
 
 def import_closure(*entries: str, root: Path = ROOT) -> dict[str, Path]:
@@ -46,6 +56,7 @@ def import_closure(*entries: str, root: Path = ROOT) -> dict[str, Path]:
     found: dict[str, Path] = {}
     seen: set[str] = set()
     waiting = list(entries)
+    kept = _kept(user_cache())
     while waiting:
         module = waiting.pop()
         if module in seen:
@@ -59,10 +70,11 @@ def import_closure(*entries: str, root: Path = ROOT) -> dict[str, Path]:
         found[tree.name_of(path)] = path
         if parent := module.rpartition(".")[0]:
             waiting.append(parent)
-        mentions = _read_mentions(path.read_bytes())
+        mentions = kept.of(path.read_bytes())
         waiting += tree.modules(mentions, module=module, is_package=path.name == "__init__.py")
         for data in tree.data_files(mentions):
             found[tree.name_of(data)] = data
+    kept.save()
     return found
 
 
@@ -72,13 +84,25 @@ class _Tree:
 
     roots: dict[str, Path]
     """Top-level package → the directory that it is in."""
+    _found: dict[str, Path | None] = field(default_factory=dict)
+    """Modules that were looked for."""
 
     def find(self, module: str) -> Path | None:
         """A module's file; None where these packages have no such module."""
-        parts = module.split(".")
-        if (root := self.roots.get(parts[0])) is None:
-            return None
-        base = root.joinpath(*parts)
+        if module not in self._found:
+            self._found[module] = self._look_for(module)
+        return self._found[module]
+
+    def _look_for(self, module: str) -> Path | None:
+        parent, _, name = module.rpartition(".")
+        if not parent:
+            if (root := self.roots.get(module)) is None:
+                return None
+            base = root / module
+        elif (package := self.find(parent)) is None or package.name != "__init__.py":
+            return None  # a name in a module
+        else:
+            base = package.parent / name
         return next((p for p in (base / "__init__.py", base.with_suffix(".py")) if p.is_file()), None)
 
     def name_of(self, path: Path) -> str:
@@ -129,7 +153,43 @@ class _Mentions:
     """Package and name of the data files that it reads."""
 
 
+_MENTIONS: Final = TypeAdapter(_Mentions)
+
+
+class _Kept:
+    """What sources mention, by their digests, in memory and on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        kept = read_cached(path)
+        self._known = dict(kept) if isinstance(kept, dict) else {}
+        self._fresh = False
+
+    def of(self, source: bytes) -> _Mentions:
+        """What a source mentions."""
+        digest = hashlib.sha256(source).hexdigest()
+        try:
+            return _MENTIONS.validate_python(self._known[digest])
+        except (KeyError, ValidationError):
+            found = _read_mentions(source)
+        self._known[digest] = _MENTIONS.dump_python(found, mode="json")
+        self._fresh = True
+        return found
+
+    def save(self) -> None:
+        """Write what is new."""
+        if self._fresh:
+            recent = list(self._known.items())[-MOST_KEPT:]
+            write_cached(self._path, dict(recent))
+            self._fresh = False
+
+
 @functools.cache
+def _kept(folder: Path) -> _Kept:
+    rule = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
+    return _Kept(folder / f"mentions-{sys.version_info.major}.{sys.version_info.minor}-{rule}.json")
+
+
 def _read_mentions(source: bytes) -> _Mentions:
     names: list[str] = []
     taken: list[_ImportFrom] = []

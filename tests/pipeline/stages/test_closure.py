@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -86,3 +88,25 @@ def test_a_package_of_another_distribution_is_followed_where_an_entry_is_in_it(
     monkeypatch.syspath_prepend(str(tmp_path))
     found = import_closure("other_backend.lower")
     assert {"other_backend/code.py", "registry/recipe.py"} <= set(found)
+
+
+def test_what_sources_mention_is_kept_by_their_digests_and_a_damaged_file_is_made_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    source = "import registry.other\n"
+    root = tree(tmp_path, one=source, other="")
+    caches = [tmp_path / name for name in ("first", "emptied", "damaged")]
+
+    def closure_with(cache: Path) -> set[str]:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+        return names(root, "registry.one")
+
+    assert closure_with(caches[0]) == {"one", "other"}
+    [kept] = (caches[0] / "rung").iterdir()
+    mentions = json.loads(kept.read_text())
+    mentions[hashlib.sha256(source.encode()).hexdigest()]["names"] = []
+    for cache, text in zip(caches[1:], [json.dumps(mentions), '{"not a digest": 1'], strict=True):
+        (cache / "rung").mkdir(parents=True)
+        (cache / "rung" / kept.name).write_text(text)
+    assert closure_with(caches[1]) == {"one"}
+    assert closure_with(caches[2]) == {"one", "other"}
