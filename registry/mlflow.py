@@ -2,7 +2,8 @@
 
 MLflow is the source of truth: a registered model is a checkpoint's name, a model version its version, and a
 logged model carries the files, so that any MLflow user finds them there. The content store holds the same
-files by digest. The version's tags (`registry/tags.py`) describe its contents.
+files by digest: where MLflow keeps its files on the same file system, both are names of the same bytes. The
+version's tags (`registry/tags.py`) describe its contents.
 
 Adding is idempotent: the same digest under the same name is the same version. Leftovers of a killed `add` (a
 logged model that is pending, or that no version refers to) are removed or reused by the next one.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ from registry.errors import (
     UnknownNameError,
 )
 from registry.intake import FACTS_NAME, CheckpointFacts, read_checkpoint
-from registry.mlflow_client import Client, download, experiment_id, open_client
+from registry.mlflow_client import Client, download, experiment_id, local_directory, open_client
 from registry.store import Store
 from registry.tags import DIGEST, FACTS, check_stated, checkpoint_of, stated_tags, version_tags
 from registry.value import describe
@@ -255,11 +256,10 @@ class Checkpoints:
             experiment = experiment_id(client, self.uri)
             model = _take_up(client, experiment, name=name, digest=facts.digest)
             if model is None:
-                with scratch_directory(self.store.ingest, name="upload") as scratch:
-                    self.store.materialise([*facts.files, entry], out=scratch / "files")
-                    model = _log_model(
-                        client, experiment, name=name, tags=tags, files=scratch / "files", parent=source
-                    )
+                files = (*facts.files, entry)
+                model = _log_model(
+                    client, experiment, name=name, tags=tags, files=files, store=self.store, parent=source
+                )
             _create_registered(client, name)
             created = client.create_model_version(name, source=f"models:/{model}", model_id=model, tags=tags)
             first = self._with_digest(name, facts.digest)
@@ -345,9 +345,16 @@ def _take_up(client: Client, experiment: str, *, name: str, digest: str) -> str 
 
 
 def _log_model(
-    client: Client, experiment: str, *, name: str, tags: dict[str, str], files: Path, parent: str | None
+    client: Client,
+    experiment: str,
+    *,
+    name: str,
+    tags: dict[str, str],
+    files: Sequence[FileEntry],
+    store: Store,
+    parent: str | None,
 ) -> str:
-    """Upload a logged model and finish it; its lineage is a run with the parent as input."""
+    """Fill a logged model and finish it; its lineage is a run with the parent as input."""
     marks = {**tags, _HOST: platform.node()}
     run = None
     if parent is not None and parent.startswith("models:/m-"):
@@ -355,10 +362,11 @@ def _log_model(
 
         run = client.create_run(experiment, run_name=f"add {name}", tags=marks).info.run_id
         client.log_inputs(run, models=[LoggedModelInput(parent.removeprefix("models:/"))])
-    model = client.create_logged_model(
+    created = client.create_logged_model(
         experiment, name=name, source_run_id=run, tags=marks, model_type="checkpoint"
-    ).model_id
-    client.log_model_artifacts(model, str(files))
+    )
+    model = created.model_id
+    _put_files(client, model, files, store=store, location=created.artifact_location)
     client.finalize_logged_model(model, "READY")
     if run is not None:
         from mlflow.entities import LoggedModelOutput
@@ -366,6 +374,19 @@ def _log_model(
         client.log_outputs(run, [LoggedModelOutput(model, step=0)])
         client.set_terminated(run, status="FINISHED")
     return str(model)
+
+
+def _put_files(
+    client: Client, model: str, files: Sequence[FileEntry], *, store: Store, location: str
+) -> None:
+    """Give a logged model its files: on the store's own disk as links, so that the bytes are there once."""
+    here = local_directory(location)
+    if here is not None:
+        store.materialise(files, out=here)
+        return
+    with scratch_directory(store.ingest, name="upload") as scratch:
+        store.materialise(files, out=scratch / "files")
+        client.log_model_artifacts(model, str(scratch / "files"))
 
 
 def _create_registered(client: Client, name: str) -> None:

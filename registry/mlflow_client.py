@@ -11,6 +11,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import urllib.parse
+import urllib.request
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,6 +81,18 @@ def experiment_id(client: Client, uri: str) -> str:
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)
+
+
+def local_directory(location: str) -> Path | None:
+    """The directory on this machine that an artifact location names; None: it is elsewhere."""
+    parts = urllib.parse.urlsplit(location)
+    match parts.scheme:
+        case "file" if parts.netloc in ("", "localhost"):
+            return Path(urllib.request.url2pathname(parts.path))
+        case "" if parts.path.startswith("/"):
+            return Path(location)
+        case _:
+            return None
 
 
 def _import_mlflow() -> Module:

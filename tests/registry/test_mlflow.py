@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from registry.catalog import ClientCatalog, RestCatalog, SqliteCatalog, open_catalog
+from registry.digest import digest_file
 from registry.errors import CheckpointError, ConfigurationError, CorruptError, NotFoundError, RegistryError
 from registry.mlflow import Checkpoints
 from registry.mlflow_client import download, open_client
@@ -128,6 +130,28 @@ def test_what_is_not_there_gets_a_suggestion(checkpoints, flagship, ref, hint):
         checkpoints.find(ref)
     assert hint in caught.value.hint
     assert caught.value.exit_code == 3
+
+
+def test_a_checkpoint_is_on_disk_once_though_the_store_and_mlflow_both_have_it(checkpoints, flagship):
+    with open_client(checkpoints.uri) as client:
+        source = client.get_model_version("flagship", "1").source.removeprefix("models:/")
+        location = Path(client.get_logged_model(source).artifact_location.removeprefix("file://"))
+    for file in flagship.files:
+        assert (location / file.path).samefile(checkpoints.store.path(file.digest)), file.path
+
+
+def test_a_checkpoint_is_copied_where_the_file_system_has_no_links(write, tmp_path, monkeypatch):
+    def refuse(path: Path, target: Path) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    far = Checkpoints(uri=f"sqlite:///{tmp_path}/mlflow.db", store=Store.create(tmp_path / "store"))
+    made = far.add(write(tmp_path / "far", seed=21), name="far", family="demo")
+    copies = list((tmp_path / "mlflow-artifacts").rglob("model.safetensors"))
+    assert len(copies) == 1
+    digest = next(file.digest for file in made.files if file.path == "model.safetensors")
+    assert digest_file(copies[0]) == digest
+    assert not copies[0].samefile(far.store.path(digest))
 
 
 def test_without_any_checkpoint_the_hint_says_add_and_no_database_is_made(tmp_path):
