@@ -19,6 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 from pipeline.cli import output
 from pipeline.cli.console import clean_streams
 from pipeline.cli.discover import verbs
+from pipeline.cli.names import COMPLETE_VARIABLE
 from registry.errors import ConfigurationError, RungError, ToolchainMissingError, UnknownNameError
 
 Untyped = Any  # typer's copies of click's Context and Command are private
@@ -27,24 +28,42 @@ Untyped = Any  # typer's copies of click's Context and Command are private
 class LazyGroup(TyperGroup):
     """A group whose commands are imported when they are used."""
 
+    _only_names = False
+    """Whether commands are only listed for a shell that completes one."""
+
     def list_commands(self, ctx: Untyped) -> list[str]:
         """Names of the commands, in the order of the help."""
         return list(verbs())
 
     def get_command(self, ctx: Untyped, cmd_name: str) -> Untyped:
-        """The command `cmd_name`; only its name and help line while the help of `rung` is printed.
+        """The command `cmd_name`; only its name and help line while all commands are listed.
 
         Raises:
             UnknownNameError: No such command.
         """
         verb = verbs().get(cmd_name)
+        if verb is None and _completing():
+            return None  # whoever completes the rest of a wrong line is shown nothing
         if verb is None:
             raise UnknownNameError.of("command", cmd_name, known=verbs())
-        if sys.argv[1:2] in ([], ["--help"]):
+        if self._only_names or (sys.argv[1:2] in ([], ["--help"]) and not _completing()):
             return TyperCommand(verb.name, callback=None, help=verb.summary)
         command = typer.main.get_command(importlib.import_module(verb.module).app)
         command.name = verb.name
         return command
+
+    def shell_complete(self, ctx: Untyped, incomplete: str) -> list[Untyped]:
+        """Commands and options that begin like this; imports no command."""
+        self._only_names = True
+        try:
+            return super().shell_complete(ctx, incomplete)
+        finally:
+            self._only_names = False
+
+
+def _completing() -> bool:
+    """Whether a shell asks how a command line could go on (`rung completion`)."""
+    return COMPLETE_VARIABLE in os.environ
 
 
 app = typer.Typer(
@@ -85,6 +104,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run() -> int:
+    if _completing():
+        from typer import completion
+
+        completion.completion_init()  # type: ignore[attr-defined]  # typer does it only for its own options
     try:
         app(prog_name="rung")
     except SystemExit as end:

@@ -8,6 +8,7 @@ from pathlib import Path
 import typer
 
 from pipeline.cli import context, output
+from pipeline.cli.names import target_names
 from pipeline.cli.progress import show_progress
 
 
@@ -32,7 +33,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command()
 def build(
     ladder: Path = typer.Argument(metavar="LADDER", help="The ladder file"),
-    target: list[str] = typer.Option([], help="Only this target; repeatable"),
+    target: list[str] = typer.Option([], help="Only this target; repeatable", autocompletion=target_names),
     recipe: list[str] = typer.Option([], help="Only this recipe; repeatable"),
     toolchain: list[str] = typer.Option([], help="Only this toolchain; repeatable"),
     checkpoint: list[str] = typer.Option([], help="Only this checkpoint; repeatable"),

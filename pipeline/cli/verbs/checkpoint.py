@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from pipeline.cli import context, output
+from pipeline.cli.names import checkpoint_names
 from pipeline.workspace.locks import writing
 from registry.checkpoint import Checkpoint
 from registry.digest import short
@@ -69,7 +70,9 @@ def list_(as_json: bool = typer.Option(False, "--json", help="Print JSON")) -> N
 
 
 @app.command()
-def show(ref: str = typer.Argument(metavar="NAME[/VERSION|@ALIAS]")) -> None:
+def show(
+    ref: str = typer.Argument(metavar="NAME[/VERSION|@ALIAS]", autocompletion=checkpoint_names),
+) -> None:
     """Print one checkpoint as JSON."""
     output.data(context.checkpoints(context.this_workspace()).find(ref))
 

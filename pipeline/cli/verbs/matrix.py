@@ -12,6 +12,7 @@ from matrices.views.diff import diff_lines, diff_markdown
 from matrices.views.render import matrix_markdown, matrix_table, throughput_table
 from matrices.views.table import matrix_json
 from pipeline.cli import context, output
+from pipeline.cli.names import cell_names, checkpoint_names, target_names
 from registry.errors import ConfigurationError, NotFoundError
 
 ORDER = 40
@@ -29,9 +30,9 @@ def matrix() -> None:
 @app.command()
 def show(
     family: str | None = typer.Option(None, help="Only this family"),
-    checkpoint: str | None = typer.Option(None, help="Only NAME/VERSION"),
+    checkpoint: str | None = typer.Option(None, help="Only NAME/VERSION", autocompletion=checkpoint_names),
     recipe: str | None = typer.Option(None, help="Only this recipe"),
-    target: str | None = typer.Option(None, help="Only this target"),
+    target: str | None = typer.Option(None, help="Only this target", autocompletion=target_names),
     toolchain: str | None = typer.Option(None, help="Only this toolchain"),
     state: str | None = typer.Option(None, help="Only cells in this state"),
     markdown: bool = typer.Option(False, "--markdown", help="Print Markdown"),
@@ -62,7 +63,9 @@ def show(
 
 @app.command()
 def explain(
-    cell: str = typer.Argument(help="Id, or unambiguous parts of it: `mid:w4:tvm`"),
+    cell: str = typer.Argument(
+        help="Id, or unambiguous parts of it: `mid:w4:tvm`", autocompletion=cell_names
+    ),
     log: bool = typer.Option(False, "--log", help="Print the compiler's log"),
     as_json: bool = typer.Option(False, "--json", help="Print JSON"),
 ) -> None:

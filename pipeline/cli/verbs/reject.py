@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from pipeline.cli import context, output
+from pipeline.cli.names import cell_names
 
 ORDER = 60
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -12,7 +13,9 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def reject(
-    cell: list[str] = typer.Argument(metavar="CELL...", help="Ids, unambiguous parts or patterns"),
+    cell: list[str] = typer.Argument(
+        metavar="CELL...", help="Ids, unambiguous parts or patterns", autocompletion=cell_names
+    ),
     by: str = typer.Option(..., "--by", help="Who rejects"),
     reason: str = typer.Option(..., "--reason", help="Why"),
 ) -> None:

@@ -6,6 +6,7 @@ import typer
 
 from matrices.ledger import query
 from pipeline.cli import context, output
+from pipeline.cli.names import cell_names
 
 ORDER = 70
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -13,7 +14,9 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def withdraw(
-    cell: list[str] = typer.Argument(metavar="CELL...", help="Ids, unambiguous parts or patterns"),
+    cell: list[str] = typer.Argument(
+        metavar="CELL...", help="Ids, unambiguous parts or patterns", autocompletion=cell_names
+    ),
     by: str = typer.Option(..., "--by", help="Who withdraws"),
     reason: str = typer.Option(..., "--reason", help="Why"),
 ) -> None:
