@@ -39,7 +39,7 @@ def verify(store: Store) -> list[StoreProblem]:
     """
     problems = [
         StoreProblem("leftover", str(path), "left behind by a process that is gone")
-        for path in _leftovers(store)
+        for path in leftovers(store)
     ]
     for path in _blob_files(store):
         problem = _blob_problem(path)
@@ -129,6 +129,50 @@ def unused(store: Store, *, keep: Collection[str]) -> list[str]:
     return [digest for path in _blob_files(store) if (digest := f"sha256:{path.name}") not in used]
 
 
+@dataclass(frozen=True, slots=True)
+class StoredBlob:
+    """One blob of a store, as a collection sees it."""
+
+    digest: str
+    size_bytes: int
+    age_s: float
+    """Since it was added, or added again."""
+    links: int
+    """Names that the file has: more than one where something outside the store shares the bytes."""
+
+
+def stored_blobs(store: Store) -> list[StoredBlob]:
+    """Every blob of a store, sorted by digest."""
+    now = _file_system_time(store)
+    found = []
+    for path in _blob_files(store):
+        try:
+            about = path.stat()
+        except FileNotFoundError:
+            continue  # collected in the meantime
+        found.append(
+            StoredBlob(f"sha256:{path.name}", about.st_size, max(0.0, now - about.st_mtime), about.st_nlink)
+        )
+    return found
+
+
+def images(store: Store) -> dict[str, set[str]]:
+    """Digest of an artifact or checkpoint → digests of all that its images hold, the images themselves too.
+
+    Raises:
+        CorruptError: The index or an image manifest is damaged.
+    """
+    found: dict[str, set[str]] = {}
+    for entry in store.index.entries():
+        try:
+            held = _reachable(store, entry)
+        except NotFoundError:
+            continue  # `verify` names what is missing
+        root = str((entry.get("annotations") or {}).get(oci.ROOT, entry["digest"]))
+        found.setdefault(root, set()).update(held, {entry["digest"]})
+    return found
+
+
 def _sweep(store: Store) -> None:
     for directory in (store.ingest, store.root):
         if directory.is_dir():
@@ -136,7 +180,8 @@ def _sweep(store: Store) -> None:
                 sweep(directory)
 
 
-def _leftovers(store: Store) -> list[Path]:
+def leftovers(store: Store) -> list[Path]:
+    """What processes that are gone left half-written in a store."""
     found: list[Path] = []
     for directory in (store.ingest, store.root):
         if directory.is_dir():

@@ -63,10 +63,11 @@ class Ledger:
         stored = self.find_stage(checked.key)
         return checked if stored is None else stored
 
-    def forget_stage(self, key: str) -> None:
-        """Remove a stage's record so that the stage runs again, for a result whose bytes are lost."""
+    def forget_stages(self, keys: Iterable[str]) -> None:
+        """Remove the records of stages so that they run again when they are needed, all of them or none."""
         with self._database.writing() as connection:
-            connection.execute(sa.delete(STAGES).where(STAGES.c.key == key))
+            for key in keys:
+                connection.execute(sa.delete(STAGES).where(STAGES.c.key == key))
 
     def put_cell(self, cell: Cell) -> Cell:
         """Record what a build reports about a cell; returns the stored cell.

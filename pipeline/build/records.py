@@ -63,6 +63,11 @@ class Records:
             return None
         return Recorded(key.output.model_validate(record.output), record.finished_at)
 
+    @property
+    def used(self) -> frozenset[str]:
+        """Keys of all records that were found so far."""
+        return frozenset(self._found)
+
     def has(self, digest: Digest) -> bool:
         """Whether a blob is in the store."""
         return self._store.has(digest)

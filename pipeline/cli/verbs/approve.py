@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import typer
 
+from matrices.cells.cell import Cell
 from pipeline.cli import context, output
+from pipeline.cli.names import cell_names
+from pipeline.workspace.locks import writing
 from registry.errors import ConfigurationError, RefusedError
+from registry.store import Store
 
 ORDER = 50
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -14,7 +18,10 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command()
 def approve(
     cell: list[str] = typer.Argument(
-        None, metavar="[CELL]...", help="Ids, unambiguous parts of ids (`mid:w4:tvm`) or patterns"
+        None,
+        metavar="[CELL]...",
+        help="Ids, unambiguous parts of ids (`mid:w4:tvm`) or patterns",
+        autocompletion=cell_names,
     ),
     by: str = typer.Option(..., "--by", help="Who approves"),
     reason: str = typer.Option(..., "--reason", help="Why"),
@@ -30,11 +37,13 @@ def approve(
         raise ConfigurationError("give cells, or `--passing`, not both", hint="see `rung approve --help`")
     board = context.board()
     ledger = context.ledger(board.database)
-    chosen = board.approvable(family) if passing else board.cells_named(cell)
+    workspace = context.this_workspace()
     approvals, refusals = {}, []
-    with context.publishing_revocations(board.database):
-        for each in chosen:
+    # What is approved now is not removed at the same time.
+    with writing(workspace), context.publishing_revocations(board.database):
+        for each in board.approvable(family) if passing else board.cells_named(cell):
             try:
+                _check_stored(each, workspace.store)
                 approvals[each.id] = ledger.approve(each.id, who=by, why=reason, waiver=waive)
                 output.note(f"approved {each.id}")
             except RefusedError as refusal:
@@ -44,3 +53,11 @@ def approve(
         output.data(approvals)
     if refusals:
         raise typer.Exit(RefusedError.exit_code)
+
+
+def _check_stored(cell: Cell, store: Store) -> None:
+    if cell.artifact is not None and not store.has_artifact(cell.artifact):
+        raise RefusedError(
+            f"`{cell.id}`: the files of its artifact are not in the store any more",
+            hint="build it again: `rung build LADDER`",
+        )

@@ -11,6 +11,8 @@ from rich.table import Table
 
 from matrices.releases.create import VALID_DAYS
 from pipeline.cli import context, output
+from pipeline.cli.names import release_names
+from pipeline.workspace.locks import writing
 from registry.digest import short
 from registry.errors import ConfigurationError
 from registry.ladder import EVIDENCE_LEVELS, EvidenceLevel
@@ -49,16 +51,17 @@ def create(
     from pipeline.publish import publish
 
     workspace = context.this_workspace()
-    made, directory = publish(
-        workspace,
-        ladder,
-        name=name,
-        created_by=by,
-        database=context.database(workspace),
-        checkpoints=context.checkpoints(workspace),
-        min_evidence=dict(_demand(text) for text in min_evidence),
-        valid_days=valid_days,
-    )
+    with writing(workspace):  # what is released now is not removed at the same time
+        made, directory = publish(
+            workspace,
+            ladder,
+            name=name,
+            created_by=by,
+            database=context.database(workspace),
+            checkpoints=context.checkpoints(workspace),
+            min_evidence=dict(_demand(text) for text in min_evidence),
+            valid_days=valid_days,
+        )
     if as_json:
         output.data(made)
     output.note(
@@ -93,7 +96,9 @@ def list_(
 @app.command()
 def verify(
     name: str = typer.Argument(
-        metavar="NAME|DIR", help="A release of this workspace, or a directory that holds one"
+        metavar="NAME|DIR",
+        help="A release of this workspace, or a directory that holds one",
+        autocompletion=release_names,
     ),
     key: Path | None = typer.Option(None, help="The public key to trust; default: the workspace's"),
 ) -> None:

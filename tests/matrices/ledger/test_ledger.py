@@ -46,7 +46,7 @@ def test_the_first_result_of_a_stage_stands(ledger: Ledger):
 
 def test_a_forgotten_stage_may_have_another_result(ledger: Ledger):
     ledger.put_stage(_record(n=1))
-    ledger.forget_stage(_record().key)
+    ledger.forget_stages([_record().key])
     assert ledger.put_stage(_record(n=2)).output == {"n": 2}
 
 
