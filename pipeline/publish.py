@@ -61,7 +61,7 @@ def publish(
         ladder, directory=ladder_file.resolve().parent, checkpoints=checkpoints, filters=Filters()
     )
     wanted = {cell.id for cell in plan.cells}
-    earlier = query.releases(database, family=ladder.family)
+    earlier = query.all_releases(database, family=ladder.family)
     known = next((r for r in earlier if r.name == name), None)
     at = datetime.now(UTC)
     if known is None:

@@ -21,7 +21,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from registry.atomic import file_lock, scratch_directory, storage_errors
+from registry.atomic import file_lock, remove_tree, scratch_directory, storage_errors
 from registry.catalog import ModelVersion, open_catalog
 from registry.checkpoint import Checkpoint, FileEntry
 from registry.digest import canonical_json
@@ -33,9 +33,9 @@ from registry.errors import (
     UnknownNameError,
 )
 from registry.intake import FACTS_NAME, CheckpointFacts, read_checkpoint
-from registry.mlflow_client import Client, download, experiment_id, local_directory, open_client
+from registry.mlflow_client import Client, LoggedModel, download, experiment_id, local_directory, open_client
 from registry.store import Store
-from registry.tags import DIGEST, FACTS, check_stated, checkpoint_of, stated_tags, version_tags
+from registry.tags import DIGEST, FACTS, PREFIX, check_stated, checkpoint_of, stated_tags, version_tags
 from registry.value import describe
 
 _HOST = "rung.host"
@@ -215,6 +215,43 @@ class Checkpoints:
                 raise _changed(checkpoint.ref, expected=checkpoint.digest, found=facts.digest) from None
             return self.store.read_bytes(file.digest)
 
+    def local_copy(self, checkpoint: Checkpoint) -> Path | None:
+        """The directory on this machine with MLflow's files of a checkpoint that `add` put there; None: none.
+
+        Raises:
+            NotFoundError: The version does not exist.
+            RegistryError: MLflow cannot be used.
+        """
+        version = self._version(checkpoint.ref)
+        with open_client(self.uri) as client:
+            model = _own_model(client, version)
+        return None if model is None else local_directory(model.artifact_location)
+
+    def remove(self, checkpoint: Checkpoint) -> None:
+        """Remove a version that `add` made from MLflow; one that was adopted only loses Rung's tags.
+
+        Files on this machine go with it; those of a server are marked, and `mlflow gc` there removes them.
+        MLflow keeps the rows of what was deleted. Killed in the middle, the same call again finishes it.
+
+        Raises:
+            NotFoundError: The version does not exist.
+            RegistryError: MLflow cannot be used.
+        """
+        version = self._version(checkpoint.ref)
+        with self._lock(), open_client(self.uri) as client:
+            model = _own_model(client, version)
+            if model is None:
+                for key in sorted(version.tags, key=lambda one: one != DIGEST):
+                    if key.startswith(PREFIX):
+                        client.delete_model_version_tag(version.name, str(version.version), key)
+                return
+            if (here := local_directory(model.artifact_location)) is not None:
+                with storage_errors(here):
+                    remove_tree(here)
+            client.set_logged_model_tags(model.model_id, {DIGEST: "removed"})  # no `add` takes it up again
+            client.delete_model_version(version.name, str(version.version))
+            client.delete_logged_model(model.model_id)
+
     def _version(self, ref: str) -> ModelVersion:
         parts = _REF.fullmatch(ref)
         if not parts:
@@ -374,6 +411,19 @@ def _log_model(
         client.log_outputs(run, [LoggedModelOutput(model, step=0)])
         client.set_terminated(run, status="FINISHED")
     return str(model)
+
+
+def _own_model(client: Client, version: ModelVersion) -> LoggedModel | None:
+    """The logged model that `add` made for a version; None for versions of others, and if it is deleted."""
+    if not version.source.startswith("models:/m-"):
+        return None
+    try:
+        model = client.get_logged_model(version.source.removeprefix("models:/"))
+    except Exception as error:
+        if getattr(error, "error_code", None) != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+    return model if _HOST in model.tags else None
 
 
 def _put_files(

@@ -26,6 +26,8 @@ EXPERIMENT: Final = "rung"
 """MLflow experiment that holds the logged models of checkpoints."""
 Client = Any
 """`mlflow.MlflowClient`, which is untyped."""
+LoggedModel = Any
+"""`mlflow.entities.LoggedModel`, which is untyped."""
 Module = Any
 """The module `mlflow`, which is untyped."""
 _SQLITE = "sqlite:///"

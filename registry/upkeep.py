@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -127,6 +128,16 @@ def unused(store: Store, *, keep: Collection[str]) -> list[str]:
     ]
     used = wanted.union(*(_reachable(store, entry) for entry in entries))
     return [digest for path in _blob_files(store) if (digest := f"sha256:{path.name}") not in used]
+
+
+def freed_bytes(paths: Iterable[Path]) -> int:
+    """What the file system gets back if these files go: nothing of one that keeps another name."""
+    names: dict[tuple[int, int], list[os.stat_result]] = {}
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            about = path.lstat()
+            names.setdefault((about.st_dev, about.st_ino), []).append(about)
+    return sum(found[0].st_size for found in names.values() if len(found) >= found[0].st_nlink)
 
 
 @dataclass(frozen=True, slots=True)

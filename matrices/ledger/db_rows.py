@@ -14,6 +14,7 @@ from compilers.check.speed import Speed
 from matrices.cells.cell import Cell, Evidence, TaskResult, VariantFacts
 from matrices.cells.measurement import Measurement
 from matrices.ledger.build_records import BuildRecord
+from matrices.ledger.removal import Removal
 from matrices.releases.ruling import Ruling
 from registry.digest import canonical_json
 from registry.document import Document, JsonObject, Upgrade
@@ -26,6 +27,7 @@ _CELL_COLUMNS = (
     "reason", "build_key", "artifact", "size_bytes", "log", "updated_at",
 )  # fmt: skip
 _EVIDENCE_COLUMNS = ("state", "digest", "at", "detail")
+_REMOVAL_COLUMNS = ("kind", "name", "digest", "who", "why", "at")
 _NUMBERS = ("parity", "tasks", "rehearsal", "variant", "speed")
 _HINT = "it was edited outside Rung or written by another version; restore a backup of the database"
 _Kind = TypeVar("_Kind", bound=Value)
@@ -77,6 +79,12 @@ def ruling_columns(ruling: Ruling) -> Columns:
     return storable(columns | {"cell_id": ruling.cell, "missing": json.dumps(ruling.missing)})
 
 
+def removal_columns(removal: Removal) -> Columns:
+    """The row of a removal."""
+    columns: Columns = {name: getattr(removal, name) for name in _REMOVAL_COLUMNS}
+    return storable(columns | {"overridden": json.dumps(removal.overridden)})
+
+
 def stage_columns(record: BuildRecord) -> Columns:
     """The row of a finished stage."""
     columns: Columns = {name: getattr(record, name) for name in BuildRecord.model_fields}
@@ -117,6 +125,17 @@ def read_ruling(row: Row[Any]) -> Ruling:  # Any: a row's columns
     except ValidationError as error:
         raise _corrupt("ruling", name, error) from error
     return _read(Ruling, columns | {"cell": row._mapping["cell_id"], "missing": missing}, name=name)
+
+
+def read_removal(row: Row[Any]) -> Removal:  # Any: a row's columns
+    """The removal of a row."""
+    columns = {name: row._mapping[name] for name in _REMOVAL_COLUMNS}
+    name = f"{row._mapping['seq']}"
+    try:
+        overridden = _TEXTS.validate_json(row._mapping["overridden"])
+    except ValidationError as error:
+        raise _corrupt("removal", name, error) from error
+    return _read(Removal, columns | {"overridden": overridden}, name=name)
 
 
 def read_stage(row: Row[Any]) -> BuildRecord:  # Any: a row's columns

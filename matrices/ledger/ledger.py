@@ -1,4 +1,4 @@
-"""The ledger: the only writer of the matrix's database: stages, cells, rulings and releases.
+"""The ledger: the only writer of the matrix's database: stages, cells, rulings, releases and removals.
 
 Each call is one transaction; writers take turns, across processes too. What is written never contradicts a
 person's ruling:
@@ -25,10 +25,18 @@ from matrices.cells.missing import missing_evidence
 from matrices.ledger import query
 from matrices.ledger.build_records import BuildRecord
 from matrices.ledger.db import Database
-from matrices.ledger.db_rows import cell_columns, evidence_columns, ruling_columns, stage_columns, storable
+from matrices.ledger.db_rows import (
+    cell_columns,
+    evidence_columns,
+    removal_columns,
+    ruling_columns,
+    stage_columns,
+    storable,
+)
 from matrices.ledger.merge import STATE_OF, consistent, merge
 from matrices.ledger.models import ReleaseCellRow
-from matrices.ledger.query import CELLS, EVIDENCE, RELEASES, RULINGS, STAGES
+from matrices.ledger.query import CELLS, EVIDENCE, RELEASES, REMOVALS, RULINGS, STAGES
+from matrices.ledger.removal import Removal
 from matrices.releases.release import Release
 from matrices.releases.ruling import Approval, Ruling, Verb
 from registry.digest import short
@@ -174,11 +182,12 @@ class Ledger:
         Recording the same content under the same name again changes nothing.
 
         Raises:
-            RefusedError: The name is taken by other content, the version by another release, or a cell is not
-                approved with that artifact at the moment.
+            RefusedError: The name is taken by other content or by a release that was removed, the version by
+                another release, or a cell is not approved with that artifact at the moment.
         """
         checked = _checked(release)
         with self._database.writing() as connection:
+            _refuse_removed(connection, checked)
             row = connection.execute(sa.select(RELEASES).where(RELEASES.c.name == checked.name)).first()
             if row is not None:
                 return _same_release(query.read_release(row), checked)
@@ -193,6 +202,24 @@ class Ledger:
                 for one in checked.cells
             ]
             connection.execute(sa.insert(_RELEASE_CELLS), held)
+        return checked
+
+    def put_removal(self, removal: Removal) -> Removal:
+        """Record that a release or a checkpoint is removed; what is removed already keeps its first record.
+
+        Raises:
+            ConfigurationError: `who` or `why` is empty.
+        """
+        given = {
+            "who": _one_line(removal.who, what="a person (`--by`)"),
+            "why": _one_line(removal.why, what="a reason (`--reason`)"),
+        }
+        checked = _checked(removal.model_copy(update=given))
+        same = (REMOVALS.c.kind == checked.kind, REMOVALS.c.name == checked.name)
+        with self._database.writing() as connection:
+            if earlier := query.select_removals(connection, *same):
+                return earlier[0]
+            connection.execute(sa.insert(REMOVALS).values(removal_columns(checked)))
         return checked
 
     def _rule(
@@ -309,6 +336,15 @@ def _refuse_unapproved(connection: Connection, release: Release) -> None:
                 f"the release `{release.name}` holds `{released.cell.id}`, which is {state} now",
                 hint="create the release again from the cells as they are now",
             )
+
+
+def _refuse_removed(connection: Connection, release: Release) -> None:
+    same = (REMOVALS.c.kind == "release", REMOVALS.c.name == release.name)
+    if removed := query.select_removals(connection, *same):
+        raise RefusedError(
+            f"the release `{release.name}` was removed by {removed[0].who}: {removed[0].why}",
+            hint="names are not used twice: choose another one",
+        )
 
 
 def _refuse_taken_version(connection: Connection, release: Release) -> None:

@@ -2,8 +2,9 @@
 
 `SQLModel(table=True)` does not validate, so a row is always made from a value that is already validated
 (`db_rows.py`). Everything that people filter by is a column; the numbers of a cell that are always read
-together are one JSON text. Evidence, rulings and releases are append-only, enforced by triggers in the
-database (`matrices/ledger/migrations`). Table names start with `rung_`, so that Rung can share a database.
+together are one JSON text. Evidence, rulings, releases and removals are append-only, enforced by triggers in
+the database (`matrices/ledger/migrations`). Table names start with `rung_`, so that Rung can share a
+database.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from sqlalchemy import Column, DateTime, Dialect, Index, Text
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import BigInteger, Field, Integer, SQLModel
 
-APPEND_ONLY = ("rung_evidence", "rung_ruling", "rung_release", "rung_release_cell")
+APPEND_ONLY = ("rung_evidence", "rung_ruling", "rung_release", "rung_release_cell", "rung_removal")
 """Tables in which no row is ever changed or removed."""
 
 
@@ -146,3 +147,21 @@ class ReleaseCellRow(SQLModel, table=True):
     release: str = Field(primary_key=True, foreign_key="rung_release.name")
     cell_id: str = Field(primary_key=True, foreign_key="rung_cell.id", index=True)
     artifact: str
+
+
+class RemovalRow(SQLModel, table=True):
+    """A release or a checkpoint that a person removed; append-only."""
+
+    __tablename__ = "rung_removal"
+    __table_args__ = (Index("ix_rung_removal_name", "kind", "name"),)
+
+    seq: int | None = Field(default=None, sa_column=_sequence())
+    kind: str
+    """`release` or `checkpoint`."""
+    name: str
+    digest: str
+    who: str
+    why: str = Field(sa_type=Text)
+    at: datetime = Field(sa_type=UtcDateTime)
+    overridden: str = Field(sa_type=Text)
+    """JSON list: what depended on it and was overridden."""

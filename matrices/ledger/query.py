@@ -13,8 +13,9 @@ from sqlalchemy.engine import Connection
 from matrices.cells.cell import Cell, Evidence
 from matrices.ledger.build_records import BuildRecord
 from matrices.ledger.db import Database
-from matrices.ledger.db_rows import read_cell, read_evidence, read_ruling, read_stage
-from matrices.ledger.models import CellRow, EvidenceRow, ReleaseRow, RulingRow, StageRow
+from matrices.ledger.db_rows import read_cell, read_evidence, read_removal, read_ruling, read_stage
+from matrices.ledger.models import CellRow, EvidenceRow, ReleaseRow, RemovalRow, RulingRow, StageRow
+from matrices.ledger.removal import Removal, RemovedKind
 from matrices.releases.release import Release
 from matrices.releases.ruling import Approval, Ruling
 from registry.errors import ConfigurationError, CorruptError, NotFoundError, SchemaError
@@ -23,6 +24,7 @@ CELLS: Final = CellRow.__table__  # type: ignore[attr-defined]  # SQLModel's plu
 EVIDENCE: Final = EvidenceRow.__table__  # type: ignore[attr-defined]  # as above
 RULINGS: Final = RulingRow.__table__  # type: ignore[attr-defined]  # as above
 RELEASES: Final = ReleaseRow.__table__  # type: ignore[attr-defined]  # as above
+REMOVALS: Final = RemovalRow.__table__  # type: ignore[attr-defined]  # as above
 STAGES: Final = StageRow.__table__  # type: ignore[attr-defined]  # as above
 _SHORTEST_DIGEST: Final = 6
 
@@ -128,7 +130,19 @@ def release(database: Database, name: str) -> Release:
 
 
 def releases(database: Database, *, family: str | None = None) -> list[Release]:
-    """All releases, oldest first."""
+    """All releases but removed ones, oldest first."""
+    gone = {one.name for one in removals(database, kind="release")}
+    return [one for one in all_releases(database, family=family) if one.name not in gone]
+
+
+def removals(database: Database, *, kind: RemovedKind) -> list[Removal]:
+    """All removals of a kind, oldest first."""
+    with database.reading() as connection:
+        return select_removals(connection, REMOVALS.c.kind == kind)
+
+
+def all_releases(database: Database, *, family: str | None = None) -> list[Release]:
+    """All releases that were ever created, removed ones too, oldest first."""
     wanted = sa.select(RELEASES).order_by(RELEASES.c.created_at, RELEASES.c.name)
     with database.reading() as connection:
         rows = connection.execute(
@@ -185,6 +199,12 @@ def select_rulings(connection: Connection, *where: sa.ColumnElement[bool]) -> li
     """Rulings in the order in which they were recorded."""
     rows = connection.execute(sa.select(RULINGS).where(*where).order_by(RULINGS.c.seq))
     return [read_ruling(row) for row in rows]
+
+
+def select_removals(connection: Connection, *where: sa.ColumnElement[bool]) -> list[Removal]:
+    """Removals in the order in which they were recorded."""
+    rows = connection.execute(sa.select(REMOVALS).where(*where).order_by(REMOVALS.c.seq))
+    return [read_removal(row) for row in rows]
 
 
 def match_id(connection: Connection, name: str, *, whole: bool = False) -> str:

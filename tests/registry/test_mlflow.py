@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -152,6 +153,46 @@ def test_a_checkpoint_is_copied_where_the_file_system_has_no_links(write, tmp_pa
     digest = next(file.digest for file in made.files if file.path == "model.safetensors")
     assert digest_file(copies[0]) == digest
     assert not copies[0].samefile(far.store.path(digest))
+
+
+def test_a_removed_checkpoint_leaves_mlflow_with_its_files_and_can_be_added_again(checkpoints, place, write):
+    path = write(place / "gone", seed=31)
+    made = checkpoints.add(path, name="gone", family="demo", alias="best")
+    copy = checkpoints.local_copy(made)
+    assert copy is not None
+    assert (copy / "model.safetensors").is_file()
+    checkpoints.remove(made)
+    assert not copy.exists()
+    assert logged_models(checkpoints, "gone") == []
+    with pytest.raises(NotFoundError):
+        checkpoints.find("gone/1")
+    again = checkpoints.add(path, name="gone", family="demo")
+    assert (again.ref, again.digest) == ("gone/2", made.digest)
+    with open_client(checkpoints.uri) as client:
+        assert client.get_registered_model("gone").aliases == {}
+
+
+def test_a_version_that_others_registered_keeps_everything_but_our_tags(checkpoints, make_checkpoint):
+    path = make_checkpoint("adopted", seed=32)
+    with open_client(checkpoints.uri) as client:
+        client.create_registered_model("adopted")
+        client.create_model_version("adopted", source=path.as_uri(), tags={"theirs": "kept"})
+    taken = checkpoints.add_uri("models:/adopted/1", family="demo")
+    assert checkpoints.local_copy(taken) is None
+    checkpoints.remove(taken)
+    with open_client(checkpoints.uri) as client:
+        assert client.get_model_version("adopted", "1").tags == {"theirs": "kept"}
+    assert (path / "model.safetensors").is_file()
+    with pytest.raises(NotFoundError, match="was not added to Rung"):
+        checkpoints.find("adopted/1")
+
+
+def test_a_removal_that_was_killed_before_mlflow_knew_is_finished_by_the_next(checkpoints, place, write):
+    made = checkpoints.add(write(place / "half", seed=33), name="half", family="demo")
+    copy = checkpoints.local_copy(made)
+    shutil.rmtree(copy)  # where a kill leaves it
+    checkpoints.remove(made)
+    assert "half/1" not in [one.ref for one in checkpoints.all()]
 
 
 def test_without_any_checkpoint_the_hint_says_add_and_no_database_is_made(tmp_path):

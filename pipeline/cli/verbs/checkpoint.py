@@ -1,17 +1,22 @@
-"""`rung checkpoint`: register checkpoints in MLflow, and list them."""
+"""`rung checkpoint`: register checkpoints in MLflow, list and remove them."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 from rich.table import Table
 
-from pipeline.cli import context, output
+from pipeline.cli import context, output, removal
 from pipeline.cli.names import checkpoint_names
 from pipeline.workspace.locks import writing
 from registry.checkpoint import Checkpoint
 from registry.digest import short
+from registry.workspace import Workspace
+
+if TYPE_CHECKING:
+    from pipeline.workspace.remove import Plan
 
 ORDER = 20
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
@@ -19,7 +24,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=T
 
 @app.callback()
 def checkpoint() -> None:
-    """Register checkpoints in MLflow, and list them."""
+    """Register checkpoints in MLflow, list and remove them."""
 
 
 @app.command()
@@ -75,6 +80,33 @@ def show(
 ) -> None:
     """Print one checkpoint as JSON."""
     output.data(context.checkpoints(context.this_workspace()).find(ref))
+
+
+@app.command()
+def remove(
+    ref: str = typer.Argument(metavar="NAME[/VERSION|@ALIAS]", autocompletion=checkpoint_names),
+    by: str | None = typer.Option(None, "--by", help=removal.BY_HELP),
+    reason: str | None = typer.Option(None, "--reason", help=removal.REASON_HELP),
+    force: bool = typer.Option(False, "--force", help=removal.FORCE_HELP),
+    dry_run: bool = typer.Option(False, "--dry-run", help=removal.DRY_RUN_HELP),
+    as_json: bool = typer.Option(False, "--json", help="Print the report as JSON"),
+) -> None:
+    """Remove a version from MLflow and the store. Refused (exit 8) if a release, a cell or a child needs it.
+
+    A version that was registered without Rung stays in MLflow and only loses Rung's tags.
+    """
+
+    def plan(workspace: Workspace) -> Plan:
+        from pipeline.workspace.remove import plan_checkpoint_removal
+
+        return plan_checkpoint_removal(
+            workspace,
+            ref,
+            database=context.database(workspace),
+            checkpoints=context.checkpoints(workspace),
+        )
+
+    removal.remove(plan, by=by, reason=reason, force=force, dry_run=dry_run, as_json=as_json)
 
 
 def _row(each: Checkpoint) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""`rung release`: create, list and verify signed releases."""
+"""`rung release`: create, list, verify and remove signed releases."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ import typer
 from rich.table import Table
 
 from matrices.releases.create import VALID_DAYS
-from pipeline.cli import context, output
+from pipeline.cli import context, output, removal
 from pipeline.cli.names import release_names
 from pipeline.workspace.locks import writing
 from registry.digest import short
 from registry.errors import ConfigurationError
 from registry.ladder import EVIDENCE_LEVELS, EvidenceLevel
+from registry.workspace import Workspace
 
 if TYPE_CHECKING:
     from matrices.releases.release import Release
+    from pipeline.workspace.remove import Plan
 
 LEVELS = ", ".join(EVIDENCE_LEVELS)
 
@@ -28,7 +30,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=T
 
 @app.callback()
 def release() -> None:
-    """Create, list and verify signed releases."""
+    """Create, list, verify and remove signed releases."""
 
 
 @app.command()
@@ -110,6 +112,35 @@ def verify(
         verify_blobs(workspace, found)
     check_valid(found, at=datetime.now(UTC))
     output.line(f"{found.name} {found.digest} verified: {len(found.cells)} cells")
+
+
+@app.command()
+def remove(
+    name: str = typer.Argument(
+        metavar="NAME", help="A release of this workspace", autocompletion=release_names
+    ),
+    by: str | None = typer.Option(None, "--by", help=removal.BY_HELP),
+    reason: str | None = typer.Option(None, "--reason", help=removal.REASON_HELP),
+    force: bool = typer.Option(False, "--force", help=removal.FORCE_HELP),
+    dry_run: bool = typer.Option(False, "--dry-run", help=removal.DRY_RUN_HELP),
+    as_json: bool = typer.Option(False, "--json", help="Print the report as JSON"),
+) -> None:
+    """Remove a release and what only it holds. Refused (exit 8) if it is the newest or a node here has it.
+
+    Nodes that have pulled it keep it: to have them stop, withdraw its cells. Its record stays.
+    """
+
+    def plan(workspace: Workspace) -> Plan:
+        from pipeline.workspace.remove import plan_release_removal
+
+        return plan_release_removal(
+            workspace,
+            name,
+            database=context.database(workspace),
+            checkpoints=context.checkpoints(workspace),
+        )
+
+    removal.remove(plan, by=by, reason=reason, force=force, dry_run=dry_run, as_json=as_json)
 
 
 def _demand(text: str) -> tuple[str, EvidenceLevel]:

@@ -16,10 +16,11 @@ from matrices.ledger import query
 from matrices.ledger.build_records import BuildRecord
 from matrices.ledger.db import Database, open_database
 from matrices.ledger.ledger import Ledger
+from matrices.ledger.removal import Removal
 from matrices.releases.release import Release
 from matrices.releases.ruling import Ruling
 from registry.digest import digest_value
-from registry.errors import ConfigurationError, NotFoundError, RefusedError
+from registry.errors import ConfigurationError, NotFoundError, RefusedError, RegistryError
 
 ROOT = Path(__file__).parents[3]
 NOW = datetime(2026, 11, 22, 13, 0, tzinfo=UTC)
@@ -423,3 +424,41 @@ def test_an_expired_cell_stays_so_until_it_is_measured_again(ledger, new_cell):
     again = ledger.put_cell(new_cell(target="cuda-sm90", toolchain="tvm", state="built"))
     assert (again.state, again.reason) == ("expired", "the driver moved")
     assert ledger.put_cell(new_cell(target="cuda-sm90", toolchain="tvm")).state == "evaluated"
+
+
+def test_a_removed_release_keeps_its_document_and_nobody_uses_its_name_again(
+    database, ledger, new_cell, new_manifest
+):
+    cell = ledger.put_cell(new_cell())
+    approval = ledger.approve(cell.id, who="Ada", why="good")
+    release = ledger.put_release(_release(query.find_cell(database, cell.id), new_manifest(), approval))
+    removal = Removal(
+        kind="release", name="r1", digest=release.digest, who="Bob", why="too\nold", at=NOW,
+        overridden=("a node holds it",),
+    )  # fmt: skip
+    stored = ledger.put_removal(removal)
+    assert stored == removal.model_copy(update={"why": "too old"})
+    assert query.releases(database) == []
+    assert query.all_releases(database) == [release] == [query.release(database, "r1")]
+    assert ledger.put_removal(removal.model_copy(update={"who": "Eve"})) == stored
+    assert query.removals(database, kind="release") == [stored]
+    assert query.removals(database, kind="checkpoint") == []
+    with pytest.raises(RefusedError, match="was removed by Bob: too old"):
+        ledger.put_release(release)
+
+
+@pytest.mark.parametrize("change", ["UPDATE rung_removal SET who = 'Eve'", "DELETE FROM rung_removal"])
+def test_the_record_of_a_removal_cannot_be_changed(database, ledger, change):
+    ledger.put_removal(
+        Removal(kind="checkpoint", name="a/1", digest=digest_value(1), who="Bob", why="old", at=NOW)
+    )
+    with pytest.raises(RegistryError, match="append-only"), database.writing() as connection:
+        connection.execute(sa.text(change))
+
+
+def test_a_removal_needs_a_person_and_a_reason(ledger):
+    for who, why in (("", "old"), ("Bob", " \n")):
+        with pytest.raises(ConfigurationError):
+            ledger.put_removal(
+                Removal(kind="release", name="r", digest=digest_value(1), who=who, why=why, at=NOW)
+            )
