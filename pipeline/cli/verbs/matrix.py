@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING, assert_never
 
 import typer
 from rich.console import Console
@@ -13,7 +16,11 @@ from matrices.views.render import matrix_markdown, matrix_table, throughput_tabl
 from matrices.views.table import matrix_json
 from pipeline.cli import context, output
 from pipeline.cli.names import cell_names, checkpoint_names, target_names
+from registry.digest import canonical_json
 from registry.errors import ConfigurationError, NotFoundError
+
+if TYPE_CHECKING:
+    from matrices.views.board import MatrixPage
 
 ORDER = 40
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
@@ -101,24 +108,62 @@ def diff(
             output.line(line)
 
 
+class Form(Enum):
+    """How the matrix is written to a file."""
+
+    html = "html"
+    csv = "csv"
+    json = "json"
+    md = "md"
+
+
 @app.command()
 def export(
-    out: Path = typer.Argument(metavar="FILE", help="`.json` or `.md`"),
+    out: Path | None = typer.Argument(
+        None, metavar="[FILE]", help="`.html`, `.csv`, `.json` or `.md`; none: standard output"
+    ),
+    form: Form | None = typer.Option(None, "--format", help="Instead of by the ending of FILE"),
     family: str | None = typer.Option(None, help="Only this family"),
 ) -> None:
-    """Write the matrix to a file, atomically."""
+    """Write the matrix to a file, atomically: one HTML page, a table for a spreadsheet, JSON or Markdown."""
     from registry.atomic import write_atomically
-    from registry.digest import canonical_json
 
+    chosen = form or _form_of(out)
     page = context.board().matrix(family=family)
-    match out.suffix:
-        case ".json":
-            text = canonical_json(matrix_json(page.cells, rulings=page.rulings))
-        case ".md":
-            text = matrix_markdown(page.cells, rulings=page.rulings).encode()
-        case _:
-            raise ConfigurationError(
-                f"`{out}` is neither `.json` nor `.md`", hint="give a name with one of these endings"
-            )
-    write_atomically(out, text)
+    text = _written(page, form=chosen)
+    if out is None:
+        output.line(text.rstrip("\n"))
+        return
+    write_atomically(out, text.encode())
     output.note(f"{len(page.cells)} cells written to {out}")
+
+
+def _form_of(out: Path | None) -> Form:
+    ending = "" if out is None else out.suffix.removeprefix(".")
+    for form in Form:
+        if form.value == ending:
+            return form
+    endings = ", ".join(f"`.{form.value}`" for form in Form)
+    if out is None:
+        raise ConfigurationError("neither a file nor a form is given", hint="add a file, or `--format html`")
+    raise ConfigurationError(
+        f"`{out}` has none of the endings {endings}", hint="give it one of them, or add `--format`"
+    )
+
+
+def _written(page: MatrixPage, *, form: Form) -> str:
+    match form:
+        case Form.html:
+            from matrices.views.web_page import matrix_html
+
+            return matrix_html(page.cells, rulings=page.rulings, at=datetime.now(UTC))
+        case Form.csv:
+            from matrices.views.spreadsheet import matrix_csv
+
+            return matrix_csv(page.cells, rulings=page.rulings)
+        case Form.json:
+            return canonical_json(matrix_json(page.cells, rulings=page.rulings)).decode()
+        case Form.md:
+            return matrix_markdown(page.cells, rulings=page.rulings)
+        case _:
+            assert_never(form)
