@@ -214,7 +214,7 @@ def _merged(path: Path, *, seen: tuple[Path, ...]) -> dict[str, Any]:  # Any: TO
         raise ConfigurationError(
             f"cannot read ladder `{path}`: {error.strerror}", hint="check its permissions"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of more digits than Python reads
         raise ConfigurationError(
             f"ladder `{path}` is not TOML: {error}", hint="correct the line it names"
         ) from error

@@ -171,8 +171,8 @@ def find_workspace(start: Path | None = None) -> Workspace:
 def _read(root: Path) -> Workspace:
     path = root / SETTINGS_NAME
     try:
-        settings = Settings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # also a number of more digits than Python reads
         raise ConfigurationError(
             f"`{path}` is not TOML: {error}", hint="correct the line it names"
         ) from error
@@ -180,6 +180,8 @@ def _read(root: Path) -> Workspace:
         raise ConfigurationError(
             f"cannot read `{path}`: {error.strerror}", hint="check its permissions"
         ) from error
+    try:
+        settings = Settings.model_validate(document)
     except ValidationError as error:
         known = ", ".join(f"`{name}`" for name in Settings.model_fields)
         raise configuration_error(error, where=f"`{path}`", hint=f"the settings are {known}") from error

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
+from types import FrameType
 from typing import Any
 
 import typer
@@ -22,6 +26,7 @@ from pipeline.cli.discover import verbs
 from pipeline.cli.names import COMPLETE_VARIABLE
 from registry.errors import ConfigurationError, RungError, ToolchainMissingError, UnknownNameError
 
+INTERRUPTED = 128 + signal.SIGINT
 Untyped = Any  # typer's copies of click's Context and Command are private
 
 
@@ -99,8 +104,36 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run `rung`; the exit code."""
     if arguments is not None:
         sys.argv = ["rung", *arguments]
-    with clean_streams():
-        return _run()
+    with clean_streams(), _ended_like_an_interrupt() as caught:
+        code = _run()
+    if caught and code == INTERRUPTED:
+        return 128 + caught[0]
+    return code
+
+
+@contextmanager
+def _ended_like_an_interrupt() -> Iterator[list[int]]:
+    """Let SIGTERM and SIGHUP end a command as ^C does: its workers end and its temporaries go.
+
+    Gives the signals that have come. Whoever handles them otherwise, as a server does, is not disturbed.
+    """
+    caught: list[int] = []
+
+    def end(number: int, _: FrameType | None) -> None:
+        caught.append(number)
+        raise KeyboardInterrupt
+
+    here = threading.current_thread() is threading.main_thread()  # signals reach no other
+    usual = [
+        one for one in (signal.SIGTERM, signal.SIGHUP) if here and signal.getsignal(one) == signal.SIG_DFL
+    ]
+    for one in usual:
+        signal.signal(one, end)
+    try:
+        yield caught
+    finally:
+        for one in usual:
+            signal.signal(one, signal.SIG_DFL)
 
 
 def _run() -> int:
@@ -111,6 +144,8 @@ def _run() -> int:
     try:
         app(prog_name="rung")
     except SystemExit as end:
+        if end.code == INTERRUPTED:  # what typer makes of a KeyboardInterrupt
+            output.note("interrupted; finished work is kept, run the same command to resume")
         return end.code if isinstance(end.code, int) else ConfigurationError.exit_code
     except RungError as error:
         output.error(error)
@@ -118,9 +153,6 @@ def _run() -> int:
     except ModuleNotFoundError as missing:
         output.error(_not_installed(missing))
         return ToolchainMissingError.exit_code
-    except KeyboardInterrupt:
-        output.note("interrupted; finished work is kept, run the same command to resume")
-        return 130
     except BrokenPipeError:
         # The reader of our stdout has gone; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -58,7 +58,11 @@ Errors have OpenAI's form. `error.rung` adds Rung's code, the hint, `retry_after
 def exit_codes() -> Iterator[str]:
     """Lines of the page of errors, by exit code."""
     errors = sorted(_errors(), key=lambda each: (each.exit_code, each.code))
-    yield from ("`rung` exits with 0 when it is done, and with 130 when it is interrupted.", "")
+    yield from (
+        "`rung` exits with 0 when it is done, and with 128 plus the number of the signal that ended it "
+        "(130 after ^C, 143 after SIGTERM).",
+        "",
+    )
     yield from ("With `--json` and over HTTP an error has the code in the second column.", "")
     yield from ("| Exit | Code | HTTP | Meaning |", "|---|---|---|---|")
     for error in errors:

@@ -64,14 +64,14 @@ class Case:
 
 ON_TARGET = ["--target", TARGET]
 MEASURE = ["evidence", "run", *ON_TARGET]
-EXPORT = ["evidence", "export", "ladder.toml", *ON_TARGET]
+EXPORT = ["evidence", "export", "small.toml", *ON_TARGET]
 RELEASE = ["release", "create", "r-2", "ladder.toml", "--by", "a"]
 ADD = ["checkpoint", "add", str(FAMILY / "small"), "--name", "demo-agent-small", "--family", "demo-agent"]
 CASES = [
     Case("init", ["init", "."], "empty", leaves="fresh"),
     Case("checkpoint add, the first", ADD, "fresh", leaves="registered"),
     Case("checkpoint add", [*ADD, "--name", "demo-agent-small-too"], "registered"),
-    Case("build", ["build", "small.toml", "--jobs", "1"], "registered"),
+    Case("build", ["build", "small.toml", "--jobs", "1"], "registered", leaves="built"),
     Case("matrix export", ["matrix", "export", "matrix.json"], "demo"),
     Case("approve", ["approve", CELL, "--by", "a", "--reason", "b", "--waive", "c"], "demo"),
     Case("reject", ["reject", CELL, "--by", "a", "--reason", "b"], "demo"),
@@ -79,7 +79,7 @@ CASES = [
     Case("release create", RELEASE, "demo", leaves="released"),
     Case("pull", ["pull", "demo-1", "--all", "--out", "new"], "demo"),
     Case("pull of a newer release", ["pull", "r-2", "--out", "node"], "released"),
-    Case("evidence export", [*EXPORT, "--all", "--out", "kit"], "demo", leaves="exported"),
+    Case("evidence export", [*EXPORT, "--all", "--out", "kit"], "built", leaves="exported"),
     Case(
         "evidence run",
         [*MEASURE, "--kit", "kit", "--out", "ev.json", "--only", "parity", "--cell", SMALL],
@@ -157,6 +157,9 @@ class _Campaign:
 
     def unbroken(self, case: Case) -> _Unbroken | None:
         """Run a command to its end; None where it fails."""
+        if not (self._bases / case.base).exists():
+            self.problems.append(f"{case.name}: what it needs could not be made")
+            return None
         self._restore(case)
         ended = self.commands.run(case.arguments, at=self._work)
         if ended.code != 0:

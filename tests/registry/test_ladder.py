@@ -103,6 +103,7 @@ def test_an_unknown_target_or_recipe_gets_a_suggestion(write, old, new, near):
         ("", "is empty"),
         ("# nothing\n", "is empty"),
         ("family = ", "is not TOML"),
+        ("family = " + "9" * 5000, "is not TOML"),
         ("extends = 3\nfamily = 'x'", "extends must be a path"),
         ('extends = "none.toml"', "no ladder file at"),
         ('family = "demo"', "targets: Field required"),

@@ -75,6 +75,7 @@ def test_the_environment_goes_before_the_settings(tmp_path, monkeypatch):
     ("text", "said"),
     [
         ("store = ", "not TOML"),
+        ("store = " + "9" * 5000, "not TOML"),
         ("store = 3", "store: Input should be a valid string"),
         ('sotre = "x"', "sotre: Extra inputs are not permitted"),
         ('mlflow_uri = ""', "mlflow_uri: String should have at least 1 character"),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 
 import pytest
+import typer
 
+from pipeline.cli import main
 from pipeline.cli.discover import verbs
 from pipeline.cli.main import run
 
@@ -69,3 +72,25 @@ def test_a_verb_whose_part_is_not_installed_says_so() -> None:
     assert done.returncode == 5
     assert "sqlalchemy" in done.stderr
     assert "hint: install" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_command_that_cleans_up(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = typer.Typer(add_completion=False)
+    cleaned = []
+
+    @app.command()
+    def work() -> None:
+        try:
+            signal.raise_signal(number)
+        finally:
+            cleaned.append(number)
+
+    before = signal.getsignal(number)
+    monkeypatch.setattr(main, "app", app)
+    assert run([]) == 128 + number
+    assert cleaned == [number]
+    assert "run the same command to resume" in capsys.readouterr().err
+    assert signal.getsignal(number) == before
