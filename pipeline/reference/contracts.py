@@ -7,7 +7,6 @@ import importlib
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from types import SimpleNamespace
 from typing import Final, cast
 
 from pipeline.reference.docstrings import attribute_docs, escaped, names, summary
@@ -118,12 +117,10 @@ def _routes() -> Iterator[tuple[str, str, str]]:
     from fastapi.routing import APIRoute
 
     from serving.http.app import create_app
-    from serving.http.service import Service
+    from serving.http.current import Current
 
-    # Routes are functions of the service that are not called here.
-    model = SimpleNamespace(max_body_bytes=0)
-    service = cast("Service", SimpleNamespace(metrics=None, promise=None, model=model))
-    for route in create_app(service).routes:
+    current = cast("Current", None)  # routes are not called here
+    for route in create_app(current).routes:
         if isinstance(route, APIRoute):
             for method in sorted(route.methods or ()):
                 yield method, route.path.replace(":path}", "}"), escaped(summary(route.endpoint))

@@ -145,6 +145,11 @@ def plain_agreement(promise: Promise, *, task: str | None) -> Agreement:
     return Agreement(tier=promise.tier(task), task=task, outcome="met")
 
 
+def plain_headers(promise: Promise, *, task: str | None = None) -> Mapping[str, str]:
+    """The headers of an answer that was agreed on with nobody."""
+    return headers(promise, plain_agreement(promise, task=task))
+
+
 def headers(promise: Promise, agreement: Agreement) -> Mapping[str, str]:
     """The headers that go on every answer."""
     tier = agreement.tier

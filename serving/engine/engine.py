@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 
 from compilers.model.tokenizer import Tokenizer
@@ -65,6 +65,11 @@ class Stats:
     failed: int = 0
     running: int = 0
     waiting: int = 0
+
+    def __add__(self, other: Stats) -> Stats:
+        """Those of two engines together."""
+        names = [field.name for field in fields(self)]
+        return Stats(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
 
 class Engine:

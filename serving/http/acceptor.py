@@ -34,7 +34,7 @@ class Acceptor:
         listening: What callers connect to.
         protocol: Makes the protocol of a connection.
         state: How the server is, one of `LETTERS`.
-        headers: On every answer of the front.
+        headers: On every answer of the front, as they are now.
         hosts: Names that are answered; None: all.
         limits: Of connections.
         most: Connections that may wait in the front.
@@ -46,7 +46,7 @@ class Acceptor:
         protocol: Callable[[], asyncio.Protocol],
         *,
         state: Callable[[], str],
-        headers: Mapping[str, str],
+        headers: Callable[[], Mapping[str, str]],
         hosts: frozenset[str] | None,
         limits: ConnectionLimits,
         most: int,
@@ -54,9 +54,11 @@ class Acceptor:
         self._listening = listening
         self._protocol = protocol
         self._state = state
+        self._headers = headers
+        self._told = self._header_lines()
+        """Header lines that the front has."""
         self._options = json.dumps(
             {
-                "headers": "".join(f"{name}: {value}\r\n" for name, value in headers.items()),
                 "hosts": None if hosts is None else sorted({*hosts, "localhost", "127.0.0.1", "[::1]"}),
                 "most": most,
                 "idle_s": limits.idle_s,
@@ -70,9 +72,12 @@ class Acceptor:
         self._start()
 
     def tell(self) -> None:
-        """Let the front know how the server is."""
+        """Let the front know how the server is, and its headers if they are others now."""
+        headers = self._header_lines()
+        change = b"" if headers == self._told else b"\x02%s\x03" % headers.encode("latin-1")
         with suppress(BlockingIOError, ConnectionError):  # it is behind, or being replaced
-            self._front.send(LETTERS[self._state()])
+            self._front.send(change + LETTERS[self._state()])
+            self._told = headers
 
     async def close(self) -> None:
         """Accept no more; what was accepted is taken."""
@@ -89,11 +94,12 @@ class Acceptor:
             await asyncio.wait(self._taking)
 
     def _start(self) -> None:
+        self._told = self._header_lines()
         self._front, others = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with others:
             inherited = (self._listening.fileno(), others.fileno())
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(SCRIPT), *map(str, inherited), self._options],
+                [sys.executable, "-I", "-S", str(SCRIPT), *map(str, inherited), self._options, self._told],
                 pass_fds=inherited,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # the signals of a terminal are for the server
@@ -101,6 +107,9 @@ class Acceptor:
         self._front.setblocking(False)
         self.tell()
         self._loop.add_reader(self._front, self._take)
+
+    def _header_lines(self) -> str:
+        return "".join(f"{name}: {value}\r\n" for name, value in self._headers().items())
 
     def _take(self) -> None:
         for _ in range(TAKEN_AT_ONCE):

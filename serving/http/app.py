@@ -1,4 +1,4 @@
-"""The OpenAI-compatible server of one loaded artifact: its routes.
+"""The OpenAI-compatible server of one loaded artifact at a time: its routes.
 
 `create_app` joins the pieces: terms (what quality the caller asked for), schemas (what the caller asked), the
 engine (tokens), completions and chat (OpenAI's forms), the edge (what holds for every request).
@@ -25,7 +25,9 @@ from serving.engine.sequence import Generation, TextPiece
 from serving.engine.stream import Answer
 from serving.http.access import Access, check_content_type, check_encoding
 from serving.http.connection import ConnectionLimits
+from serving.http.current import Current
 from serving.http.middleware import LOG, Edge, too_large
+from serving.http.reload import Reloads
 from serving.http.service import Service
 from serving.openai.chat import ChatStream, chat_answer, chat_generations
 from serving.openai.completions import CompletionStream, completion_answer, completion_generations
@@ -41,35 +43,37 @@ BodyT = TypeVar("BodyT", bound=Body)
 
 
 def create_app(
-    service: Service, *, access: Access | None = None, limits: ConnectionLimits | None = None
+    current: Current,
+    *,
+    reloads: Reloads | None = None,
+    access: Access | None = None,
+    limits: ConnectionLimits | None = None,
 ) -> FastAPI:
-    """The web application of a service.
+    """The web application of a service, and of those that come after it.
 
     Args:
-        service: What it answers for.
+        current: What it answers for.
+        reloads: What is told of them.
         access: Hosts and origins that it answers; None: all.
         limits: Of heads, and of requests at once.
     """
     app = FastAPI(title="Rung", docs_url=None, redoc_url=None, redirect_slashes=False)
     app.add_middleware(
         Edge,
-        metrics=service.metrics,
-        promise=service.promise,
-        max_body_bytes=service.model.max_body_bytes,
+        current=current,
         access=access or Access(),
         limits=limits or ConnectionLimits(),
     )
     app.add_exception_handler(RungError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
-    _add_information(app, service)
+    _add_information(app, reloads)
 
     @app.post("/v1/completions", openapi_extra=_body_schema(CompletionBody))
     async def complete(request: Request) -> Response:
         """Complete a prompt, as OpenAI's completions do."""
-        body = await _read(request, CompletionBody, service=service)
+        body = await _read(request, CompletionBody)
         return await _answer(
             request,
-            service,
             body,
             generations=completion_generations,
             whole=completion_answer,
@@ -79,47 +83,57 @@ def create_app(
     @app.post("/v1/chat/completions", openapi_extra=_body_schema(ChatBody))
     async def chat(request: Request) -> Response:
         """Continue a conversation, as OpenAI's chat completions do."""
-        body = await _read(request, ChatBody, service=service)
+        body = await _read(request, ChatBody)
         return await _answer(
-            request, service, body, generations=chat_generations, whole=chat_answer, stream=ChatStream
+            request, body, generations=chat_generations, whole=chat_answer, stream=ChatStream
         )
 
     return app
 
 
-def _add_information(app: FastAPI, service: Service) -> None:
+def _service(request: Request) -> Service:
+    """The service that the middleware has given the request to."""
+    service: Service = request.state.service
+    return service
+
+
+def _add_information(app: FastAPI, reloads: Reloads | None) -> None:
     @app.get("/v1/models")
-    async def models() -> Json:
-        """List the one model that this node serves, with its artifact and tiers."""
-        return {"object": "list", "data": [_model(service, service.promise.models[0])]}
+    async def models(request: Request) -> Json:
+        """List the one model that this node serves, with its artifact, its tiers and its last reload."""
+        service = _service(request)
+        return {"object": "list", "data": [_model(service, service.promise.models[0], reloads)]}
 
     @app.get("/v1/models/{name:path}")
-    async def model(name: str) -> Json:
+    async def model(request: Request, name: str) -> Json:
         """The same for one of its names."""
+        service = _service(request)
         service.model.check_model(name)
-        return _model(service, name)
+        return _model(service, name, reloads)
 
     @app.get("/healthz")
-    async def health() -> Response:
+    async def health(request: Request) -> Response:
         """Status 200 while the process answers and its engine runs, else 503: a restart is needed."""
-        if service.status == "stopped":
+        if _service(request).status == "stopped":
             return JSONResponse({"status": "stopped"}, status_code=503)
         return JSONResponse({"status": "alive"})
 
     @app.get("/readyz")
-    async def ready() -> Response:
+    async def ready(request: Request) -> Response:
         """Status 200 if generations are answered and the release has not expired, else 503."""
-        status = service.status
+        status = _service(request).status
         return JSONResponse({"status": status}, status_code=200 if status == "ready" else 503)
 
     @app.get("/metrics")
-    async def metrics() -> Response:
+    async def metrics(request: Request) -> Response:
         """Metrics in Prometheus' text form."""
-        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        text = _service(request).metrics.text()
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _model(service: Service, name: str) -> Json:
+def _model(service: Service, name: str, reloads: Reloads | None) -> Json:
     promise = service.promise
+    last = None if reloads is None else reloads.last
     return {
         "id": name,
         "object": "model",
@@ -136,11 +150,13 @@ def _model(service: Service, name: str) -> Json:
             "region": promise.region,
             "context": promise.context_tokens,
             "tiers": promise.tiers,
+            "reload": None if last is None else last.to_json(),
         },
     }
 
 
-async def _read(request: Request, body: type[BodyT], *, service: Service) -> BodyT:
+async def _read(request: Request, body: type[BodyT]) -> BodyT:
+    service = _service(request)
     check_content_type(request.headers)
     check_encoding(request.headers)
     limit_bytes = service.model.max_body_bytes
@@ -155,7 +171,6 @@ async def _read(request: Request, body: type[BodyT], *, service: Service) -> Bod
 
 async def _answer(
     request: Request,
-    service: Service,
     body: BodyT,
     *,
     generations: Callable[[ServedModel, BodyT], Awaitable[list[Generation]]],
@@ -163,6 +178,7 @@ async def _answer(
     stream: Callable[[ServedModel, BodyT], CompletionStream | ChatStream],
 ) -> Response:
     """Answer one request of either form."""
+    service = _service(request)
     started = time.perf_counter()
     terms = read_terms(request.headers, tasks=service.promise.tasks)
     request.state.task = terms.task

@@ -5,8 +5,8 @@ lock that the engine, the event loop or a tokenizer holds, the interpreter's inc
 what it hands over: it looks at the first bytes of a connection and answers only the plain form of a probe.
 Anything else, down to a header that it does not expect, is the server's.
 
-The server says ten times a second how it is, over the socket through which it gets its connections. The end
-of that socket is the end of this process.
+The server says ten times a second how it is, over the socket through which it gets its connections, and new
+headers for the answers between the bytes 2 and 3. The end of that socket is the end of this process.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ class Front:
         self._deadlines: dict[socket.socket, float] = {}
         self._held_back: list[socket.socket] = []
         """Connections for the server that its socket has no room for."""
+        self._half_said = b""
         self._state = "ready"
         self._heard = time.monotonic()
         self._poll = select.poll()
@@ -107,9 +108,21 @@ class Front:
         except ConnectionError:
             return False
         if said:
-            self._state = STATES[said[-1:]]
-            self._heard = time.monotonic()
+            self._hear(said)
         return bool(said)
+
+    def _hear(self, said: bytes) -> None:
+        self._half_said += said
+        _, change, rest = self._half_said.rpartition(b"\x02")
+        headers, whole, letters = rest.partition(b"\x03") if change else (b"", b"\x03", rest)
+        if not whole:
+            return
+        if change:
+            self._headers = headers
+        if letters:
+            self._state = STATES[letters[-1:]]
+        self._half_said = b""
+        self._heard = time.monotonic()
 
     def _accept(self) -> None:
         for _ in range(64):
@@ -213,9 +226,9 @@ def _headers(lines: bytes) -> dict[bytes, bytes]:
 
 
 def main() -> None:
-    """Run with two inherited sockets and the options of `Front` as JSON."""
+    """Run with two inherited sockets, the options of `Front` as JSON, and header lines."""
     listening, server = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
-    Front(listening, server, **json.loads(sys.argv[3])).run()
+    Front(listening, server, headers=sys.argv[4], **json.loads(sys.argv[3])).run()
 
 
 if __name__ == "__main__":

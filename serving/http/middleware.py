@@ -18,11 +18,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry.errors import RungError
 from serving.contract.problems import OverloadedError, RequestError, openai_form, retry_after_s, status_of
-from serving.contract.promise import Promise
-from serving.contract.terms import Agreement, headers, plain_agreement
+from serving.contract.terms import Agreement, plain_headers
 from serving.http.access import Access
 from serving.http.connection import ConnectionLimits
+from serving.http.current import Current
 from serving.http.metrics import Metrics
+from serving.http.service import Service
 
 LOG = logging.getLogger("rung.serving")
 
@@ -45,16 +46,12 @@ class Edge:
         self,
         app: ASGIApp,
         *,
-        metrics: Metrics,
-        promise: Promise,
-        max_body_bytes: int,
+        current: Current,
         access: Access,
         limits: ConnectionLimits,
     ) -> None:
         self._app = app
-        self._metrics = metrics
-        self._promise = promise
-        self._max_body_bytes = max_body_bytes
+        self._current = current
         self._access = access
         self._limits = limits
         self._posted = 0
@@ -67,8 +64,12 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        with self._current.request() as service:
+            scope.setdefault("state", {})["service"] = service
+            await self._answer(service, scope, receive, send)
+
+    async def _answer(self, service: Service, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        scope.setdefault("state", {})
         status = 0
 
         async def sending(message: Message) -> None:
@@ -76,7 +77,7 @@ class Edge:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 sent = MutableHeaders(scope=message)
-                own = headers(self._promise, plain_agreement(self._promise, task=scope["state"].get("task")))
+                own = plain_headers(service.promise, task=scope["state"].get("task"))
                 for name, value in own.items():
                     sent.setdefault(name, value)
             await send(message)
@@ -86,7 +87,8 @@ class Edge:
         held = _Held()
         try:
             self._check(scope)
-            await self._app(scope, self._limited(receive, held), sending)
+            limited = self._limited(receive, held, most_bytes=service.model.max_body_bytes)
+            await self._app(scope, limited, sending)
         except ClientDisconnect:
             LOG.debug("the caller of %s has hung up", scope["path"])
         except Exception as error:
@@ -98,7 +100,7 @@ class Edge:
         finally:
             self._posted -= posts
             self._held_bytes -= held.size_bytes
-            self._count(scope, status=status, seconds=time.perf_counter() - started)
+            self._count(service.metrics, scope, status=status, seconds=time.perf_counter() - started)
 
     def _check(self, scope: Scope) -> None:
         headers = scope["headers"]
@@ -124,15 +126,15 @@ class Edge:
         if self._posted > most:
             raise OverloadedError.of(waiting=self._posted, limit=most)
 
-    def _limited(self, receive: Receive, held: _Held) -> Receive:
+    def _limited(self, receive: Receive, held: _Held, *, most_bytes: int) -> Receive:
         async def receiving() -> Message:
             message = await receive()
             size = len(message.get("body", b""))
             held.size_bytes += size
             self._held_bytes += size
-            if held.size_bytes > self._max_body_bytes:
-                raise too_large(self._max_body_bytes)
-            if self._held_bytes > max(HELD_BYTES, self._max_body_bytes):
+            if held.size_bytes > most_bytes:
+                raise too_large(most_bytes)
+            if self._held_bytes > max(HELD_BYTES, most_bytes):
                 raise OverloadedError(
                     f"the bodies of running requests have more than {HELD_BYTES >> 20} MiB",
                     hint="ask again later",
@@ -141,18 +143,18 @@ class Edge:
 
         return receiving
 
-    def _count(self, scope: Scope, *, status: int, seconds: float) -> None:
+    def _count(self, metrics: Metrics, scope: Scope, *, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
         agreement: Agreement | None = scope["state"].get("agreement")
         tier = "" if agreement is None else self._tier(agreement)
-        self._metrics.requests.labels(
+        metrics.requests.labels(
             route=route,
             status=str(status or 499),
             task=(agreement.task if agreement else None) or "",
             tier=tier,
             decision=agreement.outcome if agreement else "none",
         ).inc()
-        self._metrics.request_seconds.labels(route=route).observe(seconds)
+        metrics.request_seconds.labels(route=route).observe(seconds)
 
     @staticmethod
     def _tier(agreement: Agreement) -> str:

@@ -19,11 +19,13 @@ import uvicorn
 from fastapi import FastAPI
 
 from registry.errors import ConfigurationError
-from serving.contract.terms import headers, plain_agreement
+from serving.contract.terms import plain_headers
 from serving.http.acceptor import Acceptor
 from serving.http.access import Access
 from serving.http.app import create_app
 from serving.http.connection import Connection, ConnectionLimits
+from serving.http.current import Current
+from serving.http.reload import Reload, Reloads
 from serving.http.service import Service
 
 DEFAULT_HOST = "127.0.0.1"
@@ -79,6 +81,7 @@ def serve(
     grace_s: float = 30.0,
     on_ready: Callable[[Address], None] | None = None,
     stop: threading.Event | None = None,
+    reload: Reload | None = None,
     hosts: tuple[str, ...] = (),
     limits: ConnectionLimits | None = None,
 ) -> None:
@@ -87,37 +90,47 @@ def serve(
     A second signal ends the running requests too.
 
     Args:
-        service: Closed at the end.
+        service: What it answers for at first; closed at the end.
         listening: From `open_socket`; closed at the end.
         grace_s: Time that running requests have to end.
         on_ready: Called once the server answers; None: one line on stderr.
         stop: Ends it as a signal does; for a server in a thread, where no signal arrives.
+        reload: How to get another node, when that is asked for; None: there is no reload.
         hosts: Names that it answers to beside those of loopback; without any, one that is not on loopback
             answers to all.
         limits: Of its connections.
     """
     host, port = listening.getsockname()[:2]
     address = Address(host=host, port=port)
+    current = Current(service)
+    reloads = None if reload is None else Reloads(reload, current)
     access = Access.of(host, hosts=hosts)
     limits = limits or ConnectionLimits()
     most = limits.fitting()
-    config = _config(create_app(service, access=access), grace_s=grace_s, limits=limits, most=most)
+    app = create_app(current, reloads=reloads, access=access)
+    config = _config(app, grace_s=grace_s, limits=limits, most=most)
     front = partial(
         Acceptor,
         listening,
-        state=lambda: service.status,
-        headers=headers(service.promise, plain_agreement(service.promise, task=None)),
+        state=lambda: current.service.status,
+        headers=lambda: plain_headers(current.service.promise),
         hosts=access.hosts,
         limits=limits,
         most=most,
     )
-    server = _Server(config, front=front, on_ready=lambda: (on_ready or print_ready)(address), stop=stop)
+    server = _Server(
+        config,
+        front=front,
+        on_ready=lambda: (on_ready or print_ready)(address),
+        stop=stop,
+        reloads=reloads,
+    )
     with suppress(KeyboardInterrupt), _quiet_signals():
         try:
             server.run(sockets=[listening])
         finally:
             listening.close()
-            service.close()
+            current.close()
 
 
 def print_ready(address: Address) -> None:
@@ -133,14 +146,18 @@ class _Server(uvicorn.Server):
         front: Callable[[Callable[[], asyncio.Protocol]], Acceptor],
         on_ready: Callable[[], None],
         stop: threading.Event | None,
+        reloads: Reloads | None,
     ) -> None:
         super().__init__(config)
         self._front = front
         self._on_ready = on_ready
         self._stop = stop
+        self._reloads = reloads
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: whether to end."""
+        """Ten times a second: whether to end; a reload that was asked for is begun."""
+        if self._reloads is not None:
+            self._reloads.tick()
         self._acceptor.tell()
         if self._stop is not None and self._stop.is_set():
             self.should_exit = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from serving.contract.problems import UnavailableError
@@ -41,6 +42,7 @@ class Service:
         """Answer nothing more."""
         self.model.intake.close()
         self.engine.close()
+        self.metrics.forget(self.engine)
 
     def agree(self, terms: Terms) -> Agreement:
         """What a caller is given.
@@ -56,10 +58,18 @@ class Service:
             raise error.with_alternatives(found) from None
 
 
-def create_service(node: Node, *, max_wait_s: float = 30.0) -> Service:
-    """A running service of a node; close it at the end."""
+def create_service(node: Node, *, max_wait_s: float = 30.0, before: Sequence[Service] = ()) -> Service:
+    """A running service of a node; close it at the end.
+
+    Args:
+        node: What it serves.
+        max_wait_s: How long a caller who asked to wait may wait for room in the queue.
+        before: Services of the same server that it comes after: it has their metrics, and the engine of the
+            one that serves the same session.
+    """
     model = node.model
-    engine = Engine(model.session, model.tokenizer, limits=model.limits)
+    same = (one.engine for one in before if one.node.model.session is model.session)
+    engine = next(same, None) or Engine(model.session, model.tokenizer, limits=model.limits)
     return Service(
         node=node,
         engine=engine,
@@ -70,6 +80,6 @@ def create_service(node: Node, *, max_wait_s: float = 30.0) -> Service:
             vocab_size=model.session.vocab_size,
             intake=Intake(model.tokenizer, most_tokens=engine.limits.capacity),
         ),
-        metrics=Metrics(engine, node.promise),
+        metrics=before[-1].metrics if before else Metrics(),
         max_wait_s=max_wait_s,
     )

@@ -51,6 +51,7 @@ def choose(
     *,
     host: Host | None = None,
     release: str | None = None,
+    family: str | None = None,
     key: Path | None = None,
     region: str | None = None,
 ) -> Choice:
@@ -60,17 +61,18 @@ def choose(
         directory: Filled by a pull.
         wanted: What it has to serve.
         host: None: this machine.
-        release: None: the only one.
+        release: None: the one that was pulled last.
+        family: Only a release of this family; None: of any.
         key: Public key to trust; None: the one given at the pull.
         region: Where the node is.
 
     Raises:
-        NotFoundError: The directory has no such release, or several and none is named.
+        NotFoundError: The directory has no such release.
         SignatureError: The release is not signed with the key.
         RefusedError: Nothing may be served here as asked, or the release is older than one that the node has
             had.
     """
-    found = directory.read_release(release, key=key)
+    found = directory.read_release(release, family=family, key=key)
     revoked = directory.read_revocations(key=key).reasons
     machine = host or this_host()
     decision = decide(found, wanted, machine, region=region, revoked=revoked)

@@ -7,6 +7,7 @@ memory for it and for the sequences it is to serve.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -48,6 +49,22 @@ class LoadedModel:
     cell: ReleasedCell | None
     """The approved cell with its evidence; None for a bundle outside any release, which has no tier."""
 
+    @property
+    def memory_bytes(self) -> int:
+        """What it takes at its peak, with every slot in use to its end."""
+        return _memory_bytes(self.manifest, self.limits)
+
+    def approved_by(self, release: Release) -> LoadedModel:
+        """The same model with the approval and evidence of another release.
+
+        Raises:
+            LoadError: The release does not hold it, or its evidence is of another version of the runtime.
+        """
+        cell = _find_cell(release, self.manifest)
+        if cell is not None:
+            _check_version(cell, self.manifest, version=self.runtime_version)
+        return replace(self, release=release, cell=cell)
+
 
 def load_bundle(
     path: Path,
@@ -59,6 +76,7 @@ def load_bundle(
     threads: int = 1,
     slots: int | None = None,
     context: int | None = None,
+    beside: Sequence[LoadedModel] = (),
 ) -> LoadedModel:
     """A model that is ready to answer.
 
@@ -72,9 +90,10 @@ def load_bundle(
         slots: Sequences to run together; None: as many as fit, at most 8.
         context: Tokens of one sequence; None: what model and artifact were made for, or as many as
             fit.
+        beside: Models that go on answering meanwhile, and keep their memory.
 
     Raises:
-        LoadError: It cannot run here as it was evaluated.
+        LoadError: It cannot run here as it was evaluated, or not beside the others.
         CorruptError: A file is not the one that the manifest names.
         SchemaError: There is no manifest that this version reads.
     """
@@ -86,6 +105,7 @@ def load_bundle(
     if cell is not None and versions == "evaluated":
         _check_version(cell, manifest, version=version)
     limits = plan_limits(manifest, host=host, slots=slots, context=context)
+    _check_room(manifest, limits, host=host, beside=beside)
     session = runtime.load(Bundle(manifest=manifest, path=path), host, threads=threads)
     return LoadedModel(
         manifest=manifest,
@@ -179,6 +199,29 @@ def plan_limits(
         kept=min(running, fits - running),
         kept_tokens=manifest.kept_tokens,
     )
+
+
+def _memory_bytes(manifest: Manifest, limits: Limits) -> int:
+    return manifest.serving_memory_bytes(callers=limits.slots, tokens=limits.capacity)
+
+
+def _check_room(manifest: Manifest, limits: Limits, *, host: Host, beside: Sequence[LoadedModel]) -> None:
+    target = find_target(manifest.target, where="the manifest")
+    others = [
+        one
+        for one in beside
+        if find_target(one.manifest.target, where="the manifest").kind == target.kind  # share its memory
+    ]
+    usable = usable_memory_bytes(target, host)
+    needed, taken = _memory_bytes(manifest, limits), sum(one.memory_bytes for one in others)
+    if others and usable is not None and needed + taken > usable:
+        serving = " and ".join(f"{one.manifest.checkpoint} ({one.manifest.recipe})" for one in others)
+        raise LoadError(
+            f"{manifest.checkpoint} ({manifest.recipe}) needs {_gib(needed)} for {limits.slots} sequences of "
+            f"{limits.capacity} tokens, beside {_gib(taken)} of {serving}, which is still serving; this host "
+            f"has {_gib(usable)} for both",
+            hint="restart the server instead, or start it with fewer `--slots` or a smaller `--max-context`",
+        )
 
 
 def _find_cell(release: Release | None, manifest: Manifest) -> ReleasedCell | None:

@@ -59,6 +59,13 @@ class NodeMemory(Document):
     acts: tuple[Act, ...] = ()
     """By time."""
 
+    def current_of(self, family: str | None) -> str | None:
+        """Name of the release that was pulled last, of a family or (None) of all; None: none was."""
+        if family is None:
+            return self.current
+        seen = self.families.get(family)
+        return None if seen is None else seen.release
+
     def check_not_older(self, release: Release) -> None:
         """Check that a release is not one from before the remembered one.
 

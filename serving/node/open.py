@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -31,6 +31,11 @@ class Node:
         """Whether the release's time is over: a node that runs goes on answering, but is not ready."""
         return self.model.release is not None and self.model.release.expired(datetime.now(UTC))
 
+    def is_of(self, choice: Choice) -> bool:
+        """Whether this is what the choice would open."""
+        promise = self.promise
+        return (promise.release_digest, promise.artifact) == (choice.release.digest, choice.artifact)
+
     def alternatives(self, *, task: str | None, min_tier: int) -> list[Json]:
         """What else its release has for a caller: first what this host could serve."""
         release = self.model.release
@@ -47,7 +52,12 @@ class Node:
 
 
 def open_node(
-    choice: Choice, *, threads: int = 1, slots: int | None = None, context: int | None = None
+    choice: Choice,
+    *,
+    threads: int = 1,
+    slots: int | None = None,
+    context: int | None = None,
+    beside: Sequence[LoadedModel] = (),
 ) -> Node:
     """A node that is ready to answer.
 
@@ -56,20 +66,26 @@ def open_node(
         threads: Threads of the runtime.
         slots: Sequences to run together; None: as many as fit, at most 8.
         context: Tokens of one sequence; None: what model and artifact were made for, or as many as fit.
+        beside: Models that go on answering meanwhile; if one is of the same artifact, the node has that one.
 
     Raises:
         NotFoundError: The artifact was not pulled.
-        LoadError: It cannot run here as it was evaluated.
+        LoadError: It cannot run here as it was evaluated, or not beside the others.
         CorruptError: A file is not the one that the manifest names.
     """
-    model = load_bundle(
-        choice.directory.find_bundle(choice.artifact),
-        host=choice.host,
-        release=choice.release,
-        threads=threads,
-        slots=slots,
-        context=context,
-    )
+    same = next((one for one in beside if one.digest == choice.artifact), None)
+    if same is not None:
+        model = same.approved_by(choice.release)
+    else:
+        model = load_bundle(
+            choice.directory.find_bundle(choice.artifact),
+            host=choice.host,
+            release=choice.release,
+            threads=threads,
+            slots=slots,
+            context=context,
+            beside=beside,
+        )
     tasks = choice.wanted.tasks
     return make_node(
         model,

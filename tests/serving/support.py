@@ -266,9 +266,9 @@ def make_host(**changes):
     return Host(**(values | changes))
 
 
-def make_model(session=None, tokenizer=None, *, limits=None):
+def make_model(session=None, tokenizer=None, *, limits=None, recipe="w4g32-gptq"):
     """What a node has loaded: the int4 variant, tier 2 for tool calling and nothing for reasoning."""
-    own = make_cell(make_manifest(recipe="w4g32-gptq"), tiers={"tool-calling": 2, "reasoning": None})
+    own = make_cell(make_manifest(recipe=recipe), tiers={"tool-calling": 2, "reasoning": None})
     better = make_cell(make_manifest(recipe="fp32"), tiers={"tool-calling": 1, "reasoning": 1})
     abroad = make_cell(
         make_manifest(recipe="fp32", target="cpu-aarch64-neoverse-n1"),
@@ -303,6 +303,7 @@ def running(
     max_wait_s=2.0,
     hosts=(),
     connections=None,
+    reload=None,
 ):
     """A server on loopback in a thread of this process; gives its URL and service."""
     model = make_model(session, tokenizer, limits=limits)
@@ -323,6 +324,7 @@ def running(
             "grace_s": 5.0,
             "hosts": hosts,
             "limits": connections,
+            "reload": reload,
         },
     )
     thread.start()

@@ -12,7 +12,12 @@ from registry.digest import short
 from registry.workspace import Workspace
 
 if TYPE_CHECKING:
-    from serving.node.choose import Wanted
+    from collections.abc import Sequence
+
+    from serving.node.choose import Choice, Wanted
+    from serving.node.directory import NodeDirectory
+    from serving.node.load import LoadedModel
+    from serving.node.open import Node
 
 ORDER = 130
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -24,9 +29,9 @@ def serve(
         None, help="A node's directory, filled by `rung pull`; default: this workspace's own"
     ),
     release: str | None = typer.Option(
-        None, help="The release; default: the only one, or the workspace's newest"
+        None, help="The release, also after reloads; default: the last pulled, or the workspace's newest"
     ),
-    family: str | None = typer.Option(None, help="The family, where the workspace has several"),
+    family: str | None = typer.Option(None, help="The family, where there are releases of several"),
     task: list[str] = typer.Option([], help="Task type to serve; repeatable; default: all of the release"),
     min_tier: int | None = typer.Option(
         None, min=1, help="The lowest acceptable tier; default: the ladder's last"
@@ -51,31 +56,74 @@ def serve(
         None, min=1, help="Tokens of one sequence; default: the checkpoint's, or what fits"
     ),
 ) -> None:
-    """Serve. Exit 7 if it cannot be loaded here, 8 if nothing may be served here as asked."""
+    """Serve. Exit 7 if it cannot be loaded here, 8 if nothing may be served here as asked.
+
+    `rung reload`, or SIGHUP, changes it to the newest release without a lost request.
+    """
     from serving.contract.promise import check_region
-    from serving.http.server import open_socket
+    from serving.http.reload import Reload, on_hangup
+    from serving.http.server import Address, open_socket, print_ready
     from serving.http.server import serve as answer
     from serving.http.service import create_service
-    from serving.node.choose import Wanted, choose
+    from serving.node.choose import Wanted
     from serving.node.directory import NodeDirectory
     from serving.node.open import open_node
+    from serving.node.running import Announcement
 
+    hangup = on_hangup()
     if region is not None:
         check_region(region)
     listening = open_socket(host=address, port=port)
     wanted = Wanted(tasks=tuple(task), min_tier=min_tier, artifacts=(artifact,) if artifact else ())
-    if node is None:
-        from pipeline.workspace.releases import newest_release
+    workspace = context.this_workspace() if node is None else None
+    directory = NodeDirectory(node or context.this_workspace().node)
 
-        workspace = context.this_workspace()
-        release = release or newest_release(workspace, family=family)
-        node = workspace.node
-        _pull_own(workspace, release, key=key, wanted=wanted)
-    choice = choose(NodeDirectory(node), wanted, release=release, key=key, region=region)
+    def find(family: str | None) -> Choice:
+        return _choose(directory, workspace, wanted, release=release, family=family, key=key, region=region)
+
+    def load(choice: Choice, beside: Sequence[LoadedModel] = ()) -> Node:
+        return open_node(choice, threads=threads, slots=slots, context=max_context, beside=beside)
+
+    def reopen(served: Node, loaded: Sequence[LoadedModel]) -> Node:
+        found = find(served.promise.family)
+        return served if served.is_of(found) else load(found, loaded)
+
+    choice = find(family)
     chosen, name = short(choice.artifact), choice.release.name
     output.note(f"{choice.decision.reason} (artifact {chosen}, release {name})")
-    opened = open_node(choice, threads=threads, slots=slots, context=max_context)
-    answer(create_service(opened), listening, hosts=tuple(allow_host))
+    opened = load(choice)
+    announcement = Announcement(directory)
+
+    def ready(at: Address) -> None:
+        announcement.begin(at.url, opened.promise)
+        print_ready(at)
+
+    try:
+        reload = Reload(reopen, wanted=hangup, tell=announcement.tell)
+        answer(create_service(opened), listening, on_ready=ready, reload=reload, hosts=tuple(allow_host))
+    finally:
+        announcement.end()
+
+
+def _choose(
+    directory: NodeDirectory,
+    workspace: Workspace | None,
+    wanted: Wanted,
+    *,
+    release: str | None,
+    family: str | None,
+    key: Path | None,
+    region: str | None,
+) -> Choice:
+    """What to serve: of a directory's releases, or of a workspace's, which is pulled first."""
+    from serving.node.choose import choose
+
+    if workspace is not None:
+        from pipeline.workspace.releases import newest_release
+
+        release = release or newest_release(workspace, family=family)
+        _pull_own(workspace, release, key=key, wanted=wanted)
+    return choose(directory, wanted, release=release, family=family, key=key, region=region)
 
 
 def _pull_own(workspace: Workspace, release: str, *, key: Path | None, wanted: Wanted) -> None:

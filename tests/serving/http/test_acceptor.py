@@ -46,7 +46,7 @@ def make_acceptor(listening, *, state=lambda: "ready", hosts=frozenset(), limits
         listening,
         Echo,
         state=state,
-        headers={"X-Rung-Tier": "1"},
+        headers=lambda: {"X-Rung-Tier": "1"},
         hosts=hosts,
         limits=limits,
         most=limits.connections,
@@ -227,3 +227,15 @@ def test_health_is_that_of_the_engine(session, tokenizer):
         assert httpx.get(f"{url}/healthz").json() == {"status": "stopped"}
         assert httpx.get(f"{url}/readyz").json() == {"status": "stopped"}
         assert httpx.head(f"{url}/healthz").status_code in (405, 503), "the server itself says nothing else"
+
+
+def test_a_front_answers_with_the_headers_it_was_told_last_however_they_arrive():
+    with make_listening() as listening, front_in_a_thread(listening, headers="X-One: 1\r\n") as ours:
+        assert b"X-One: 1\r\n" in exchange(listening, PROBE)
+        for part in (b"r\x02X-Two: 2\r\n\x03rr\x02X-Thr", b"ee: 3\r\n\x03x"):
+            ours.send(part)
+        answer = exchange(listening, READY)
+        while b"X-Three: 3\r\n" not in answer:
+            answer = exchange(listening, READY)
+        assert status_and_body(answer) == (503, "expired")
+        assert b"X-Two" not in answer

@@ -8,7 +8,7 @@ import pytest
 
 from matrices.releases.files import write_release
 from matrices.releases.revocations import Revocation, write_revocations
-from registry.errors import RefusedError, SchemaError, SignatureError
+from registry.errors import NotFoundError, RefusedError, SchemaError, SignatureError
 from registry.signing import generate_keys
 from registry.store import Store
 from serving.node.choose import Wanted, choose
@@ -89,6 +89,41 @@ def test_what_was_pulled_last_is_what_a_node_serves_and_the_older_one_is_refused
     assert NodeDirectory(node).read_release().name == "r2"
     with pytest.raises(RefusedError, match="it has version 1"):
         NodeDirectory(node).read_release("r1")
+
+
+def test_a_node_that_remembers_no_pull_serves_the_newest_of_its_releases(publisher, node):
+    for version, name in ((9, "r9"), (10, "r10"), (2, "r2")):
+        publisher.publish(name, version)
+        publisher.pull(name, node, allow_older=True)
+    directory = NodeDirectory(node)
+    assert directory.read_release().name == "r2", "going back was asked for"
+    (node / "memory.json").unlink()
+    (node / "releases/.r11.0a.partial").mkdir()
+    assert directory.read_release().name == "r10"
+    assert directory.read_release("r9").name == "r9"
+    (node / "releases/r10/release.sig").write_bytes(b"{}")
+    assert directory.read_release().name == "r9", "one that does not verify is none"
+    for name in ("r9", "r2"):
+        (node / "releases" / name / "release.sig").write_bytes(b"{}")
+    with pytest.raises(SignatureError):
+        directory.read_release()
+
+
+def test_a_node_with_releases_of_two_families_serves_the_last_pulled_or_the_family_asked_for(publisher, node):
+    for name, version, family in (("a1", 1, "a"), ("a2", 2, "a"), ("b7", 7, "b"), ("a3", 3, "a")):
+        publisher.publish(name, version, family=family)
+        publisher.pull(name, node)
+    directory = NodeDirectory(node)
+    assert directory.read_release().name == "a3"
+    assert directory.read_release(family="b").name == "b7"
+    assert directory.read_release(family="a").name == "a3"
+    with pytest.raises(NotFoundError, match="no release of `c`"):
+        directory.read_release(family="c")
+    with pytest.raises(NotFoundError, match="is of `a`, not of `b`"):
+        directory.read_release("a3", family="b")
+    (node / "memory.json").unlink()
+    assert directory.read_release(family="b").name == "b7"
+    assert directory.read_release().name == "b7", "the highest version of all"
 
 
 def test_going_back_takes_an_explicit_option_and_is_recorded(publisher, node):
