@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import os
+import select
 import signal
 import sys
 import traceback
@@ -32,9 +32,8 @@ WorkFunction = Callable[[Request, WorkerContext], None]
 
 def main() -> int:
     """Run the order named on the command line; the process's exit code."""
-    parent = os.getppid()
     _die_with_parent()
-    if os.getppid() != parent:
+    if not _is_read(int(sys.argv[2])):
         return 1
     order = WorkerOrder.read_json(Path(sys.argv[1]))
     report = Reporter(int(sys.argv[2]))
@@ -71,6 +70,13 @@ def _die_with_parent() -> None:
     """Ask the kernel to kill this process when the build dies, so that `kill -9` leaves no stray compiler."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _is_read(events: int) -> bool:
+    """Whether the build is there still: it may have been killed before this process could ask for its end."""
+    poll = select.poll()
+    poll.register(events, 0)  # that nobody reads a pipe any more is reported unasked
+    return not poll.poll(0)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -96,6 +97,15 @@ def test_an_error_of_the_request_keeps_its_code_and_hint(store: Store, tmp_path:
     assert isinstance(result, Failure)
     assert (result.code, result.exit_code) == ("not_found", 3)
     assert result.hint
+
+
+def test_a_worker_whose_build_was_killed_before_it_could_ask_for_its_end_does_nothing(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    command = [sys.executable, "-m", "pipeline.executors.worker", str(tmp_path / "order.json"), str(writer)]
+    os.close(reader)
+    done = subprocess.run(command, pass_fds=(writer,), capture_output=True, text=True, timeout=100)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, ""), "the order, which is missing, is not read"
 
 
 def test_the_worker_dies_with_a_build_that_is_killed(store: Store, tmp_path: Path) -> None:
