@@ -68,6 +68,9 @@ def generate_keys(private: Path, public: Path) -> None:
     with storage_errors(private):
         private.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         public.parent.mkdir(parents=True, exist_ok=True)
+        sweep(
+            private.parent, name=private.name
+        )  # of one killed after the key had its name: a copy of the key
     if not private.exists():
         pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(
             serialization.Encoding.PEM,
@@ -355,12 +358,10 @@ def _base64(data: bytes) -> str:
 
 def _write_new(path: Path, data: bytes) -> None:
     """Write a private file, unless another process has created it in the meantime; that one is kept."""
-    with storage_errors(path):
-        sweep(path.parent, name=path.name)
-        with temporary_file(path.parent, name=path.name) as (stream, draft):
-            os.fchmod(stream.fileno(), 0o600)
-            stream.write(data)
-            flush(stream)
-            with suppress(FileExistsError):
-                path.hardlink_to(draft)
-            sync_directory(path.parent)
+    with storage_errors(path), temporary_file(path.parent, name=path.name) as (stream, draft):
+        os.fchmod(stream.fileno(), 0o600)
+        stream.write(data)
+        flush(stream)
+        with suppress(FileExistsError):
+            path.hardlink_to(draft)
+        sync_directory(path.parent)

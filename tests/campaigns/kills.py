@@ -91,7 +91,7 @@ CASES = [
     Case("evidence refresh", ["evidence", "refresh", "--runtime", "onnxruntime=0.0.1"], "demo"),
     Case("doctor --repair", ["doctor", "--repair"], "demo"),
     Case("serve", ["serve", "--node", "node", "--port", "0", "--task", "tool-calling"], "demo"),
-    Case("resolve", ["resolve", "demo-1", "--min-tier", "3"], "demo"),
+    Case("resolve", ["resolve", "--task", "tool-calling", "--min-tier", "3"], "demo"),
     Case("release verify", ["release", "verify", "demo-1"], "demo"),
     Case("matrix show", ["matrix", "show"], "demo"),
 ]  # fmt: skip

@@ -48,6 +48,15 @@ def test_the_private_key_is_readable_by_its_owner_alone_and_keys_stay(keys):
     assert sorted(path.name for path in keys[0].parent.iterdir()) == ["a.key", "a.pub"]
 
 
+def test_the_copy_of_a_key_that_a_killed_process_left_is_removed(tmp_path):
+    private, public = tmp_path / "a.key", tmp_path / "a.pub"
+    generate_keys(private, public)
+    left = tmp_path / ".a.key.0123456789abcdef0123456789abcdef.partial"
+    left.hardlink_to(private)
+    generate_keys(private, public)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.key", "a.pub"]
+
+
 def test_no_private_key_is_made_beside_somebody_elses_public_key(keys, tmp_path):
     generate_keys(tmp_path / "other.key", keys[1])
     assert not (tmp_path / "other.key").exists()
