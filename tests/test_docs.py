@@ -45,10 +45,11 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 def commands() -> list[tuple[str, str]]:
-    """Page and command line of every `rung …` in a shell block."""
+    """Page and command line of every `rung …` in a shell block, and behind a prompt in a transcript."""
     found = []
     for page in PAGES:
-        joined = "\n".join(blocks(text_of(page), "sh")).replace("\\\n", " ")
+        typed = re.findall(r"^\$ (.*?)(?: &)?$", "\n".join(blocks(text_of(page), "text")), flags=re.MULTILINE)
+        joined = "\n".join([*blocks(text_of(page), "sh"), *typed]).replace("\\\n", " ")
         for line in joined.splitlines():
             for part in line.split("#")[0].split("&&"):
                 if match := re.match(r"\s*(?:\w+=\S+ )*(?:\.venv/bin/)?(rung .*)", part):

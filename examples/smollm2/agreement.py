@@ -211,12 +211,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Compare with transformers and lm-eval's hf backend.")
     parser.add_argument("--checkpoint", type=Path, required=True, help="the ladder's best, in the HF layout")
     parser.add_argument("--release", required=True)
+    parser.add_argument("--prompts", type=Path, default=PROMPTS, help="JSON lines with `messages`")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     ladder = read_ladder(Path("ladder.toml"))
     cells = float_cells(ladder)
-    conversations = [json.loads(line)["messages"] for line in PROMPTS.read_text("utf-8").splitlines()]
+    conversations = [json.loads(line)["messages"] for line in options.prompts.read_text("utf-8").splitlines()]
     served = {cell: serve_and_ask(cell, conversations, release=options.release) for cell in cells}
     say(f"\nthe same conversations with transformers {version('transformers')}, in float32 and in float64")
     reference = Reference(options.checkpoint)

