@@ -90,7 +90,7 @@ test-next-year: $(DEV) $(CLOCK) ## Run the tests with the clock a year ahead (on
 	AHEAD_S=31536000 LD_PRELOAD=$(abspath $(CLOCK)) $(BIN)/python -c 'import time; print(time.strftime("the tests run on %F"))'
 	AHEAD_S=31536000 LD_PRELOAD=$(abspath $(CLOCK)) $(BIN)/python $(PYTEST)
 
-soak: $(DEV) ## Kills, damaged files and requests, idle connections and load, on a finished `make demo` (about an hour and a half)
+soak: $(DEV) ## Kills, damaged files and requests, idle connections and load, on a finished `make demo` (about 40 minutes)
 	$(BIN)/python -m tests.campaigns.run $(DEMO) --out benchmarks/SOAK.md
 
 smoke: $(DEV) ## Run the quick part of the tests

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import signal
 import socket
 import sys
@@ -197,6 +198,7 @@ def _ignore(_number: int, _frame: FrameType | None) -> None:
 
 
 def _config(app: FastAPI, *, grace_s: float, limits: ConnectionLimits, most: int) -> uvicorn.Config:
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # its warnings are of callers who have hung up
     connection = partial(Connection, limits=limits, most=most)
     return uvicorn.Config(
         app,
