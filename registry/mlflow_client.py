@@ -69,17 +69,17 @@ def download(uri: str, *, source: str, out: Path) -> None:
         mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(out))
 
 
-def experiment_id(client: Client, uri: str) -> str:
-    """The id of the experiment that holds checkpoints; created if missing."""
-    found = client.get_experiment_by_name(EXPERIMENT)
+def experiment_id(client: Client, uri: str, *, name: str = EXPERIMENT) -> str:
+    """The id of an experiment, by default of the one that holds checkpoints; created if missing."""
+    found = client.get_experiment_by_name(name)
     if found is None:
         location = _artifacts(uri)
         try:
-            return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+            return str(client.create_experiment(name, artifact_location=location))
         except Exception as error:
             if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
                 raise
-            found = client.get_experiment_by_name(EXPERIMENT)  # another process may have created it first
+            found = client.get_experiment_by_name(name)  # another process may have created it first
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)

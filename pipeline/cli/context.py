@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from pipeline.cli import output
+from registry.errors import RegistryError, ToolchainMissingError
 from registry.workspace import Workspace, find_workspace
 
 if TYPE_CHECKING:
@@ -64,3 +67,19 @@ def publishing_revocations(database: Database) -> Iterator[None]:
         yield
     finally:
         publish_revocations(this_workspace(), database)
+
+
+def track(workspace: Workspace, database: Database) -> None:
+    """Show the matrix in MLflow, unless `RUNG_MLFLOW_RUNS` is `off`; a failure is noted, not raised."""
+    from pipeline.workspace.track import track as bring_up_to_date
+
+    if os.environ.get("RUNG_MLFLOW_RUNS") == "off":
+        return
+    try:
+        tracked = bring_up_to_date(workspace, database=database)
+    except (RegistryError, ToolchainMissingError) as error:
+        output.note(f"MLflow does not show this yet: {error.message}")
+        output.note("hint: `rung matrix track` when it can be reached")
+        return
+    if tracked.runs:
+        output.note(f"{tracked.runs} runs written to MLflow, experiments {', '.join(tracked.experiments)}")

@@ -22,6 +22,7 @@ ENVIRONMENT: Final[Mapping[str, str]] = {
     "MLFLOW_TRACKING_TOKEN": "bearer token for the MLflow server",
     "MLFLOW_TRACKING_USERNAME": "user name for the MLflow server",
     "MLFLOW_TRACKING_PASSWORD": "password for the MLflow server",
+    "RUNG_MLFLOW_RUNS": "`off`: builds and releases write no runs to MLflow; `rung matrix track` still does",
     "RAY_ADDRESS": "Ray cluster of `rung build --executor ray`; default: `auto`",
     "RUNG_AARCH64_ROOT": "AArch64 userland for rehearsals under QEMU, made by `make aarch64-root`",
     "VK_ICD_FILENAMES": "Vulkan driver for rehearsals of SPIR-V, such as Mesa's llvmpipe",

@@ -52,7 +52,7 @@ class Place:
             capture_output=True,
             text=True,
             timeout=timeout_s,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "RUNG_MLFLOW_RUNS": "off", **environment},
             check=False,
         )
         return Ran(done.returncode, done.stdout, done.stderr)
@@ -72,7 +72,7 @@ class Place:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "RUNG_MLFLOW_RUNS": "off"},
         )
 
     def write_ladder(self, text: str = LADDER, name: str = "ladder.toml") -> Path:

@@ -59,10 +59,9 @@ def build(
         jobs=jobs, memory_gib=memory, timeout_s=timeout, executor=executor.value, stop_after=until.value
     )
     filters = Filters(tuple(target), tuple(recipe), tuple(toolchain), tuple(checkpoint))
+    workspace = context.this_workspace()
     with show_progress() as display:
-        report = build_ladder(
-            context.this_workspace(), ladder, filters=filters, options=options, display=display
-        )
+        report = build_ladder(workspace, ladder, filters=filters, options=options, display=display)
     if as_json:
         output.data(report.cells)
     if report.judged_again:
@@ -76,5 +75,7 @@ def build(
             output.note(f"{made.id}: {float_in_words(made.variant.left_in_float)}")
     for cell, failure in sorted(report.failures.items()):
         output.note(f"failed: {cell}: {failure.message}\n  hint: {failure.hint}")
+    if report.ran:
+        context.track(workspace, context.database(workspace))
     if report.failures:
         raise typer.Exit(max(failure.exit_code for failure in report.failures.values()))

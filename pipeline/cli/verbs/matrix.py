@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
@@ -106,6 +107,22 @@ def diff(
     else:
         for line in diff_lines(found):
             output.line(line)
+
+
+@app.command()
+def track(as_json: bool = typer.Option(False, "--json", help="Print JSON")) -> None:
+    """Show the cells in MLflow as runs, with scores, sizes, speeds and lineage, to compare them there.
+
+    Builds that ran something and new releases do so by themselves.
+    """
+    from pipeline.workspace.track import track as bring_up_to_date
+
+    workspace = context.this_workspace()
+    tracked = bring_up_to_date(workspace, database=context.database(workspace))
+    if as_json:
+        output.data(asdict(tracked))
+    else:
+        output.line(f"{tracked.runs} runs written, {tracked.cells} cells: {', '.join(tracked.experiments)}")
 
 
 class Form(Enum):

@@ -70,6 +70,7 @@ def create(
         f"release {made.name} ({short(made.digest)}): {len(made.cells)} cells, signed, in {directory}"
     )
     output.note(f"version {made.version} of {made.family}{_end(made)}")
+    context.track(workspace, context.database(workspace))
 
 
 @app.command("list")
