@@ -11,7 +11,7 @@ from pipeline.build.cell_progress import CellSteps, follow
 from pipeline.build.plan import Filters, make_plan
 from pipeline.build.plan_records import PlanRecords
 from pipeline.build.records import Records
-from pipeline.workspace.garbage import Wanted
+from pipeline.workspace.garbage import InUse
 from registry.digest import digest_file
 from registry.errors import ToolchainMissingError
 from registry.ladder import read_ladder
@@ -21,7 +21,7 @@ from registry.store import Store
 
 def wanted_by(
     ladder_files: Iterable[Path], *, store: Store, ledger: Ledger, checkpoints: Checkpoints
-) -> Wanted:
+) -> InUse:
     """What ladders ask for now, up to their artifacts.
 
     Raises:
@@ -51,4 +51,4 @@ def wanted_by(
         families.add(plan.ladder.family)
         cells |= {planned.id for planned in plan.cells}
         keys |= records.used
-    return Wanted(frozenset(families), frozenset(cells), frozenset(keys))
+    return InUse(frozenset(families), frozenset(cells), frozenset(keys))

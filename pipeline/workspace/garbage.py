@@ -34,7 +34,7 @@ MADE_AGAIN: Final = frozenset({"export", "quantize", "lower", "probe"})
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class InUse:
     """What ladders ask for now."""
 
     families: frozenset[str]
@@ -106,7 +106,7 @@ def survey(
     *,
     database: Database,
     checkpoints: Checkpoints,
-    wanted: Wanted | None,
+    wanted: InUse | None,
     grace_s: float,
     without: Iterable[str] = (),
 ) -> Survey:
@@ -155,7 +155,7 @@ def remove_garbage(found: Survey, *, workspace: Workspace, database: Database) -
         workspace.dirty_marker.unlink(missing_ok=True)
 
 
-def _holders(contents: _Contents, *, wanted: Wanted | None) -> Iterator[_Holder]:
+def _holders(contents: _Contents, *, wanted: InUse | None) -> Iterator[_Holder]:
     """What keeps something, but for build records; earlier ones are named as the reason."""
     for release in contents.releases:
         roots = {one.manifest.digest for one in release.cells}
@@ -194,7 +194,7 @@ def _dropped_records(
     *,
     held: Mapping[str, set[str]],
     holders: Iterable[_Holder],
-    wanted: Wanted | None,
+    wanted: InUse | None,
     grace_s: float,
 ) -> frozenset[str]:
     """Keys of records that no build finds again and that keep blobs which nothing else keeps."""
