@@ -30,7 +30,7 @@ STATES = {b"r": "ready", b"x": "expired", b"s": "stopped"}
 PROBE = re.compile(
     rb"GET /(healthz|readyz) HTTP/1\.([01])\r\n((?:[A-Za-z0-9_-]+:[\t\x20-\x7e]*\r\n){0,30})\r\n"
 )
-SERVERS_OWN = {b"content-length", b"transfer-encoding", b"origin", b"expect", b"upgrade"}
+SERVERS_OWN = {b"transfer-encoding", b"origin", b"expect", b"upgrade"}
 """Headers that make a request more than a probe."""
 
 
@@ -172,8 +172,10 @@ class Front:
     def _is_probe(self, headers: dict[bytes, bytes]) -> bool:
         host = headers.get(b"host", b"")
         name = host.rpartition(b":")[0] if re.search(rb":[0-9]+$", host) else host
-        known = self._hosts is None or name.lower() in self._hosts
-        return bool(name) and known and not SERVERS_OWN & headers.keys()
+        # As `serving/http/access.py` has it; what is not known here is for the server to judge.
+        known = self._hosts is None or name.lower() in self._hosts or re.fullmatch(rb"[\w-]+", name)
+        empty = headers.get(b"content-length", b"0") == b"0"
+        return bool(name and known and empty) and not SERVERS_OWN & headers.keys()
 
     def _answer(self, route: str, *, kept: bool) -> bytes:
         state = self._state if time.monotonic() - self._heard < STALLED_S else "stalled"

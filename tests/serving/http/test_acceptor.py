@@ -93,6 +93,17 @@ def test_a_probe_is_answered_while_the_event_loop_does_something_else():
     accepting(test)
 
 
+@pytest.mark.parametrize(
+    "headers", [b"Host: x\r\n", b"Host: [::1]:80\r\n", b"Host: localhost\r\nContent-Length: 0\r\n"]
+)
+def test_probes_may_have_what_their_senders_add(headers):
+    async def test(listening, _):
+        probe = b"GET /healthz HTTP/1.1\r\n" + headers + b"Connection: close\r\n\r\n"
+        assert status_and_body(exchange(listening, probe)) == (200, "alive")
+
+    accepting(test)
+
+
 def test_probes_share_a_connection():
     async def test(listening, _):
         kept = PROBE.replace(b"Connection: close\r\n", b"")
