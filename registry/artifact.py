@@ -72,6 +72,8 @@ class Manifest(Value):
     recipe: _Name
     left_in_float: tuple[_Name, ...] = Field(default=(), max_length=MAX_FILES)
     """Matrices that the recipe, an integer one, leaves in float, by their names in the state dict, sorted."""
+    wide_inputs: tuple[_Name, ...] = Field(default=(), max_length=MAX_FILES)
+    """Quantized matrices whose inputs have outliers and are not rounded to 8 bits, by their names, sorted."""
     facts: ModelFacts
     files: tuple[FileEntry, ...] = Field(max_length=MAX_FILES)
     """Sorted by path: compiled code, `weights.safetensors`, tokenizer files."""
@@ -88,8 +90,9 @@ class Manifest(Value):
     def _as_it_always_was(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
         """Without a later addition that is empty, so that the digest of an earlier manifest stays."""
         document: dict[str, object] = write(self)
-        if not self.left_in_float:
-            document.pop("left_in_float", None)
+        for name in ("left_in_float", "wide_inputs"):
+            if not document.get(name):
+                document.pop(name, None)
         return document
 
     @model_validator(mode="after")

@@ -8,6 +8,10 @@ The grammar of a name:
                                    fixed by a calibration set: the form that NPUs multiply in
     w{8|4}g{32|64|128}-{rtn|gptq}  weight-only integers in groups along the input dimension, symmetric
 
+What a backend rounds beyond that, its `arithmetic` says (`compilers/onnxruntime/backend.py` …): ONNX Runtime
+and TVM round inputs to 8 bits per group for 4-bit groups, and for 8-bit groups to 8 and 16. Inputs that have
+outliers are never rounded to 8 bits, whatever the recipe (`compilers/quantize/wide_inputs.py`).
+
 The embedding is quantized like the other matrices, by rounding to nearest, but for `w8a16` and `w4a16`: a
 lookup has no activations whose range could be fixed, so they keep it in float32. An output matrix that is
 tied to the embedding is that matrix and stored once, where both have the same form.

@@ -18,6 +18,10 @@ With static activations (w8a16, w4a16), each quantized matrix also has
 
     w.input_range   float32  [2]: the least and the largest input that a 16-bit code must reach
     w.output_range  float32  [2]: the same of the product, before any bias
+
+The header's `__metadata__` has `wide_inputs`, if there are any: names, with spaces between them, of matrices
+whose inputs have outliers. Code that multiplies one of them must not round its inputs to 8 bits: it keeps
+them in float, or gives them 15 bits or more (`compilers/quantize/wide_inputs.py` chooses them).
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from __future__ import annotations
 from typing import Final
 
 from registry.checkpoint import FileEntry
-from registry.digest import Digest
+from registry.digest import Digest, digest_value
 from registry.recipe import Recipe
 from registry.value import Value
 
@@ -50,3 +54,12 @@ class Variant(Value):
     """Mean over the quantized matrices of ‖W − Ŵ‖² / ‖W‖²; None for floating-point recipes."""
     left_in_float: tuple[str, ...] = ()
     """Matrices that an integer recipe leaves in float, by their names in the state dict, sorted."""
+    wide_inputs: tuple[str, ...] = ()
+    """Quantized matrices whose inputs must not be rounded to 8 bits, by their names, sorted."""
+
+    @property
+    def layout(self) -> str:
+        """What compiled code depends on: the weights' form, and whose inputs are not rounded to 8 bits."""
+        if not self.wide_inputs:
+            return self.recipe.layout
+        return f"{self.recipe.layout}, wide inputs {digest_value(self.wide_inputs)}"

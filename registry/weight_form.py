@@ -40,6 +40,9 @@ class CodedWeights:
     group_size: int | None
     """Input elements that share a scale; None: one scale per output."""
     activations: Activations = "float"
+    wide_inputs: bool = False
+    """Rounding its inputs to 8 bits would cost (`compilers/quantize/wide_inputs.py`): a backend keeps them in
+    float, or rounds them to 15 bits or more."""
 
     @property
     def low(self) -> int:

@@ -83,7 +83,7 @@ class IntegerProducts:
     """Products of integer weights and activations that are rounded to integers."""
 
     activation_bits: int
-    """8 or 16."""
+    """8, 15 (two parts of 8 bits) or 16."""
 
 
 Arithmetic = FloatSums | HalfSums | IntegerProducts

@@ -14,9 +14,9 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 
@@ -24,9 +24,13 @@ from compilers.model.activations import INPUT, OUTPUT
 from compilers.model.architecture import Architecture, Shape, expected_tensors, matrix_shapes
 from registry.errors import CorruptError
 from registry.recipe import Recipe
-from registry.weight_form import EMBEDDING, OUTPUT_MATRIX, CodedWeights, FloatWeights
+from registry.weight_form import EMBEDDING, OUTPUT_MATRIX, CodedWeights, FloatWeights, WeightForm
 
 ALIGNMENT_BYTES = 64
+METADATA: Final = "__metadata__"
+"""Where safetensors has a map of strings."""
+WIDE_INPUTS: Final = "wide_inputs"
+"""Its entry with the names of the matrices whose inputs must not be rounded to 8 bits."""
 
 Dtype = Literal["F32", "F16", "U8", "I8"]
 """Element types, in the words of safetensors."""
@@ -64,11 +68,20 @@ class Layout:
     header: bytes
     """Everything before the first tensor: length prefix and padded JSON."""
     tensors: Mapping[str, StoredTensor]
+    wide_inputs: frozenset[str] = frozenset()
+    """Matrices of codes whose inputs must not be rounded to 8 bits."""
 
     @property
     def size_bytes(self) -> int:
         """Size of the file."""
         return len(self.header) + sum(tensor.size_bytes for tensor in self.tensors.values())
+
+    def form(self, matrix: str, recipe: Recipe) -> WeightForm:
+        """The form of a matrix that the file holds codes of, under the recipe that made them."""
+        form = recipe.form(matrix)
+        if isinstance(form, CodedWeights) and matrix in self.wide_inputs:
+            return replace(form, wide_inputs=True)
+        return form
 
 
 def coded_weights(architecture: Architecture, recipe: Recipe) -> dict[str, CodedWeights]:
@@ -87,8 +100,16 @@ def coded_weights(architecture: Architecture, recipe: Recipe) -> dict[str, Coded
     return found
 
 
-def weights_layout(architecture: Architecture, recipe: Recipe) -> Layout:
-    """The layout of the weights file of a checkpoint of this architecture under this recipe."""
+def weights_layout(
+    architecture: Architecture, recipe: Recipe, *, wide_inputs: frozenset[str] = frozenset()
+) -> Layout:
+    """The layout of the weights file of a checkpoint of this architecture under this recipe.
+
+    Args:
+        architecture: Of the checkpoint.
+        recipe: Of the variant.
+        wide_inputs: Matrices of codes whose inputs must not be rounded to 8 bits.
+    """
     coded, shapes = coded_weights(architecture, recipe), _named_matrices(architecture)
     plain: Dtype = "F16" if FloatWeights("float16") in recipe.forms else "F32"
     wanted: dict[str, tuple[Dtype, Shape]] = {}
@@ -98,10 +119,12 @@ def weights_layout(architecture: Architecture, recipe: Recipe) -> Layout:
                 wanted[f"{name}.{part}"] = entry
         else:
             wanted[name] = (plain, expected_tensors(architecture)[name])
-    return arrange(wanted)
+    return arrange(wanted, wide_inputs=wide_inputs)
 
 
-def arrange(wanted: Mapping[str, tuple[Dtype, Shape]]) -> Layout:
+def arrange(
+    wanted: Mapping[str, tuple[Dtype, Shape]], *, wide_inputs: frozenset[str] = frozenset()
+) -> Layout:
     """The layout of a file with these tensors, in their order except for alignment."""
 
     def size(name: str) -> int:
@@ -117,6 +140,8 @@ def arrange(wanted: Mapping[str, tuple[Dtype, Shape]]) -> Layout:
         (row for row in rows if row not in aligned), key=lambda row: -ITEM_BYTES[wanted[row[0]][0]]
     )
     entries: dict[str, dict[str, object]] = {}
+    if wide_inputs:
+        entries[METADATA] = {WIDE_INPUTS: " ".join(sorted(wide_inputs))}
     begin = 0
     for name in (name for row in (*aligned, *others) for name in row):
         dtype, shape = wanted[name]
@@ -128,11 +153,11 @@ def arrange(wanted: Mapping[str, tuple[Dtype, Shape]]) -> Layout:
     header = len(document).to_bytes(8, "little") + document
     tensors: dict[str, StoredTensor] = {}
     start = len(header)
-    for name in entries:
+    for name in (name for name in entries if name != METADATA):
         dtype, shape = wanted[name]
         tensors[name] = StoredTensor(dtype, shape, start)
         start += tensors[name].size_bytes
-    return Layout(header, tensors)
+    return Layout(header, tensors, wide_inputs)
 
 
 def read_layout(path: Path) -> Layout:
@@ -149,7 +174,7 @@ def read_layout(path: Path) -> Layout:
                 raise ValueError(f"{size} bytes of header")
             header = prefix + stream.read(size)
         entries = json.loads(header[8:])
-        entries.pop("__metadata__", None)
+        wide_inputs = frozenset(entries.pop(METADATA, {}).get(WIDE_INPUTS, "").split())
         tensors: dict[str, StoredTensor] = {}
         end = 0
         for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
@@ -158,7 +183,7 @@ def read_layout(path: Path) -> Layout:
                 raise ValueError(f"`{name}` lies in bytes {entry['data_offsets']}, not from {end} on")
             tensors[name] = tensor
             end += tensor.size_bytes
-        layout = Layout(header, tensors)
+        layout = Layout(header, tensors, wide_inputs)
         if layout.size_bytes != path.stat().st_size:
             raise ValueError(f"{path.stat().st_size} bytes instead of {layout.size_bytes}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -12,8 +12,10 @@ from registry.weight_form import CodedWeights, WeightForm
 
 
 def arithmetic(form: WeightForm) -> Arithmetic:
-    """Activations are rounded to 8 bits for all coded weights, per token or per block of a token."""
-    return IntegerProducts(8) if isinstance(form, CodedWeights) else FloatSums()
+    """Inputs are rounded per token or per block of a token, to 8 bits, or in two parts of 8 bits."""
+    if not isinstance(form, CodedWeights):
+        return FloatSums()
+    return IntegerProducts(15 if form.wide_inputs else 8)
 
 
 BACKEND = Backend(

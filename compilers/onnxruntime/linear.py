@@ -21,6 +21,8 @@ ACCURACY_LEVEL = 4
 """MatMulNBits: activations may be rounded to int8 per block of a token."""
 ACTIVATION_ZERO = 128
 ACTIVATION_LIMIT = 127.0
+FINER = 254.0
+"""Steps of the second part of an input in one of the first: what is left is at most half a step."""
 
 
 class Graph(Protocol):
@@ -53,6 +55,7 @@ class OrtLinears:
 
     def __init__(self, graph: Graph, layout: Layout, recipe: Recipe) -> None:
         self._graph = graph
+        self._layout = layout
         self._tensors = layout.tensors
         self._recipe = recipe
         self._activations: dict[str, tuple[str, str]] = {}
@@ -121,12 +124,16 @@ class OrtLinears:
             operands = [hidden, self._float(names), *([bias] if bias else [])]
             return self._graph.node("Gemm", operands, name, transB=1)
         if form.group_size is None:
-            return self._per_token(hidden, names, bias, name)
+            return self._per_token(hidden, names, bias, name, wide=form.wide_inputs)
+        if form.wide_inputs:
+            parts = self._grouped_parts(hidden, group=form.group_size)
+            product = self._grouped(parts, names, "", f"{name}.parts", bits=form.bits, group=form.group_size)
+            return self._added(product, bias, name)
         return self._grouped(hidden, names, bias, name, bits=form.bits, group=form.group_size)
 
     def _coded(self, name: str) -> CodedWeights | None:
         """The form of a matrix, if the file holds codes of it."""
-        form = self._recipe.form(name)
+        form = self._layout.form(name, self._recipe)
         return form if isinstance(form, CodedWeights) and f"{name}.codes" in self._tensors else None
 
     def _name(self, node: onnx.NodeProto) -> str:
@@ -187,10 +194,40 @@ class OrtLinears:
             accuracy_level=ACCURACY_LEVEL,
         )
 
-    def _per_token(self, hidden: str, names: Sequence[str], bias: str, name: str) -> str:
+    def _grouped_parts(self, hidden: str, *, group: int) -> str:
+        """Inputs [tokens, in] in two parts [2 · tokens, in], to be multiplied and added.
+
+        The first is what rounding to 8 bits per group makes of them, which `MatMulNBits` rounds to itself.
+        The second is what is left, which it rounds to 8 bits again.
+        """
+        name = f"{hidden}.groups.{group}"
+        if name in self._activations:
+            return self._activations[name][0]
+        graph = self._graph
+        shape = graph.constant(f"shape.groups.{group}", [0, -1, group], np.int64)
+        groups = graph.node("Reshape", [hidden, shape], f"{name}.inputs")
+        steps, units = self._units(groups, name)
+        rounded = graph.node("Mul", [graph.node("Round", [units], f"{name}.whole"), steps], f"{name}.rounded")
+        first = graph.node(
+            "Reshape", [rounded, graph.constant("shape.flat", [0, -1], np.int64)], f"{name}.first"
+        )
+        second = graph.node("Sub", [hidden, first], f"{name}.second")
+        both = graph.node("Concat", [first, second], f"{name}.parts", axis=0)
+        self._activations[name] = (both, both)
+        return both
+
+    def _added(self, product: str, bias: str, name: str) -> str:
+        """The products of both parts [2 · tokens, out] added, and a bias: [tokens, out]."""
+        graph, halves = self._graph, [f"{name}.part.{index}" for index in (0, 1)]
+        graph.node("Split", [product], f"{name}.halves", outputs=halves, axis=0, num_outputs=2)
+        if not bias:
+            return graph.node("Add", halves, name)
+        return graph.node("Add", [graph.node("Add", halves, f"{name}.sum"), bias], name)
+
+    def _per_token(self, hidden: str, names: Sequence[str], bias: str, name: str, *, wide: bool) -> str:
         """int8 × int8 with one scale per token and one per output."""
         graph = self._graph
-        activations, token_scales = self._quantized(hidden)
+        activations, token_scales = self._quantized_parts(hidden) if wide else self._quantized(hidden)
         codes = self._reference([f"{matrix}.codes" for matrix in names])
         scales = self._reference([f"{matrix}.scales" for matrix in names])
         transposed = graph.node("Transpose", [codes], f"{name}.codes")  # constant: done once at load
@@ -201,6 +238,8 @@ class OrtLinears:
             f"{name}.product",
             domain=CONTRIB,
         )
+        if wide:
+            return self._added(graph.node("Mul", [product, token_scales], f"{name}.parts"), bias, name)
         if not bias:
             return graph.node("Mul", [product, token_scales], name)
         scaled = graph.node("Mul", [product, token_scales], f"{name}.scaled")
@@ -210,17 +249,44 @@ class OrtLinears:
         """Activations as uint8 around 128, and their scale per token [tokens, 1]; once per tensor."""
         if hidden in self._activations:
             return self._activations[hidden]
-        graph = self._graph
-        size = graph.node("Abs", [hidden], f"{hidden}.abs")
-        axis = graph.constant("axis.last", [-1], np.int64)
-        largest = graph.node("ReduceMax", [size, axis], f"{hidden}.largest", keepdims=1)
-        tiny = graph.constant("activation.tiny", 1e-12, np.float32)
-        positive = graph.node("Max", [largest, tiny], f"{hidden}.range")
-        limit = graph.constant("activation.limit", ACTIVATION_LIMIT, np.float32)
-        scales = graph.node("Div", [positive, limit], f"{hidden}.scales")
-        scaled = graph.node("Div", [hidden, scales], f"{hidden}.in_units")
-        one = graph.constant("activation.one", 1.0, np.float32)
-        zero = graph.constant("activation.zero", ACTIVATION_ZERO, np.uint8)
-        codes = graph.node("QuantizeLinear", [scaled, one, zero], f"{hidden}.codes")
+        scales, scaled = self._units(hidden, hidden)
+        codes = self._codes(scaled, f"{hidden}.codes")
         self._activations[hidden] = (codes, scales)
         return codes, scales
+
+    def _quantized_parts(self, hidden: str) -> tuple[str, str]:
+        """The same in two parts [2 · tokens, in] with their scales [2 · tokens, 1].
+
+        The second part is what the codes of the first leave out, in steps `FINER` times finer.
+        """
+        name = f"{hidden}.parts"
+        if name in self._activations:
+            return self._activations[name]
+        graph = self._graph
+        scales, scaled = self._units(hidden, name)
+        whole = graph.node("Round", [scaled], f"{name}.whole")
+        rest = graph.node("Sub", [scaled, whole], f"{name}.rest")
+        finer = graph.constant("activation.finer", FINER, np.float32)
+        both = [whole, graph.node("Mul", [rest, finer], f"{name}.rest_in_units")]
+        codes = self._codes(graph.node("Concat", both, f"{name}.both", axis=0), f"{name}.codes")
+        both = [scales, graph.node("Div", [scales, finer], f"{name}.rest_scales")]
+        self._activations[name] = (codes, graph.node("Concat", both, f"{name}.both_scales", axis=0))
+        return self._activations[name]
+
+    def _units(self, values: str, name: str) -> tuple[str, str]:
+        """The scale of the last axis, at which its largest value is 127, and the values in units of it."""
+        graph = self._graph
+        size = graph.node("Abs", [values], f"{name}.abs")
+        axis = graph.constant("axis.last", [-1], np.int64)
+        largest = graph.node("ReduceMax", [size, axis], f"{name}.largest", keepdims=1)
+        tiny = graph.constant("activation.tiny", 1e-12, np.float32)
+        positive = graph.node("Max", [largest, tiny], f"{name}.range")
+        limit = graph.constant("activation.limit", ACTIVATION_LIMIT, np.float32)
+        scales = graph.node("Div", [positive, limit], f"{name}.scales")
+        return scales, graph.node("Div", [values, scales], f"{name}.in_units")
+
+    def _codes(self, scaled: str, name: str) -> str:
+        graph = self._graph
+        one = graph.constant("activation.one", 1.0, np.float32)
+        zero = graph.constant("activation.zero", ACTIVATION_ZERO, np.uint8)
+        return graph.node("QuantizeLinear", [scaled, one, zero], name)

@@ -16,6 +16,7 @@ from compilers.quantize.ranges import RangeMeter
 from compilers.quantize.rtn import round_to_nearest
 from compilers.quantize.saved_layers import SavedLayers
 from compilers.quantize.source import CheckpointTensors
+from compilers.quantize.wide_inputs import find_wide_inputs
 from registry.digest import Digest, digest_value
 from registry.errors import BuildError
 from registry.recipe import Recipe
@@ -33,6 +34,8 @@ class QuantizeReport(Value):
     left_in_float: tuple[str, ...]
     """Matrices that are not quantized: their inputs are no multiple of the group size, or the recipe leaves
     them in float."""
+    wide_inputs: tuple[str, ...]
+    """Quantized matrices whose inputs must not be rounded to 8 bits, sorted."""
     calibration_digest: Digest | None
     """Digest of the calibration token ids; None where none were used."""
 
@@ -55,15 +58,17 @@ def quantize(
 ) -> QuantizeReport:
     """Write the variant's `weights.safetensors` into the directory `out`.
 
-    Equal inputs give equal bytes. One tensor at a time is in memory, except where the recipe needs
-    calibration, which needs the model to make activations.
+    Equal inputs give equal bytes. Integer recipes run the checkpoint on a few texts first, to find matrices
+    whose inputs have outliers. After that one tensor at a time is in memory, except where the recipe needs
+    calibration.
 
     Args:
         checkpoint_dir: Checkpoint in the Hugging Face layout.
         recipe: How weights are represented.
         architecture: Of the checkpoint.
         out: An existing directory.
-        calibration: Token ids of the calibration texts; needed where `recipe.needs_calibration`.
+        calibration: Token ids of the calibration texts; needed where `recipe.needs_calibration`. Outliers are
+            looked for on random tokens if there are none.
         saved: A directory for layers that GPTQ has finished: a call that was killed goes on there, if the
             checkpoint is the same. None: each call starts at the first layer.
         threads: How many threads GPTQ uses; the bytes do not depend on it.
@@ -78,6 +83,7 @@ def quantize(
     tensors = CheckpointTensors(checkpoint_dir, architecture)
     texts = _calibration_texts(calibration, recipe)
     matrices = coded_weights(architecture, recipe)
+    wide = find_wide_inputs(checkpoint_dir, architecture, matrices, calibration or ())
     if recipe.method == "gptq":
         given = GptqInput(checkpoint_dir, architecture, matrices, texts)
         layers = SavedLayers(saved, _binding(given))
@@ -85,7 +91,7 @@ def quantize(
     else:
         quantized = _rounded(tensors, architecture, matrices)
     errors: dict[str, float] = {}
-    layout = weights_layout(architecture, recipe)
+    layout = weights_layout(architecture, recipe, wide_inputs=wide)
     static = {name for name, form in matrices.items() if form.activations == "int16-static"}
     meter = RangeMeter(checkpoint_dir, architecture) if static else None
     with write_weights(out / WEIGHTS_NAME, layout) as writer:
@@ -103,6 +109,7 @@ def quantize(
         recipe=recipe.name,
         errors=dict(sorted(errors.items())),
         left_in_float=left_in_float(architecture, recipe),
+        wide_inputs=tuple(sorted(wide)),
         calibration_digest=digest_value(texts) if texts else None,
     )
 

@@ -41,9 +41,9 @@ class DequantizedLinears:
         weight = matrix_of(graph, linear, name)
         if f"{weight}.codes" not in graph.layout.tensors:
             return _gemm(graph, rows, graph.weight(linear.weight), linear, name)
-        match self._recipe.form(weight):
-            case CodedWeights(group_size=None, activations="int8-dynamic"):
-                return _whole_rows(graph, rows, weight, linear, name)
+        match graph.layout.form(weight, self._recipe):
+            case CodedWeights(group_size=None, activations="int8-dynamic", wide_inputs=wide):
+                return _whole_rows(graph, rows, weight, linear, name, rounds=not wide)
             case CodedWeights(bits=8, activations="float") as form:
                 scales, numbers = _scales(graph, weight), _numbers(graph, weight)
                 matrix = _dequantized(graph, numbers, scales, f"{weight}.float", zero=form.zero)
@@ -111,8 +111,21 @@ def _nibbles(graph: Emitter, rows: str, weight: str, linear: Linear, name: str, 
     return graph.node("Add", products, name)
 
 
-def _whole_rows(graph: Emitter, rows: str, weight: str, linear: Linear, name: str) -> str:
-    """w8a8: activations rounded to 8 bits per token, integers held in floats, scales behind the product."""
+def _whole_rows(graph: Emitter, rows: str, weight: str, linear: Linear, name: str, *, rounds: bool) -> str:
+    """w8a8: codes held in floats, scales behind the product; inputs with outliers are not rounded."""
+    if rounds:
+        product = _rounded_product(graph, rows, weight, name)
+    else:
+        product = graph.node("Gemm", [rows, _numbers(graph, weight)], f"{name}.rows", transB=1)
+    scaled = f"{name}.scaled" if linear.bias is not None else name
+    graph.node("Mul", [product, graph.weight(f"{weight}.scales")], scaled)
+    if linear.bias is None:
+        return scaled
+    return graph.node("Add", [scaled, graph.weight(linear.bias)], name)
+
+
+def _rounded_product(graph: Emitter, rows: str, weight: str, name: str) -> str:
+    """Inputs rounded to 8 bits per token, integers held in floats, times the codes."""
     largest = graph.node(
         "ReduceMax", [graph.node("Abs", [rows], f"{name}.abs"), graph.integers("axes.last", [-1])],
         f"{name}.largest",
@@ -123,9 +136,4 @@ def _whole_rows(graph: Emitter, rows: str, weight: str, linear: Linear, name: st
     scale = graph.node("Max", [scale, graph.number("activation.smallest", SMALLEST_SCALE)], f"{name}.step")
     rounded = graph.node("Round", [graph.node("Div", [rows, scale], f"{name}.steps")], f"{name}.rounded")
     product = graph.node("Gemm", [rounded, _numbers(graph, weight)], f"{name}.product", transB=1)
-    product = graph.node("Mul", [product, scale], f"{name}.rows")
-    scaled = f"{name}.scaled" if linear.bias is not None else name
-    graph.node("Mul", [product, graph.weight(f"{weight}.scales")], scaled)
-    if linear.bias is None:
-        return scaled
-    return graph.node("Add", [scaled, graph.weight(linear.bias)], name)
+    return graph.node("Mul", [product, scale], f"{name}.rows")

@@ -31,12 +31,12 @@ def _claims(*code: BinaryKind) -> Claims:
 
 
 def arithmetic(form: WeightForm) -> Arithmetic:
-    """Activations are rounded to 16 bits for 8-bit groups, and to 8 bits for all other codes."""
+    """Inputs are rounded to 16 bits for 8-bit groups; for all other codes to 8, or in two parts of 8 bits."""
     match form:
         case CodedWeights(8, int(), "float"):
             return IntegerProducts(16)
-        case CodedWeights():
-            return IntegerProducts(8)
+        case CodedWeights(wide_inputs=wide):
+            return IntegerProducts(15 if wide else 8)
         case FloatWeights():
             return FloatSums()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compilers.toolchain import Lowered, LoweringInput, Support, Unsupported, check_supported
-from compilers.tvm.common.forms import forms_of
+from compilers.tvm.common.forms import StoredForms, forms_of
 from compilers.tvm.common.library import installed_version
 from compilers.tvm.cpu.lower import lower_cpu, supports_cpu
 from compilers.tvm.gpu.lower import lower_gpu, supports_gpu
@@ -62,11 +62,11 @@ class TvmToolchain:
         from compilers.model.variant_files import read_variant_files
 
         read = read_variant_files(source)
-        network, forms = read.network, forms_of(read.layout)
+        network, forms = read.network, StoredForms(forms_of(read.layout), read.layout.wide_inputs)
         _check_facts(network, source.facts)
         if target.kind == "cpu":
             return lower_cpu(network, forms, target, out=out)
-        return lower_gpu(network, forms, target, out=out)
+        return lower_gpu(network, forms.tensors, target, out=out)
 
 
 def _check_facts(network: Network, facts: ModelFacts) -> None:

@@ -79,6 +79,8 @@ class VariantFacts(Value):
     """KV cache of one token over all layers, as the artifact holds it."""
     left_in_float: tuple[str, ...] = ()
     """Matrices that the recipe, an integer one, leaves in float, by their names in the state dict, sorted."""
+    wide_inputs: tuple[str, ...] = ()
+    """Quantized matrices whose inputs have outliers and are not rounded to 8 bits, by their names, sorted."""
 
 
 class Cell(Value):

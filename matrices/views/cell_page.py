@@ -20,6 +20,7 @@ from matrices.cells.missing import missing_evidence
 from matrices.cells.proxy import Proxy
 from matrices.chips.throughput import Throughput
 from matrices.releases.ruling import Ruling
+from matrices.views.inputs import inputs_in_words
 from matrices.views.table import MARKS, evidence_json, one_line, size
 from registry.digest import short
 
@@ -65,6 +66,8 @@ def explain_cell(page: CellPage) -> list[str]:
     lines += _facts(cell)
     if cell.variant is not None and cell.variant.left_in_float:
         lines.append(f"  in float   {float_in_words(cell.variant.left_in_float)}")
+    if (inputs := inputs_in_words(cell)) is not None:
+        lines.append(f"  inputs     {inputs}")
     if page.releases:
         lines.append(f"  releases   {', '.join(page.releases)}")
     if cell.parity:

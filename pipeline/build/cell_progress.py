@@ -219,13 +219,14 @@ class CellSteps:
         """
         planned = progress.planned
         embeds = find_toolchain(planned.toolchain).embeds_weights
+        variant = reached(progress.variant).variant
         return lower_key(
             graph=reached(progress.exported).graph.digest,
-            layout=planned.recipe.layout,
+            layout=variant.layout,
             target=planned.target,
             toolchain=planned.toolchain,
             toolchain_version=self.toolchain_version(planned.toolchain),
-            weights=reached(progress.variant).variant.weights.digest if embeds else None,
+            weights=variant.weights.digest if embeds else None,
         )
 
     def prove_key(self, progress: CellProgress) -> StageKey[ProveOutput]:

@@ -78,6 +78,7 @@ def _built(cell: Cell, progress: CellProgress, *, manifest: Manifest, lowered: R
             parameters=progress.planned.checkpoint.parameters,
             kv_bytes_per_token=manifest.kv_bytes_per_token,
             left_in_float=manifest.left_in_float,
+            wide_inputs=manifest.wide_inputs,
         )
     return steps.built(
         cell, manifest=manifest, log=lowered.output.log, variant=variant, at=lowered.finished_at

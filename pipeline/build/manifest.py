@@ -63,6 +63,7 @@ def make_manifest(
         licence=checkpoint.licence,
         recipe=planned.recipe.name,
         left_in_float=variant.left_in_float,
+        wide_inputs=variant.wide_inputs,
         facts=facts,
         files=tuple(files),
         entry=lowered.entry,

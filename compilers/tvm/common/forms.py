@@ -42,6 +42,8 @@ class StoredForms:
     """The forms of a weights file's tensors, and of the matrices that they make up."""
 
     tensors: Mapping[str, TensorForm]
+    wide_inputs: frozenset[str] = frozenset()
+    """Matrices of codes whose inputs must not be rounded to 8 bits."""
 
     def tensor(self, source: str) -> TensorForm:
         """A tensor's form.
@@ -76,18 +78,19 @@ class StoredForms:
         if codes is None:
             self._expect(part.weight, (part.rows, part.columns))
             return FloatWeights(self.float_type(part.weight))
+        wide = part.weight in self.wide_inputs
         if codes.dtype == "I8" and codes.shape == (part.rows, part.columns):
             self._expect(f"{part.weight}.scales", (part.rows,))
             static = f"{part.weight}.{INPUT}" in self.tensors
-            return CodedWeights(8, None, "int16-static" if static else "int8-dynamic")
+            return CodedWeights(8, None, "int16-static" if static else "int8-dynamic", wide)
         groups = codes.shape[1] if len(codes.shape) == 3 else 0
         group = part.columns // groups if groups and part.columns % groups == 0 else 0
         self._expect(f"{part.weight}.scales", (part.rows, groups))
         if codes.dtype == "U8" and codes.shape[0] == part.rows and group:
             if codes.shape[-1] == group:
-                return CodedWeights(8, group)
+                return CodedWeights(8, group, wide_inputs=wide)
             if 2 * codes.shape[-1] == group:
-                return CodedWeights(4, group)
+                return CodedWeights(4, group, wide_inputs=wide)
         raise BuildError(
             f"`{part.weight}.codes` is {codes.dtype} {list(codes.shape)}, no known form of "
             f"{[part.rows, part.columns]}",

@@ -24,7 +24,7 @@ def pair_product(
     """(x codes, x scales, x offsets, w codes, w scales, [bias], y [n, output_width]); `single`: n is 1."""
     with code.building(name, made) as kernel:
         n = 1 if single else kernel.dimension("n")
-        groups = form.groups(product.columns)
+        groups = form.parts * form.groups(product.columns)
         stored, kind = form.inputs(product.columns, machine)
         x = kernel.buffer("x", (n, stored), kind)
         x_scales = kernel.buffer("x_scales", (n, groups))
@@ -37,7 +37,7 @@ def pair_product(
         y = kernel.buffer("y", (n, product.output_width))
         body = _Body(product, form, machine, (x, x_scales, w, scales, bias, y))
         wide = machine.registers > 16
-        size = (12 if wide else 6) if form.group is None else (6 if wide else 3)
+        size = max(1, ((12 if wide else 6) if form.group is None else (6 if wide else 3)) // form.parts)
 
         def run(t: Expr) -> None:
             if single:
@@ -59,18 +59,21 @@ class _Body:
         self.machine = machine
         self.x, self.x_scales, self.w, self.scales, self.bias, self.y = buffers
         self.vectors = form.tile(machine) // machine.lanes
+        self.groups = form.groups(product.columns)
+        self.row = form.inputs(product.columns, machine)[0] // form.parts
+        """Elements of one part of a token."""
 
     def block(self, t: Expr, first: Expr, count: int) -> None:
         """`count` tokens from `first` on."""
-        lanes, groups = self.machine.lanes, self.form.groups(self.product.columns)
+        lanes, groups, parts = self.machine.lanes, self.groups, self.form.parts
         floats = [[Register(lanes) for _ in range(self.vectors)] for _ in range(count)]
         steps = self.form.codes(self.product, self.machine)[0][1] // groups
         # One token alone needs several sums, or it would wait for the latency of each multiplication.
-        chains = 2 if count == 1 else 1
+        chains = 2 if count * parts == 1 else 1
         with code.serial(groups) as g:
             sums = [
                 [[Register(lanes, "int32") for _ in range(self.vectors)] for _ in range(chains)]
-                for _ in range(count)
+                for _ in range(count * parts)
             ]
             with code.serial(steps // chains) as s:
                 for chain in range(chains):
@@ -79,9 +82,10 @@ class _Body:
                 self._multiply(t, first, g * steps + odd, sums, 0)
             for v in range(self.vectors):
                 scale = code.bind(code.load(self.scales, t, g, v * lanes, lanes=lanes))
-                for token in range(count):
-                    whole = sum(sums[token][chain][v].get() for chain in range(chains))
-                    factor = scale * code.splat(self.x_scales[first + token, g], lanes)
+                for row in range(count * parts):
+                    token, part = divmod(row, parts)
+                    whole = sum(sums[row][chain][v].get() for chain in range(chains))
+                    factor = scale * code.splat(self.x_scales[first + token, part * groups + g], lanes)
                     floats[token][v].add(code.convert(whole, "float32", lanes) * factor)
         for token in range(count):
             values = [register.get() for register in floats[token]]
@@ -94,8 +98,10 @@ class _Body:
         lanes = self.machine.lanes
         columns = [code.load(self.w, t, row, v * 2 * lanes, lanes=2 * lanes) for v in range(self.vectors)]
         weights = [code.bind(code.convert(column, "int16", 2 * lanes)) for column in columns]
-        for token, registers in enumerate(sums):
-            pair = code.reinterpret(code.load(self.x, first + token, row * 2, lanes=2), "int32")
+        for index, registers in enumerate(sums):
+            token, part = divmod(index, self.form.parts)
+            place = part * self.row + row * 2
+            pair = code.reinterpret(code.load(self.x, first + token, place, lanes=2), "int32")
             both = code.bind(code.reinterpret(code.splat(pair, lanes), "int16", 2 * lanes))
             for v, weight in enumerate(weights):
                 register = registers[chain][v]

@@ -6,14 +6,13 @@ version of a checkpoint has the same library.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compilers.model.network import Network
 from compilers.plan_file import PLAN_NAME
 from compilers.toolchain import Lowered, Support, Supported, Unsupported
-from compilers.tvm.common.forms import TensorForm
+from compilers.tvm.common.forms import StoredForms
 from compilers.tvm.cpu.link import OPTIONS, find_linker
 from compilers.tvm.cpu.plan import LIBRARY_NAME
 from registry.errors import BuildError
@@ -41,7 +40,7 @@ def supports_cpu(target: Target) -> Support:
             )
 
 
-def lower_cpu(network: Network, tensors: Mapping[str, TensorForm], target: Target, *, out: Path) -> Lowered:
+def lower_cpu(network: Network, stored: StoredForms, target: Target, *, out: Path) -> Lowered:
     """Compile into the empty directory `out`.
 
     Raises:
@@ -50,7 +49,7 @@ def lower_cpu(network: Network, tensors: Mapping[str, TensorForm], target: Targe
     """
     from compilers.tvm.cpu.program import build_program
 
-    program = build_program(network, tensors=tensors, machine=machine_of(target))
+    program = build_program(network, stored=stored, machine=machine_of(target))
     _compile(program.module, target, out / LIBRARY_NAME)
     (out / PLAN_NAME).write_text(program.plan.model_dump_json() + "\n", encoding="utf-8")
     return Lowered(entry=LIBRARY_NAME, files=(LIBRARY_NAME, PLAN_NAME))

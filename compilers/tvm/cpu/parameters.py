@@ -111,7 +111,7 @@ class ParameterTable:
         self, name: str, placed: list[tuple[Linear, Place]], product: Product, form: IntegerForm
     ) -> tuple[str, ...]:
         tile = form.tile(self.machine)
-        function = f"pack_{form.name if form.group is None else f'w{form.bits}'}"
+        function = f"pack_{form.layout if form.group is None else f'w{form.bits}'}"
         if function not in self.kernels and form.bits == 4:
             pack.pack_nibbles(self.kernels, function, tile=tile)
         elif function not in self.kernels:
@@ -164,9 +164,11 @@ def kernel_form(name: str, form: WeightForm) -> FloatForm | IntegerForm:
     match form:
         case FloatWeights():
             return FloatForm(form.dtype)
-        case CodedWeights(8, None, "int8-dynamic"):
-            return IntegerForm(8, None)
-        case CodedWeights(bits, int(group), "float") if group % 32 == 0 and group <= LARGEST_GROUP:
-            return IntegerForm(bits, group)
+        case CodedWeights(8, None, "int8-dynamic", wide):
+            return IntegerForm(8, None, parts=2 if wide else 1)
+        case CodedWeights(4, int(group), "float", wide) if group % 32 == 0 and group <= LARGEST_GROUP:
+            return IntegerForm(4, group, parts=2 if wide else 1)
+        case CodedWeights(8, int(group), "float") if group % 32 == 0 and group <= LARGEST_GROUP:
+            return IntegerForm(8, group)  # rounds inputs to 16 bits in any case
         case _:
             raise no_kernels(name, form, units="CPU")

@@ -6,14 +6,13 @@ allocated once per call and shared by all layers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tvm import relax, tirx
 
 from compilers.model.network import Layer, Linear, Network, Norm
-from compilers.tvm.common.forms import StoredForms, TensorForm
+from compilers.tvm.common.forms import StoredForms
 from compilers.tvm.cpu import elementwise, embedding
 from compilers.tvm.cpu.attention import AttentionShape, attention
 from compilers.tvm.cpu.avx2_int16_products import pair_product
@@ -54,18 +53,18 @@ class _Block:
     down: Matrix
 
 
-def build_program(network: Network, *, tensors: Mapping[str, TensorForm], machine: VectorUnit) -> Program:
-    """The program of a network whose weights file holds `tensors`."""
-    return _Builder(network, tensors, machine).build()
+def build_program(network: Network, *, stored: StoredForms, machine: VectorUnit) -> Program:
+    """The program of a network whose weights file holds tensors of the forms `stored`."""
+    return _Builder(network, stored, machine).build()
 
 
 class _Builder:
     """Lays the parameters out, and collects the kernels of both functions."""
 
-    def __init__(self, network: Network, tensors: Mapping[str, TensorForm], machine: VectorUnit) -> None:
+    def __init__(self, network: Network, stored: StoredForms, machine: VectorUnit) -> None:
         self.network = network
         self.machine = machine
-        self.table = ParameterTable(StoredForms(tensors), machine)
+        self.table = ParameterTable(stored, machine)
         self.kernels: dict[str, PrimFunc] = {}
 
     def build(self) -> Program:
@@ -154,7 +153,7 @@ class _Function:
         self.count = 1 if single else tirx.Var("n", "int64")
         self.wanted = 1 if single else tirx.Var("wanted", "int64")
         self.globals: dict[str, Value] = {}
-        self.rooms: dict[tuple[int, bool], list[Value]] = {}
+        self.rooms: dict[tuple[int, int, bool], list[Value]] = {}
 
     def emit(self, blocks: list[_Block], embed: tuple[str, ...], lm_head: Matrix) -> None:
         """(ids, positions, rows, wanted, caches, parameters) → logits [wanted, padded vocabulary]."""
@@ -275,9 +274,9 @@ class _Function:
         columns, width = matrix.product.columns, matrix.product.input_width
         is_head = matrix.weights[0] == "lm_head.codes"
         count = self.wanted if is_head else self.count
-        key = (columns, is_head)
+        key = (columns, form.parts, is_head)
         if key not in self.rooms:
-            groups = form.groups(columns)
+            groups = form.parts * form.groups(columns)
             stored, dtype = form.inputs(columns, self.owner.machine)
             self.rooms[key] = [
                 self._alloc((count, stored), dtype),

@@ -37,7 +37,7 @@ def quad_product(
     """(x codes, x scales, x offsets, w codes, w scales, [bias], y [n, output_width]); `single`: n is 1."""
     with code.building(name, made) as kernel:
         n = 1 if single else kernel.dimension("n")
-        groups = form.groups(product.columns)
+        groups = form.parts * form.groups(product.columns)
         stored, kind = form.inputs(product.columns, machine)
         x = kernel.buffer("x", (n, stored), kind)
         x_scales = kernel.buffer("x_scales", (n, groups))
@@ -50,7 +50,7 @@ def quad_product(
         y = kernel.buffer("y", (n, product.output_width))
         body = _Body(product, form, machine, (x, x_scales, offsets, w, scales, bias, y))
         wide = machine.registers > 16
-        size = (12 if wide else 6) if form.group is None else (6 if wide else 3)
+        size = max(1, ((12 if wide else 6) if form.group is None else (6 if wide else 3)) // form.parts)
 
         def run(t: Expr) -> None:
             if single:
@@ -71,7 +71,7 @@ class _Quad:
     weights: list[Expr]
     """Codes, per vector of outputs."""
     inputs: list[Expr]
-    """Per token, the same in all lanes."""
+    """Per token and part, the same in all lanes."""
 
 
 class _Body:
@@ -86,7 +86,9 @@ class _Body:
         self.x, self.x_scales, self.offsets, self.w, self.scales, self.bias, self.y = buffers
         self.vectors = form.tile(machine) // machine.lanes
         self.groups = form.groups(product.columns)
-        self.quads = form.inputs(product.columns, machine)[0] // 4 // self.groups
+        self.row = form.inputs(product.columns, machine)[0] // form.parts
+        """Elements of one part of a token."""
+        self.quads = self.row // 4 // self.groups
         """Of a group."""
         self.nothing = code.nothing(self.x.shape[0])
 
@@ -104,21 +106,25 @@ class _Body:
 
     def block(self, t: Expr, first: Expr, count: int, unpacked: Buffer | None = None) -> None:
         """`count` tokens from `first` on."""
-        lanes = self.machine.lanes
+        lanes, groups, parts = self.machine.lanes, self.groups, self.form.parts
+        rows = [divmod(row, parts) for row in range(count * parts)]
         floats = [[Register(lanes) for _ in range(self.vectors)] for _ in range(count)]
         # One token alone needs several sums, or it would wait for the latency of each multiplication.
-        chains = 2 if count == 1 and self.machine.has_vnni else 1
-        with code.serial(self.groups) as g:
-            starts = [code.bind(code.splat(self.offsets[first + i, g], lanes, "int32")) for i in range(count)]
+        chains = 2 if len(rows) == 1 and self.machine.has_vnni else 1
+        with code.serial(groups) as g:
+            starts = [
+                code.bind(code.splat(self.offsets[first + token, part * groups + g], lanes, "int32"))
+                for token, part in rows
+            ]
             sums = [self._sums(start, chains) for start in starts]
             self._group(t, first, g, sums, unpacked)
             for v in range(self.vectors):
                 scale = code.bind(code.load(self.scales, t, g, v * lanes, lanes=lanes))
-                for token in range(count):
-                    whole = sum(chain[v].get() for chain in sums[token])
+                for row, (token, part) in enumerate(rows):
+                    whole = sum(chain[v].get() for chain in sums[row])
                     if not self.machine.has_vnni:
-                        whole = whole + starts[token]
-                    factor = scale * code.splat(self.x_scales[first + token, g], lanes)
+                        whole = whole + starts[row]
+                    factor = scale * code.splat(self.x_scales[first + token, part * groups + g], lanes)
                     floats[token][v].add(code.convert(whole, "float32", lanes) * factor)
         for token in range(count):
             values = [register.get() for register in floats[token]]
@@ -178,14 +184,15 @@ class _Body:
                 register.add(code.add_pairs(half.get(), self.machine))
 
     def _quads(
-        self, t: Expr, first: Expr, start: Expr, count: int, tokens: int, unpacked: Buffer | None
+        self, t: Expr, first: Expr, start: Expr, count: int, rows: int, unpacked: Buffer | None
     ) -> Iterator[_Quad]:
         """Some quads of inputs, one after the other."""
         lanes = self.machine.lanes
         for index, weights in enumerate(self._weights(t, start, count, unpacked)):
             inputs = []
-            for token in range(tokens):
-                four = code.load(self.x, first + token, (start + index) * 4, lanes=4)
+            for row in range(rows):
+                token, part = divmod(row, self.form.parts)
+                four = code.load(self.x, first + token, part * self.row + (start + index) * 4, lanes=4)
                 one = code.splat(code.reinterpret(four, "int32"), lanes)
                 inputs.append(code.bind(code.reinterpret(one, "int8", 4 * lanes)))
             yield _Quad(weights, inputs)

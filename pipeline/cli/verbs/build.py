@@ -52,6 +52,7 @@ def build(
 ) -> None:
     """Export, quantize, lower, verify, evaluate and judge whatever is missing or stale; resumable."""
     from matrices.views.cell_page import float_in_words
+    from matrices.views.inputs import inputs_in_words
     from pipeline.build.build import Options, build_ladder
     from pipeline.build.plan import Filters
 
@@ -73,6 +74,8 @@ def build(
     for made in report.cells:
         if made.variant is not None and made.variant.left_in_float:
             output.note(f"{made.id}: {float_in_words(made.variant.left_in_float)}")
+        if made.variant is not None and made.variant.wide_inputs and (inputs := inputs_in_words(made)):
+            output.note(f"{made.id}: inputs of products are {inputs}")
     for cell, failure in sorted(report.failures.items()):
         output.note(f"failed: {cell}: {failure.message}\n  hint: {failure.hint}")
     if report.ran:

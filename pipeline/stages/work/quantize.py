@@ -68,6 +68,7 @@ def quantize(request: QuantizeRequest, context: WorkerContext) -> None:
         calibration_digest=made.calibration_digest,
         quantization_error=made.mean_error,
         left_in_float=made.left_in_float,
+        wide_inputs=made.wide_inputs,
     )
     output = QuantizeOutput(
         variant=variant, probe=store_probe(store, sequences, exact_logits(session, sequences))

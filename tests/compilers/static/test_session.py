@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from compilers.model.torch_reference import TorchSession
+from compilers.model.weights import read_layout
 from compilers.plan_file import PLAN_NAME
 from compilers.quantize.canonical import dequantized_state
 from compilers.runtime import Segment, Session
@@ -19,6 +20,8 @@ from compilers.static.onnx_step import open_onnx_session
 from compilers.static.plan import read_plan, write_plan
 from compilers.toolchain import LoweringInput
 from registry.errors import LoadError
+from tests.checkpoints import make_checkpoint
+from tests.compilers.outliers import plant_outliers
 from tests.compilers.session_contract import SessionContract, draw
 from tests.compilers.shapes import SHAPES
 from tests.compilers.static.sources import source_of
@@ -106,6 +109,24 @@ def test_dequantized_logits_are_those_of_the_dequantized_weights(
     session, source = open_static(checkpoint, recipe=recipe)
     reference = TorchSession(checkpoint, weights=dequantized_state(source.weights, source.recipe))
     compare(session, reference, atol=2e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_inputs_with_outliers_are_not_rounded(bias: bool, tmp_path: Path, open_static: Any) -> None:
+    checkpoint = make_checkpoint(
+        tmp_path / "checkpoint", architecture="Qwen2ForCausalLM" if bias else "LlamaForCausalLM"
+    )
+    plant_outliers(checkpoint, {"model.layers.0.input_layernorm.weight": {3: 60.0}})
+    session, source = open_static(checkpoint, recipe="w8a8-dynamic")
+    wide = read_layout(source.weights).wide_inputs
+    assert {f"model.layers.0.self_attn.{part}_proj.weight" for part in "qkv"} <= wide
+    reference = TorchSession(checkpoint, weights=dequantized_state(source.weights, source.recipe))
+    tokens = draw(7, 60)
+    found, expected = (
+        one.forward(one.new_cache(rows=1, capacity=60), [Segment(0, tokens, "all")])[0]
+        for one in (session, reference)
+    )
+    assert np.abs(found - expected).max() < 0.03 * np.abs(expected).max()
 
 
 def test_a_plan_of_other_graphs_is_refused(checkpoint_of: Callable[..., Path], tmp_path: Path) -> None:

@@ -101,6 +101,36 @@ def test_what_a_recipe_leaves_in_float_is_in_the_matrix_and_explained(new_cell):
     assert "left in float" not in "\n".join(explain_cell(CellPage(new_cell())))
 
 
+@pytest.mark.parametrize(
+    ("recipe", "toolchain", "wide", "words"),
+    [
+        (
+            "w8a8-dynamic",
+            "onnxruntime",
+            2,
+            "rounded to 8 bits per token, but for those of 2 matrices (q_proj)",
+        ),
+        ("w8a8-dynamic", "tvm", 0, "rounded to 8 bits per token"),
+        ("w4g32-rtn", "tvm", 2, "rounded to 8 bits per group of 32, but for those of 2 matrices (q_proj)"),
+        ("w8g64-rtn", "onnxruntime", 0, "rounded to 8 bits per group of 64"),
+        ("w8g64-rtn", "tvm", 2, "rounded to 16 bits per group of 64"),
+        ("w4g32-rtn", "iree", 2, "not rounded"),
+        ("w8a16", "qnn", 0, "rounded to 16 bits, in ranges from a calibration set"),
+        ("w8a8-dynamic", "of-another-package", 0, "rounded to 8 bits per token"),
+        ("fp32", "tvm", 0, None),
+    ],
+)
+def test_what_is_rounded_in_products_is_explained(new_cell, recipe, toolchain, wide, words):
+    names = tuple(f"model.layers.{layer}.self_attn.q_proj.weight" for layer in range(wide))
+    facts = VariantFacts(
+        weights=digest_value("w"), weights_bytes=1, parameters=5, kv_bytes_per_token=1, wide_inputs=names
+    )
+    cell = new_cell().model_copy(update={"variant": facts, "recipe": recipe, "toolchain": toolchain})
+    lines = [line for line in explain_cell(CellPage(cell)) if line.startswith("  inputs")]
+    expected = [] if words is None else [f"  inputs     {words}"]
+    assert [line.replace(", which have outliers and keep 15 bits or more", "") for line in lines] == expected
+
+
 def test_no_color_is_respected(cells, monkeypatch):
     assert "\x1b[" in _drawn(matrix_table(cells), width=120, color="standard")
     monkeypatch.setenv("NO_COLOR", "1")

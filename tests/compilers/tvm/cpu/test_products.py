@@ -20,6 +20,9 @@ FORMS = {
     "w4g128": IntegerForm(4, 128),
     "w8g32": IntegerForm(8, 32),
     "w8a8": IntegerForm(8, None),
+    "w4g32 in two parts": IntegerForm(4, 32, parts=2),
+    "w4g128 in two parts": IntegerForm(4, 128, parts=2),
+    "w8a8 in two parts": IntegerForm(8, None, parts=2),
 }
 TOKENS = (1, 2, 3, 5, 6, 7, 12, 29)
 """Alone, fewer than a block, a block, blocks with every kind of rest."""
@@ -58,11 +61,15 @@ def weights_of(form: IntegerForm, product: Product, draw: np.random.Generator) -
 
 
 def rounded(x: Array, form: IntegerForm, limit: int) -> tuple[Array, Array]:
-    """Integers of activations, as float64, and their scales, per group."""
+    """Integers of activations, as float64, and their scales, per group; of two parts, the sum in units."""
     grouped = x.reshape(len(x), form.groups(x.shape[1]), -1)
     peaks = np.abs(grouped).max(-1, keepdims=True)
     inverse = np.divide(np.float32(limit), peaks, out=np.zeros_like(peaks), where=peaks > 0)
-    return np.rint(grouped * inverse).astype(np.float64), peaks[..., 0] / np.float32(limit)
+    units = grouped * inverse
+    codes = np.rint(units).astype(np.float64)
+    if form.parts == 2:
+        codes += np.rint((units - np.rint(units)) * np.float32(254)) / 254
+    return codes, peaks[..., 0] / np.float32(limit)
 
 
 def expected(x: Array, values: Array, scales: Array, form: IntegerForm, limit: int) -> Array:
@@ -123,7 +130,7 @@ class Kernels:
 
     def quantized(self, x: Array) -> tuple[Array, Array, Array]:
         stored, dtype = self.form.inputs(self.product.columns, self.machine)
-        groups = self.form.groups(self.product.columns)
+        groups = self.form.parts * self.form.groups(self.product.columns)
         shapes = [((len(x), stored), dtype), ((len(x), groups), "float32"), ((len(x), groups), "int32")]
         made = tuple(aligned(np.ones(shape, kind)) for shape, kind in shapes)
         self.call("quantize", aligned(x), *made)
@@ -143,8 +150,12 @@ def inputs(count: int, columns: int, draw: np.random.Generator) -> Array:
 
 @pytest.mark.parametrize(
     ("form", "columns"),
-    [("w4g32", 160), ("w4g64", 192), ("w4g128", 128), ("w8g32", 96), ("w8a8", 160), ("w8a8", 99)],
-)
+    [
+        ("w4g32", 160), ("w4g64", 192), ("w4g128", 128), ("w8g32", 96), ("w8a8", 160), ("w8a8", 99),
+        ("w4g32 in two parts", 160), ("w4g128 in two parts", 128),
+        ("w8a8 in two parts", 160), ("w8a8 in two parts", 99),
+    ],
+)  # fmt: skip
 def test_products_are_the_sums_of_the_rounded_integers(form: str, columns: int, target: str) -> None:
     draw = np.random.default_rng(columns)
     product = Product(77, columns, columns, 128, "plain", bias=True)
@@ -166,7 +177,7 @@ def test_products_are_the_sums_of_the_rounded_integers(form: str, columns: int, 
         np.testing.assert_allclose(y[:, :77], wanted, rtol=2e-5, atol=1e-5 * np.abs(wanted).max())
 
 
-@pytest.mark.parametrize("form", ["w4g32", "w8a8"])
+@pytest.mark.parametrize("form", ["w4g32", "w8a8", "w4g32 in two parts", "w8a8 in two parts"])
 def test_a_token_alone_has_the_result_that_it_has_among_others(form: str, target: str) -> None:
     draw = np.random.default_rng(1)
     product = Product(64, 96, 96, 64, "plain", bias=False)
