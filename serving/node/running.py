@@ -19,10 +19,10 @@ from typing import IO, ClassVar, Literal
 
 from pydantic import AwareDatetime
 
-from registry.atomic import write_atomically
+from registry.atomic import sweep, write_atomically
 from registry.digest import Digest, canonical_json
 from registry.document import Document
-from registry.errors import RungError, SchemaError
+from registry.errors import RegistryError, RungError, SchemaError
 from registry.value import Value
 from serving.contract.promise import Promise
 from serving.node.directory import NodeDirectory
@@ -110,7 +110,9 @@ class Announcement:
             self._lock_file.parent.mkdir(parents=True, exist_ok=True)
             self._lock = self._lock_file.open("wb")
             fcntl.flock(self._lock, fcntl.LOCK_EX)
-        except OSError as error:
+            sweep(self._file.parent)
+            list(_find(self._file.parent))  # removes what killed servers left
+        except (OSError, RegistryError) as error:
             LOG.warning("no `rung reload` of this server, send it SIGHUP: %s", error)
             return
         self._write(
@@ -161,22 +163,22 @@ class Announcement:
 
 def running_servers(directory: NodeDirectory) -> list[RunningServer]:
     """The servers of a node's directory that run on this machine, by process number."""
-    return sorted(_find(directory), key=lambda one: one.pid)
+    return sorted(_find(directory.servers), key=lambda one: one.pid)
 
 
-def _find(directory: NodeDirectory) -> Iterator[RunningServer]:
+def _find(folder: Path) -> Iterator[RunningServer]:
     here = socket.gethostname()
-    for path in directory.servers.glob(f"{here}-*.json"):
+    for path in folder.glob(f"{here}-*.json"):
         with suppress(FileNotFoundError, SchemaError):
             if not _is_locked(path.with_suffix(".lock")):
-                path.unlink(missing_ok=True)
                 path.with_suffix(".lock").unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
                 continue
             yield RunningServer.parse(path.read_bytes(), where=str(path))
 
 
 def _is_locked(path: Path) -> bool:
-    with path.open("rb") as stream:
+    with suppress(FileNotFoundError), path.open("rb") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
