@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from matrices.cells.cell import Cell, Evidence, State, cell_id
+from matrices.cells.cell import LADDER, Cell, Evidence, State, cell_id
 from matrices.cells.levels import own_steps, rank
 from matrices.cells.missing import missing_evidence
 from matrices.releases.ruling import Ruling, Verb
@@ -126,6 +126,8 @@ def _nothing_new(case: _Case) -> _Outcome | None:
     if not (case.same_artifact and _says_nothing_new(case.before, case.reported)):
         return None
     cell = _with_numbers(case.before, of=case.reported, over="all")
+    if case.reported.state in ("close", "evaluated") and case.before.state in (*LADDER, "approved"):
+        cell = cell.model_copy(update={"reason": case.reported.reason})  # such as a task type that failed
     return _Outcome(_benchmarked_if_timed(cell, evidence=case.reported.evidence))
 
 

@@ -6,9 +6,11 @@ are still in the store is not done again, so the same command resumes a build th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +25,7 @@ from pipeline.build.cell_progress import CellProgress
 from pipeline.build.compose import compose_cell
 from pipeline.build.graph import run_graph
 from pipeline.build.judge_again import cell_judged_again
-from pipeline.build.nodes import StopAfter, make_nodes
+from pipeline.build.nodes import StopAfter, make_nodes, recorded_progress
 from pipeline.build.plan import BuildPlan, Filters, make_plan
 from pipeline.build.plan_records import PlanRecords
 from pipeline.build.recorder import Display, Recorder
@@ -33,6 +35,7 @@ from pipeline.executors.local import LocalExecutor
 from pipeline.executors.scratch import remove_stale_scratch
 from pipeline.workspace.locks import alone, build_lock, writing
 from pipeline.workspace.upkeep import drop_unused
+from registry.errors import RungError
 from registry.ladder import read_ladder
 from registry.mlflow import Checkpoints
 from registry.store import Store
@@ -154,7 +157,7 @@ def build(
             failures[cell_id] = failure
         before = known.get(cell_id)
         declared_at = before.evidence[0].at if before and before.evidence else began
-        cell = compose_cell(progress, failure, declared_at=declared_at, at=datetime.now(UTC))
+        cell = compose_cell(progress, failure, declared_at=declared_at, at=datetime.now(UTC), before=before)
         done[cell_id] = ledger.put_cell(cell)
         if progress.cannot_run and (again := cell_judged_again(done[cell_id], found=found, at=began)):
             done[cell_id] = ledger.put_cell(again)
@@ -169,7 +172,17 @@ def build(
         stop_after=stop_after,
     )
     display.total(len(nodes))
-    run_graph(nodes, executor=executor, observer=recorder, jobs=limits.jobs, memory_bytes=limits.memory_bytes)
+    try:
+        run_graph(
+            nodes, executor=executor, observer=recorder, jobs=limits.jobs, memory_bytes=limits.memory_bytes
+        )
+    except (KeyboardInterrupt, RungError):
+        with contextlib.suppress(RungError):  # what ended the build may end this too; records are there
+            for progress in recorded_progress(found, toolchain_version=executor.toolchain_version):
+                if progress.manifest is not None and progress.planned.id not in done:
+                    on_cell(progress, None)
+            display.note(f"kept what was reached: {in_words(done.values())}")
+        raise
     evaluated = {name for name in recorder.ran if name.startswith("examine ")}
     return BuildSummary(
         cells=tuple(done[planned.id] for planned in plan.cells),
@@ -183,6 +196,12 @@ def build(
             and f"examine {name}" not in evaluated
         ),
     )
+
+
+def in_words(made: Iterable[Cell]) -> str:
+    """Cells by their states: `16 approved, 4 evaluated`."""
+    counts = Counter(cell.state for cell in made)
+    return ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "no cell"
 
 
 def tidy(workspace: Workspace, *, database: Database, checkpoints: Checkpoints) -> None:

@@ -157,7 +157,7 @@ class CellSteps:
 
     def rehearsed(self, progress: CellProgress) -> CellProgress:
         """With a rehearsal, where this machine cannot run the artifact and an emulator or stand-in can."""
-        if not progress.cannot_run:
+        if not progress.cannot_run or self.found.probed(progress.planned.checkpoint) is None:
             return progress
         parameters = progress.planned.checkpoint.parameters
         key = self.rehearse_key(progress)
@@ -174,7 +174,7 @@ class CellSteps:
         Raises:
             ToolchainMissingError: The runtime is not installed.
         """
-        if progress.cannot_run:
+        if progress.cannot_run or self.found.probed(progress.planned.checkpoint) is None:
             return None
         return replace(progress, verified=self.found.records.find(self.verify_key(progress)))
 
@@ -185,13 +185,11 @@ class CellSteps:
             ToolchainMissingError: The runtime is not installed.
         """
         keys = self.evaluate_keys(progress)
-        return replace(
-            progress,
-            evaluated={
-                name: self.found.records.find(key) or self._judged_again(progress, name)
-                for name, key in keys.items()
-            },
-        )
+        found = {
+            name: self.found.records.find(key) or self._judged_again(progress, name)
+            for name, key in keys.items()
+        }
+        return replace(progress, evaluated={name: found.get(name) for name in self.found.plan.ladder.task})
 
     def _judged_again(self, progress: CellProgress, task_type: str) -> Recorded[EvaluateOutput] | None:
         """An earlier evaluation by other bars, judged by the bars of now if its outcomes decide them."""
@@ -267,7 +265,7 @@ class CellSteps:
         )
 
     def evaluate_keys(self, progress: CellProgress) -> dict[str, StageKey[EvaluateOutput]]:
-        """Task type → the key of the artifact's evaluation.
+        """Task type → the key of the artifact's evaluation, as far as there are references to judge by.
 
         Raises:
             ToolchainMissingError: The runtime is not installed.
@@ -278,13 +276,14 @@ class CellSteps:
                 manifest,
                 tasks=self.found.tasks[task_type],
                 bars=plan.bars(task_type),
-                references=reached(self.found.references(task_type)),
+                references=references,
                 evaluation=plan.ladder.evaluation,
                 max_samples=entry.max_samples,
                 runtime_version=find_runtime(manifest.format).version(),
                 chip=self.found.chip,
             )
             for task_type, entry in plan.ladder.task.items()
+            if (references := self.found.references(task_type)) is not None
         }
 
     def outcomes_key(self, progress: CellProgress, task_type: str) -> StageKey[EvaluateOutput]:

@@ -5,17 +5,23 @@ from __future__ import annotations
 from datetime import datetime
 
 from matrices.cells import steps
-from matrices.cells.cell import Cell, Evidence, VariantFacts
+from matrices.cells.cell import Cell, Evidence, TaskResult, VariantFacts
 from pipeline.build.cell_progress import CellProgress
 from pipeline.build.records import Recorded
 from pipeline.executors.interface import Failure
 from pipeline.stages.lower import LowerOutput
 from pipeline.stages.rehearse import RehearseOutput
 from registry.artifact import Manifest
+from registry.errors import EvaluationError
 
 
 def compose_cell(
-    progress: CellProgress, failure: Failure | None, *, declared_at: datetime, at: datetime
+    progress: CellProgress,
+    failure: Failure | None,
+    *,
+    declared_at: datetime,
+    at: datetime,
+    before: Cell | None = None,
 ) -> Cell:
     """The cell as the build's records show it; the ledger merges it with what a person ruled.
 
@@ -24,11 +30,16 @@ def compose_cell(
         failure: Why it did not come through, if so.
         declared_at: When a build first asked for the cell.
         at: Now.
+        before: The stored cell. Where a task type could not be evaluated, its earlier result is kept.
     """
-    cell = _with_outputs(_declared(progress, declared_at), progress)
+    partial = failure is not None and failure.code == EvaluationError.code and progress.verified is not None
+    kept = _earlier(progress, before) if partial else ()
+    cell = _with_outputs(_declared(progress, declared_at), progress, kept=kept)
     if failure is None:
         return cell
     reason = f"{failure.message} ({failure.hint})"
+    if partial:  # what it reached holds: its parity, and its results on other task types
+        return cell.model_copy(update={"reason": reason, "log": failure.log or cell.log})
     return steps.failed(cell, why=failure.message, reason=reason, log=failure.log, at=at)
 
 
@@ -49,7 +60,15 @@ def _declared(progress: CellProgress, at: datetime) -> Cell:
     )
 
 
-def _with_outputs(cell: Cell, progress: CellProgress) -> Cell:
+def _earlier(progress: CellProgress, before: Cell | None) -> tuple[TaskResult, ...]:
+    """Stored results of the same artifact on task types that have no new one."""
+    if before is None or progress.manifest is None or before.artifact != progress.manifest.digest:
+        return ()
+    lacking = {name for name, found in progress.evaluated.items() if found is None}
+    return tuple(result for result in before.tasks if result.task_type in lacking)
+
+
+def _with_outputs(cell: Cell, progress: CellProgress, *, kept: tuple[TaskResult, ...] = ()) -> Cell:
     if (no := progress.unsupported) is not None:
         return steps.unsupported(cell, reason=f"{no.kind}: {no.reason}", at=cell.updated_at)
     if progress.manifest is None or progress.lowered is None:
@@ -65,7 +84,7 @@ def _with_outputs(cell: Cell, progress: CellProgress) -> Cell:
         cell = steps.verified(cell, verified.output.parity, measurement=verified.output.measurement)
     found = [one.output for one in progress.evaluated.values() if one is not None]
     evaluated = [steps.Evaluated(output.result, output.measurement) for output in found]
-    return steps.evaluated(cell, evaluated, asked=progress.evaluated)
+    return steps.evaluated(cell, evaluated, asked=progress.evaluated, kept=kept)
 
 
 def _built(cell: Cell, progress: CellProgress, *, manifest: Manifest, lowered: Recorded[LowerOutput]) -> Cell:

@@ -33,6 +33,8 @@ class BuildNode:
     """Called once in the caller's thread when the node is done (None) or failed, unless it was blocked."""
     on_blocked: Callable[[Failure], None] = lambda failure: None
     """Called once in its place when a node that it needs failed: it was never prepared."""
+    blocks: bool = True
+    """Whether its failure blocks the nodes that need it. False: they ask for themselves what is there."""
 
 
 class Observer(Protocol):
@@ -85,6 +87,8 @@ class _Run:
         self._ready: list[tuple[BuildNode, Work]] = []
         self._running: dict[str, _Running] = {}
         self._ended: dict[str, Failure | None] = {}
+        self._blocking: dict[str, Failure] = {}
+        """Those of the failures that block what needs them."""
 
     def go(self, nodes: Sequence[BuildNode]) -> Mapping[str, Failure]:
         self._waiting = {node.name: node for node in nodes}
@@ -117,7 +121,7 @@ class _Run:
             if any(need not in self._ended for need in node.needs):
                 continue
             del self._waiting[node.name]
-            blocking = next((f for need in node.needs if (f := self._ended[need]) is not None), None)
+            blocking = next((self._blocking[need] for need in node.needs if need in self._blocking), None)
             if blocking is not None:
                 node.on_blocked(blocking)
                 self._end(node, blocking, ran=False)
@@ -152,6 +156,8 @@ class _Run:
 
     def _end(self, node: BuildNode, failure: Failure | None, *, ran: bool) -> None:
         self._ended[node.name] = failure
+        if failure is not None and node.blocks:
+            self._blocking[node.name] = failure
         self._observer.ended(node, failure, ran=ran)
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from compilers.backend import find_toolchain
@@ -46,7 +46,7 @@ from pipeline.stages.stage import Stage
 from pipeline.stages.verify import VERIFY
 from registry.checkpoint import Checkpoint
 from registry.digest import digest_value
-from registry.errors import ToolchainMissingError
+from registry.errors import EvaluationError, ToolchainMissingError
 from registry.store import Store
 from registry.value import Value
 
@@ -88,6 +88,15 @@ def make_nodes(
     return list(_Nodes(found, steps, store, timeout_s, on_cell, stop_after).all())
 
 
+def recorded_progress(
+    found: PlanRecords, *, toolchain_version: Callable[[str], str]
+) -> Iterator[CellProgress]:
+    """How far each cell of a plan has come by what is recorded."""
+    steps = CellSteps(found, functools.cache(toolchain_version))
+    for cell in found.plan.cells:
+        yield _furthest(cell, steps.to_numbers)
+
+
 @dataclass(frozen=True, slots=True)
 class _Nodes:
     found: PlanRecords
@@ -96,6 +105,8 @@ class _Nodes:
     timeout_s: float
     on_cell: OnCell
     stop_after: StopAfter
+    unmeasured: dict[str, Failure] = field(default_factory=dict)
+    """Checkpoint → why it could not be measured on every task type."""
 
     def all(self) -> Iterator[BuildNode]:
         plan = self.found.plan
@@ -118,11 +129,20 @@ class _Nodes:
         )
 
     def reference(self, checkpoint: Checkpoint) -> BuildNode:
+        """A checkpoint's own measurement; artifacts are compared with as much of it as there is."""
         name = f"reference {checkpoint.ref}"
+
+        def on_done(failure: Failure | None) -> None:
+            if failure is not None:
+                self.unmeasured[checkpoint.ref] = failure
+
         return BuildNode(
             name,
             (f"export {checkpoint.ref}",),
             lambda: self.work(name, reference_request(checkpoint, found=self.found), checkpoint),
+            on_done,
+            on_blocked=on_done,
+            blocks=False,
         )
 
     def quantize(self, cell: PlannedCell) -> BuildNode:
@@ -155,15 +175,33 @@ class _Nodes:
                 self.store.put_artifact(progress.manifest)
             if self.stop_after == "built":
                 return None
+            if progress.manifest is not None and self.found.probed(cell.checkpoint) is None:
+                return self.unmeasured[cell.checkpoint.ref]
             return self.work(name, measure_request(progress, steps=self.steps), cell.checkpoint)
 
         def on_done(failure: Failure | None) -> None:
-            self.on_cell(_furthest(cell, steps), failure)
+            progress = _furthest(cell, steps)
+            self.on_cell(progress, failure or self.incomparable(progress))
 
         def on_blocked(failure: Failure) -> None:
-            self.on_cell(_furthest(cell, self.steps.to_support), failure)
+            self.on_cell(_furthest(cell, steps), failure)
 
         return BuildNode(name, self.needs("examine", cell), prepare, on_done, on_blocked)
+
+    def incomparable(self, progress: CellProgress) -> Failure | None:
+        """Why an artifact was not evaluated on task types that no reference has."""
+        if progress.verified is None or not self.unmeasured:
+            return None
+        lacking = [name for name in self.found.plan.ladder.task if self.found.references(name) is None]
+        if not lacking:
+            return None
+        checkpoint, failure = next(iter(self.unmeasured.items()))
+        names = ", ".join(f"`{name}`" for name in lacking)
+        return replace(
+            failure,
+            code=EvaluationError.code,
+            message=f"not evaluated on {names}, which its reference `{checkpoint}` lacks: {failure.message}",
+        )
 
     def needs(self, kind: NodeKind, cell: PlannedCell) -> tuple[str, ...]:
         """Names of the nodes that a node of a cell needs."""

@@ -118,7 +118,7 @@ def _examine(progress: CellProgress, steps: CellSteps) -> ExamineRequest | None:
             outcomes_key=steps.outcomes_key(progress, task_type).digest,
         )
         for task_type, evaluated in progress.evaluated.items()
-        if evaluated is None
+        if evaluated is None and task_type in keys
     )
     if progress.verified is not None and not tasks:
         return None

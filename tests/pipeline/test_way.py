@@ -133,6 +133,46 @@ def test_bars_that_the_stored_outcomes_do_not_decide_are_evaluated_again(
     assert "done examine" in place.must("build", "ladder.toml").err
 
 
+OWN_TASK = """
+task: mine
+dataset_path: json
+dataset_kwargs: {data_files: {test: data.jsonl}}
+test_split: test
+doc_to_text: !function prompts.make
+doc_to_target: "{{answer}}"
+generation_kwargs: {until: ["."], max_gen_toks: 3}
+metric_list: [{metric: exact_match}]
+"""
+
+
+def test_a_task_type_that_cannot_be_evaluated_fails_alone_until_it_can(built: Place, tmp_path: Path) -> None:
+    place = copy_of(built, tmp_path)
+    (place.root / "own").mkdir()
+    (place.root / "own/mine.yaml").write_text(OWN_TASK)
+    (place.root / "own/data.jsonl").write_text('{"question": "a", "answer": "b"}\n' * 12)
+    prompts = place.root / "own/prompts.py"
+    prompts.write_text("def make(document):\n    raise ValueError('no prompt')\n")
+    own = '\n[task.mine]\ntasks = ["mine"]\ninclude = "own"\nfloor = [0.0]\nmargin_points = 60.0\n'
+    place.write_ladder(LADDER.replace("max_samples = 20", "max_samples = 30") + own)
+    before = cells(place)
+
+    ran = place.rung("build", "ladder.toml")
+
+    assert ran.code == 6, ran.err
+    assert "not evaluated on `mine`" in ran.err
+    assert "no prompt" in ran.err
+    for name, cell in cells(place).items():
+        assert [(task["task_type"], task["available"]) for task in cell["tasks"]] == [("retrieval", 30)]
+        assert (cell["state"], cell["parity"]) == ("close", before[name]["parity"])
+        assert "`mine`" in cell["reason"]
+
+    prompts.write_text("def make(document):\n    return document['question']\n")
+    ran = place.must("build", "ladder.toml")
+    for cell in cells(place).values():
+        assert [task["task_type"] for task in cell["tasks"]] == ["retrieval", "mine"]
+        assert (cell["state"], cell["reason"]) == ("evaluated", "")
+
+
 def test_doctor_finds_nothing_after_a_build(built: Place) -> None:
     assert json.loads(built.must("doctor", "--json").out)["findings"] == []
 

@@ -53,7 +53,7 @@ def build(
     """Export, quantize, lower, verify, evaluate and judge whatever is missing or stale; resumable."""
     from matrices.views.cell_page import float_in_words
     from matrices.views.inputs import inputs_in_words
-    from pipeline.build.build import Options, build_ladder
+    from pipeline.build.build import Options, build_ladder, in_words
     from pipeline.build.plan import Filters
 
     options = Options(
@@ -71,6 +71,7 @@ def build(
         output.note(f"nothing to build: {len(report.cells)} cells are up to date")
     else:
         output.note(f"{len(report.ran)} stages run, {len(report.cells)} cells, {len(report.failures)} failed")
+        output.note(f"what was reached is kept: {in_words(report.cells)}")
     for made in report.cells:
         if made.variant is not None and made.variant.left_in_float:
             output.note(f"{made.id}: {float_in_words(made.variant.left_in_float)}")

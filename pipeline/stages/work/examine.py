@@ -11,6 +11,7 @@ from pipeline.stages.speed import SPEED
 from pipeline.stages.verify import VERIFY
 from pipeline.stages.work.artifact import load_artifact
 from pipeline.stages.work.evaluate import evaluate_task
+from pipeline.stages.work.failed_tasks import FailedTasks
 from pipeline.stages.work.speed import time_artifact
 from pipeline.stages.work.verify import verify
 
@@ -20,7 +21,7 @@ def examine(request: ExamineRequest, context: WorkerContext) -> None:
 
     Raises:
         LoadError: It does not load here.
-        EvaluationError: A task cannot run.
+        EvaluationError: Tasks cannot run; those that can have been reported before.
     """
     report = context.report
     artifact = load_artifact(request.manifest, context)
@@ -39,16 +40,21 @@ def examine(request: ExamineRequest, context: WorkerContext) -> None:
         report.progress("timing")
         timed = time_artifact(artifact, request.speed, threads=context.threads)
         report.output(request.speed.key, timed, stage=SPEED.name, seconds=time.monotonic() - start)
+    failed = FailedTasks()
     for task in request.tasks:
         start = time.monotonic()
-        evaluated = evaluate_task(
-            artifact,
-            task,
-            settings=request.evaluation,
-            ladder_directory=request.ladder_directory,
-            context=context,
-        )
+        with failed.noted(task.task_type):
+            evaluated = evaluate_task(
+                artifact,
+                task,
+                settings=request.evaluation,
+                ladder_directory=request.ladder_directory,
+                context=context,
+            )
+        if failed.has(task.task_type):
+            continue
         seconds = time.monotonic() - start
         report.output(task.key, evaluated, stage=EVALUATE.name, seconds=seconds)
         if task.outcomes_key is not None:
             report.output(task.outcomes_key, evaluated, stage=OUTCOMES.name, seconds=seconds)
+    failed.raise_any()

@@ -10,6 +10,7 @@ from pipeline.stages.checkpoint_probe import PROBE
 from pipeline.stages.context import WorkerContext
 from pipeline.stages.reference import REFERENCE, ReferenceRequest
 from pipeline.stages.work.checkpoint_probe import probe_checkpoint
+from pipeline.stages.work.failed_tasks import FailedTasks
 from pipeline.stages.work.files import materialise_checkpoint
 from pipeline.stages.work.reference import evaluate_checkpoint
 
@@ -18,7 +19,7 @@ def measure_checkpoint(request: ReferenceRequest, context: WorkerContext) -> Non
     """Probe and evaluate the checkpoint in torch; each output is reported as soon as it is there.
 
     Raises:
-        EvaluationError: A task cannot run.
+        EvaluationError: Tasks cannot run; those that can have been reported before.
     """
     checkpoint, report = request.checkpoint, context.report
     directory = materialise_checkpoint(checkpoint, store=context.store, out=context.scratch / "checkpoint")
@@ -34,7 +35,12 @@ def measure_checkpoint(request: ReferenceRequest, context: WorkerContext) -> Non
             store=context.store,
         )
         report.output(request.probe_key, probe, stage=PROBE.name, seconds=time.monotonic() - start)
+    failed = FailedTasks()
     for task in request.tasks:
         start = time.monotonic()
-        output = evaluate_checkpoint(session, tokenizer, task, request=request, context=context)
+        with failed.noted(task.task_type):
+            output = evaluate_checkpoint(session, tokenizer, task, request=request, context=context)
+        if failed.has(task.task_type):
+            continue
         report.output(task.key, output, stage=REFERENCE.name, seconds=time.monotonic() - start)
+    failed.raise_any()

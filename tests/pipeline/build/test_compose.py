@@ -7,18 +7,21 @@ from datetime import UTC, datetime
 
 from compilers.check.parity import Parity
 from compilers.proof.proof import Proof
-from matrices.cells.cell import Cell
+from matrices.cells.cell import Cell, TaskResult
 from matrices.cells.levels import evidence_level, state_in_words
 from matrices.cells.measurement import Measurement
 from pipeline.build.cell_progress import CellProgress
 from pipeline.build.compose import compose_cell
 from pipeline.build.plan import PlannedCell
 from pipeline.build.records import Recorded
+from pipeline.executors.interface import Failure
+from pipeline.stages.evaluate import EvaluateOutput
 from pipeline.stages.lower import LowerOutput
 from pipeline.stages.probe import ProbeOutput
 from pipeline.stages.prove import ProveOutput
 from pipeline.stages.quantize import QuantizeOutput
 from pipeline.stages.rehearse import RehearseOutput
+from pipeline.stages.verify import VerifyOutput
 from registry.artifact import Manifest, ModelFacts
 from registry.checkpoint import Checkpoint, FileEntry
 from registry.digest import digest_value
@@ -115,3 +118,39 @@ def test_what_the_files_hold_is_evidence_of_the_build() -> None:
     proof = Proof(binaries=(), problems=(), summary="a QNN context")
     made = replace(made, proven=Recorded(ProveOutput(proof=proof), NOW))
     assert compose(made).evidence[-1].detail == "opened: a QNN context"
+
+
+def test_a_task_type_that_could_not_be_evaluated_takes_nothing_from_the_others() -> None:
+    at_hand = progress(target="cpu-x86-64-v3", made_as="onnxruntime", lacks="")
+    on = Measurement(runtime="onnxruntime", runtime_version="1", chip="a chip", at=NOW)
+    parity = rehearsal(within=True).parity
+    assert parity is not None
+    evaluated = EvaluateOutput(result=result("retrieval"), measurement=on)
+    made = replace(
+        at_hand,
+        cannot_run=(),
+        verified=Recorded(VerifyOutput(parity=parity, measurement=on), NOW),
+        evaluated={"retrieval": Recorded(evaluated, NOW), "mine": None},
+    )
+    failure = Failure("evaluation", "`mine` could not be evaluated", "mend it", 6, NO_DIGEST)
+
+    cell = compose_cell(made, failure, declared_at=NOW, at=NOW)
+    assert (cell.state, [one.task_type for one in cell.tasks]) == ("close", ["retrieval"])
+    assert cell.reason == "`mine` could not be evaluated (mend it)"
+
+    stored = cell.model_copy(update={"tasks": (result("mine"),)})
+    again = compose_cell(made, failure, declared_at=NOW, at=NOW, before=stored)
+    assert {one.task_type for one in again.tasks} == {"retrieval", "mine"}
+    assert again.state == "evaluated"
+    other = stored.model_copy(update={"artifact": digest_value("another")})
+    assert compose_cell(made, failure, declared_at=NOW, at=NOW, before=other).tasks == cell.tasks
+
+    crash = replace(failure, code="crash")
+    assert compose_cell(made, crash, declared_at=NOW, at=NOW).state == "failed"
+
+
+def result(task_type: str) -> TaskResult:
+    return TaskResult(
+        task_type=task_type, accuracy=0.5, samples=20, available=20, batch_size=1, tier=1, verdicts=(),
+        scorecard=NO_DIGEST, tasks_digest=NO_DIGEST,
+    )  # fmt: skip

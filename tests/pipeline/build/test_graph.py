@@ -132,3 +132,16 @@ def test_an_error_of_the_observer_stops_the_executor_and_is_raised() -> None:
     with pytest.raises(OSError, match="no space"):
         run_graph([node("a"), node("b")], executor=executor, observer=Full(), jobs=1, memory_bytes=9)
     assert executor.stopped
+
+
+def test_a_failure_that_does_not_block_is_reported_and_what_needs_it_runs() -> None:
+    log = Log()
+    failures = run_graph(
+        [BuildNode("a", (), lambda: FAILED, blocks=False), node("b", "a")],
+        executor=Threads(),
+        observer=log,
+        jobs=1,
+        memory_bytes=9,
+    )
+    assert failures == {"a": FAILED}
+    assert log.started_names == ["b"]
