@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,12 +11,13 @@ from matrices.ledger.db import Database
 from matrices.ledger.ledger import Ledger
 from matrices.releases.create import VALID_DAYS, create_release
 from matrices.releases.files import write_release
+from matrices.releases.lost_tiers import LostTier, lost_tiers
 from matrices.releases.release import Release
 from matrices.releases.revocations import Revocations, revoked_by, write_revocations
 from pipeline.build.plan import BuildPlan, Filters, make_plan
 from pipeline.workspace.derive import References, differences, verdict_differences
 from pipeline.workspace.releases import verify_blobs
-from registry.errors import CorruptError, RefusedError, UnknownNameError
+from registry.errors import ConfigurationError, CorruptError, RefusedError, UnknownNameError
 from registry.ladder import EvidenceLevel, read_ladder
 from registry.mlflow import Checkpoints
 from registry.workspace import Workspace
@@ -32,6 +33,7 @@ def publish(
     checkpoints: Checkpoints,
     min_evidence: Mapping[str, EvidenceLevel] | None = None,
     valid_days: int = VALID_DAYS,
+    without_tiers: Collection[int] = (),
 ) -> tuple[Release, Path]:
     """Freeze and sign a ladder's approved cells; the release and its directory.
 
@@ -46,10 +48,12 @@ def publish(
         checkpoints: The workspace's.
         min_evidence: Target → least evidence, before what the ladder demands.
         valid_days: How long nodes may serve from it.
+        without_tiers: Tiers that it may lose.
 
     Raises:
         RefusedError: No cell is approved, one has less evidence than is demanded, the name is taken by other
-            content, or the clock is before the family's latest release.
+            content, the clock is before the family's latest release, or a tier would be lost.
+        ConfigurationError: A tier that it may lose is not one of the ladder's.
         CorruptError: A cell is not what its scorecards show, or a blob is damaged.
         UnknownNameError: Evidence is demanded of a target that the ladder does not have.
     """
@@ -57,6 +61,11 @@ def publish(
     for target in min_evidence or {}:
         if target not in ladder.targets:
             raise UnknownNameError.of("target", target, known=ladder.targets, where="this ladder")
+    for tier in without_tiers:
+        if not 1 <= tier <= len(ladder.tier):
+            raise ConfigurationError(
+                f"the ladder has no tier {tier}", hint=f"its tiers are 1 to {len(ladder.tier)}"
+            )
     plan = make_plan(
         ladder, directory=ladder_file.resolve().parent, checkpoints=checkpoints, filters=Filters()
     )
@@ -67,8 +76,9 @@ def publish(
     if known is None:
         _check_clock(at, earlier)
     revocations = publish_revocations(workspace, database)
+    own = [cell for cell in query.cells(database, family=ladder.family) if cell.id in wanted]
     made = create_release(
-        [cell for cell in query.cells(database, family=ladder.family) if cell.id in wanted],
+        own,
         name=name,
         family=ladder.family,
         created_by=created_by,
@@ -83,6 +93,10 @@ def publish(
         expires_at=known.expires_at if known else at + timedelta(days=valid_days),
         revocations=known.revocations if known else revocations.version,
     )
+    if known is None:
+        latest = max(earlier, key=lambda one: (one.version, one.created_at), default=None)
+        lost = lost_tiers(made, latest=latest, cells=own, targets=ladder.targets)
+        _refuse_to_lose([one for one in lost if one.tier not in without_tiers], name=name)
     _check_derived(made, workspace=workspace, database=database, plan=plan)
     verify_blobs(workspace, made)
     made = Ledger(database).put_release(made)
@@ -123,6 +137,16 @@ def _check_derived(release: Release, *, workspace: Workspace, database: Database
                 f"the database's `{cell.id}` is not what its evidence shows: {'; '.join(found)}",
                 hint="it was edited outside Rung, or the ladder's tiers changed: build it again",
             )
+
+
+def _refuse_to_lose(lost: Sequence[LostTier], *, name: str) -> None:
+    if lost:
+        flags = " ".join(f"--without-tier {tier}" for tier in sorted({one.tier for one in lost}))
+        raise RefusedError(
+            f"release `{name}` would lose {'; '.join(one.words for one in lost[:5])}"
+            + (f"; and {len(lost) - 5} more" if len(lost) > 5 else ""),
+            hint=f"approve a cell that has it (`rung matrix show`), or confirm the loss with `{flags}`",
+        )
 
 
 def _check_clock(at: datetime, earlier: Iterable[Release]) -> None:

@@ -44,11 +44,15 @@ def create(
         help=f"Minimum evidence of a target, overrides the ladder's `[evidence]`; repeatable: {LEVELS}",
     ),
     valid_days: int = typer.Option(VALID_DAYS, min=1, help="Days after which nodes stop serving from it"),
+    without_tier: list[int] = typer.Option(
+        [], metavar="TIER", help="Confirm that this tier is lost for some task type; repeatable"
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print the release as JSON"),
 ) -> None:
     """Freeze and sign a ladder's approved cells.
 
-    Refused (exit 8) if the name exists with other content, or a cell has less evidence than demanded.
+    Refused (exit 8) if the name exists with other content, a cell has less evidence than demanded, or a tier
+    of a task type is lost that the latest release has, or that a cell earned and no approved one has.
     """
     from pipeline.publish import publish
 
@@ -63,6 +67,7 @@ def create(
             checkpoints=context.checkpoints(workspace),
             min_evidence=dict(_demand(text) for text in min_evidence),
             valid_days=valid_days,
+            without_tiers=without_tier,
         )
     if as_json:
         output.data(made)
