@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.cli import context, output
 from pipeline.workspace.locks import alone
-from registry.errors import ConfigurationError
+from registry.errors import ConfigurationError, NotFoundError
 from registry.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def remove(
 
     Raises:
         ConfigurationError: Somebody writes at the same time, or no person or reason is given.
+        NotFoundError: It is not there.
         RefusedError: Something depends on it.
     """
     workspace = context.this_workspace()
@@ -42,7 +43,7 @@ def remove(
         raise ConfigurationError(
             "a removal needs `--by WHO` and `--reason WHY`", hint="add them, or `--dry-run` to look only"
         )
-    from pipeline.workspace.remove import carry_out
+    from pipeline.workspace.remove import carry_out, finish_killed
 
     with alone(workspace) as nobody_writes:
         if not nobody_writes:
@@ -50,8 +51,12 @@ def remove(
                 f"something is being written in workspace `{workspace.root}`",
                 hint="wait for the build or the import that is running; `--dry-run` works beside it",
             )
-        plan = make_plan(workspace)
         database = context.database(workspace)
+        try:
+            plan = make_plan(workspace)
+        except NotFoundError:
+            finish_killed(workspace, database=database, checkpoints=context.checkpoints(workspace))
+            raise
         carry_out(plan, workspace=workspace, database=database, who=by, why=reason, force=force)
     _print(plan, done=True, as_json=as_json)
 

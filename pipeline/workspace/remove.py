@@ -18,7 +18,9 @@ from matrices.ledger.db import Database
 from matrices.ledger.ledger import Ledger
 from matrices.ledger.removal import Removal, RemovedKind
 from matrices.releases.release import Release
+from pipeline.executors.scratch import remove_stale_scratch
 from pipeline.workspace.garbage import survey
+from pipeline.workspace.upkeep import drop_unused
 from registry.atomic import SUFFIX, storage_errors, sweep
 from registry.checkpoint import Checkpoint
 from registry.digest import Digest
@@ -130,7 +132,6 @@ def carry_out(
             f"{plan.kind} `{plan.name}` is needed: {'; '.join(plan.dependants)}",
             hint="remove or replace what needs it first, or give `--force`, which is put on record",
         )
-    was_unclean = workspace.dirty_marker.exists()
     workspace.dirty_marker.touch()
     removal = Ledger(database).put_removal(
         Removal(
@@ -144,10 +145,18 @@ def carry_out(
         )
     )
     plan.act()
+    remove_stale_scratch(workspace.scratch)
     collect(workspace.store, keep=plan.keep, grace_s=0)
-    if not was_unclean:
-        workspace.dirty_marker.unlink(missing_ok=True)
+    workspace.dirty_marker.unlink(missing_ok=True)
     return removal
+
+
+def finish_killed(workspace: Workspace, *, database: Database, checkpoints: Checkpoints) -> None:
+    """Remove the blobs that a removal left which was killed at its end, when all else was gone already."""
+    if workspace.dirty_marker.exists():
+        remove_stale_scratch(workspace.scratch)
+        drop_unused(workspace, database=database, checkpoints=checkpoints)
+        workspace.dirty_marker.unlink()
 
 
 def _plan(
@@ -177,7 +186,7 @@ def _plan(
         remains=remains,
         blobs=blobs,
         freed_bytes=freed_bytes((*paths, *own)),
-        keep=after.keep | before.blobs,  # what was garbage before is for `rung gc` to judge
+        keep=after.keep,
         act=act,
     )
 

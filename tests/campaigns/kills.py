@@ -67,6 +67,7 @@ MEASURE = ["evidence", "run", *ON_TARGET]
 EXPORT = ["evidence", "export", "small.toml", *ON_TARGET]
 RELEASE = ["release", "create", "r-2", "ladder.toml", "--by", "a"]
 ADD = ["checkpoint", "add", str(FAMILY / "small"), "--name", "demo-agent-small", "--family", "demo-agent"]
+REMOVE = ["--by", "a", "--reason", "b", "--force"]
 CASES = [
     Case("init", ["init", "."], "empty", leaves="fresh"),
     Case("checkpoint add, the first", ADD, "fresh", leaves="registered"),
@@ -94,6 +95,10 @@ CASES = [
     Case("resolve", ["resolve", "--task", "tool-calling", "--min-tier", "3"], "demo"),
     Case("release verify", ["release", "verify", "demo-1"], "demo"),
     Case("matrix show", ["matrix", "show"], "demo"),
+    Case("gc", ["gc", "ladder.toml", "--grace", "0"], "demo"),
+    Case("release remove", ["release", "remove", "demo-1", *REMOVE], "demo"),
+    Case("checkpoint remove", ["checkpoint", "remove", "demo-agent-small", *REMOVE], "registered"),
+    Case("matrix track", ["matrix", "track"], "demo"),
 ]  # fmt: skip
 DONE_BEFORE = (0, 2, 3, 8)
 """Exit codes of a command run again: what it did before it was killed may be refused the second time."""

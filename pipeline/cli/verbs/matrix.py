@@ -125,7 +125,7 @@ def track(as_json: bool = typer.Option(False, "--json", help="Print JSON")) -> N
         output.line(f"{tracked.runs} runs written, {tracked.cells} cells: {', '.join(tracked.experiments)}")
 
 
-class Form(Enum):
+class ExportForm(Enum):
     """How the matrix is written to a file."""
 
     html = "html"
@@ -139,7 +139,7 @@ def export(
     out: Path | None = typer.Argument(
         None, metavar="[FILE]", help="`.html`, `.csv`, `.json` or `.md`; none: standard output"
     ),
-    form: Form | None = typer.Option(None, "--format", help="Instead of by the ending of FILE"),
+    form: ExportForm | None = typer.Option(None, "--format", help="Instead of by the ending of FILE"),
     family: str | None = typer.Option(None, help="Only this family"),
 ) -> None:
     """Write the matrix to a file, atomically: one HTML page, a table for a spreadsheet, JSON or Markdown."""
@@ -155,12 +155,12 @@ def export(
     output.note(f"{len(page.cells)} cells written to {out}")
 
 
-def _form_of(out: Path | None) -> Form:
+def _form_of(out: Path | None) -> ExportForm:
     ending = "" if out is None else out.suffix.removeprefix(".")
-    for form in Form:
+    for form in ExportForm:
         if form.value == ending:
             return form
-    endings = ", ".join(f"`.{form.value}`" for form in Form)
+    endings = ", ".join(f"`.{form.value}`" for form in ExportForm)
     if out is None:
         raise ConfigurationError("neither a file nor a form is given", hint="add a file, or `--format html`")
     raise ConfigurationError(
@@ -168,19 +168,19 @@ def _form_of(out: Path | None) -> Form:
     )
 
 
-def _written(page: MatrixPage, *, form: Form) -> str:
+def _written(page: MatrixPage, *, form: ExportForm) -> str:
     match form:
-        case Form.html:
+        case ExportForm.html:
             from matrices.views.web_page import matrix_html
 
             return matrix_html(page.cells, rulings=page.rulings, at=datetime.now(UTC))
-        case Form.csv:
+        case ExportForm.csv:
             from matrices.views.spreadsheet import matrix_csv
 
             return matrix_csv(page.cells, rulings=page.rulings)
-        case Form.json:
+        case ExportForm.json:
             return canonical_json(matrix_json(page.cells, rulings=page.rulings)).decode()
-        case Form.md:
+        case ExportForm.md:
             return matrix_markdown(page.cells, rulings=page.rulings)
         case _:
             assert_never(form)
