@@ -19,12 +19,12 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from registry.errors import RegistryError
 from registry.mlflow_client import open_client
+from registry.sqlite_url import sqlite_path
 
-SQLITE: Final = "sqlite:///"
 _DELETED = "Deleted_Internal"  # MLflow keeps the row of a deleted version under this stage
 _COLUMNS: Mapping[str, set[str]] = {
     "registered_models": {"name"},
@@ -70,10 +70,9 @@ class Catalog(Protocol):
 def open_catalog(uri: str) -> Catalog:
     """The fastest catalogue for an MLflow URI that gives the same answers as MLflow."""
     plain = not any(os.environ.get(name) for name in _CLIENT_ONLY)
-    if uri.startswith(SQLITE) and plain:
-        path = Path(uri.removeprefix(SQLITE))
-        if not path.exists() or _has_columns(path):
-            return SqliteCatalog(path)
+    path = sqlite_path(uri)
+    if path is not None and plain and (not path.exists() or _has_columns(path)):
+        return SqliteCatalog(path)
     if uri.startswith(("http://", "https://")) and plain and not _has_credentials_file():
         return _rest_catalog(uri)
     return ClientCatalog(uri)
@@ -156,7 +155,7 @@ class RestCatalog:
 
     def versions(self, name: str) -> list[ModelVersion]:
         """All versions that are ready, oldest first."""
-        pages = self._pages("model-versions/search", "model_versions", {"filter": f"name='{name}'"})
+        pages = self._pages("model-versions/search", "model_versions", {"filter": _named(name)})
         found = [
             ModelVersion(
                 name=one["name"],
@@ -217,7 +216,7 @@ class ClientCatalog:
     def aliases(self, name: str) -> dict[str, int]:
         """Alias → version of a registered model."""
         with open_client(self.uri) as client:
-            found = client.search_registered_models(filter_string=f"name='{name}'")
+            found = client.search_registered_models(filter_string=_named(name))
             return {alias: int(version) for one in found for alias, version in one.aliases.items()}
 
     def versions(self, name: str) -> list[ModelVersion]:
@@ -225,10 +224,16 @@ class ClientCatalog:
         with open_client(self.uri) as client:
             found = [
                 ModelVersion(name, int(one.version), one.source or "", dict(one.tags))
-                for one in _all(client.search_model_versions, filter_string=f"name='{name}'")
+                for one in _all(client.search_model_versions, filter_string=_named(name))
                 if one.status == "READY"
             ]
         return sorted(found, key=lambda one: one.version)
+
+
+def _named(name: str) -> str:
+    """The filter for one name, in quotes that it does not hold."""
+    quote = '"' if "'" in name else "'"
+    return f"name={quote}{name}{quote}"
 
 
 def _all(search: Callable[..., Any], **query: str) -> Iterator[Any]:  # Any: MLflow is untyped

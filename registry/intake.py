@@ -22,6 +22,7 @@ from pydantic import Field
 from registry.checkpoint import FileEntry
 from registry.digest import Digest, digest_file, digest_tree
 from registry.errors import CheckpointError
+from registry.leftovers import refuse_leftovers
 from registry.licence import read_licence
 from registry.post_processor import read_affixes
 from registry.value import Value
@@ -33,16 +34,14 @@ NOT_PART: Final = frozenset({FACTS_NAME, "MLmodel", "registered_model_meta"})
 """Files of MLflow and Rung at the top of a downloaded checkpoint."""
 _SINGLE = "model.safetensors"
 _SHARDS = "model.safetensors.index.json"
-_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".msgpack", ".h5")
+_OTHER_FORMS = (".safetensors", ".gguf", ".onnx", ".ot", ".nemo", ".npz")
+"""Suffixes of weight files, to name one where the right ones are missing."""
 _COUNTS = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
     "intermediate_size", "max_position_embeddings", "head_dim",
 )  # fmt: skip
 _OTHER_NAMES = frozenset({("RWForCausalLM", "falcon"), ("LLaMAForCausalLM", "llama")})
 """Architecture and model type that belong together and are not called alike."""
-_CONVERT = (
-    "save it as safetensors: `AutoModelForCausalLM.from_pretrained(…).save_pretrained(…)`, without the pickle"
-)
 
 
 class CheckpointFacts(Value):
@@ -77,6 +76,7 @@ def read_checkpoint(path: Path) -> CheckpointFacts:
             hint="give a directory with config.json, tokenizer.json and safetensors",
         )
     names = _list_files(path)
+    refuse_leftovers(path, names)
     config = read_json(path / "config.json", hint="give a directory in the Hugging Face layout")
     architecture = _check_config(config, where=path / "config.json")
     tensors = _check_weights(path, names=names)
@@ -108,15 +108,11 @@ def weight_files(path: Path) -> list[Path]:
         return [single]
     if index.is_file():
         return [path / name for name in sorted(set(_weight_map(index).values()))]
-    found = sorted(one.name for one in path.glob("*.safetensors"))
-    if any(name.startswith("adapter") for name in found):
-        _refuse(
-            f"`{path}` holds an adapter, not a model",
-            hint="merge it into its base: `merge_and_unload()` of PEFT",
-        )
+    found = sorted(one.name for one in path.iterdir() if one.suffix in _OTHER_FORMS)
     also = f" (there is `{found[0]}`)" if found else ""
     raise CheckpointError(
-        f"`{path}` holds no {_SINGLE} and no {_SHARDS}{also}", hint="Rung takes safetensors under these names"
+        f"`{path}` holds no {_SINGLE} and no {_SHARDS}{also}",
+        hint="save the model with `save_pretrained(…)`, which writes safetensors under these names",
     )
 
 
@@ -172,24 +168,6 @@ def _check_file(file: Path) -> None:
         _refuse(f"`{file!r}` has a name that is not UTF-8", hint="rename it")
     if not file.is_file():
         _refuse(f"`{file}` is a broken link or a special file", hint="remove it, or fetch what it links to")
-    if file.suffix.lower() in _PICKLED or _is_pickle(file):
-        _refuse(f"`{file}` is pickled (or another executable form of weights)", hint=_CONVERT)
-
-
-def _is_pickle(file: Path) -> bool:
-    """Whether a file's first bytes are a pickle's (protocol 2 and up) or a torch archive's."""
-    try:
-        with file.open("rb") as stream:
-            head = stream.read(512)
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot read `{file}`: {error.strerror}", hint="check its permissions"
-        ) from error
-    if file.suffix == ".safetensors":
-        return False
-    return (head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")) or (
-        head[:4] == b"PK\x03\x04" and b"data.pkl" in head
-    )
 
 
 def _check_config(config: Mapping[str, Any], *, where: Path) -> str:  # Any: JSON
@@ -309,9 +287,27 @@ def _check_tokenizer(path: Path, *, config: Mapping[str, Any]) -> bool:  # Any: 
             f"`{where}` has token ids up to {last}, but config.json has a vocab_size of {size}",
             hint="the tokenizer belongs to another checkpoint: replace it with the right one",
         )
+    _check_added_tokens(tokenizer.get("added_tokens"), size=size, where=where)
     settings_path = path / "tokenizer_config.json"
     settings = read_json(settings_path, hint="") if settings_path.is_file() else {}
     return _adds_bos(tokenizer, bos=_token_text(settings.get("bos_token")), where=where)
+
+
+def _check_added_tokens(added: object, *, size: object, where: Path) -> None:
+    """Refuse added tokens beyond the embedding: no model can read a prompt that holds one."""
+    beyond = []
+    for token in added if isinstance(added, list) else ():
+        match token:
+            case {"id": int(number), "content": str(text)} if isinstance(size, int) and number >= size:
+                beyond.append(f"`{text}` ({number})")
+    if beyond:
+        more = f" and {len(beyond) - 3} more" if len(beyond) > 3 else ""
+        _refuse(
+            f"`{where}` adds {', '.join(beyond[:3])}{more} beyond the embedding, which ends at id "
+            f"{size - 1 if isinstance(size, int) else size}",
+            hint="give the model rows for them (`model.resize_token_embeddings(len(tokenizer))`), or remove "
+            "the tokens from the tokenizer's files",
+        )
 
 
 def _adds_bos(tokenizer: Mapping[str, Any], *, bos: str | None, where: Path) -> bool:  # Any: JSON
@@ -320,7 +316,21 @@ def _adds_bos(tokenizer: Mapping[str, Any], *, bos: str | None, where: Path) -> 
     transformers 5 drops `add_bos_token` of `tokenizer_config.json` where there is a `tokenizer.json`
     (`tokenization_utils_base.py`, `_from_pretrained`), so the post-processor alone decides.
     """
-    first = next(iter(read_affixes(tokenizer.get("post_processor")).before), None)
+    affixes = read_affixes(tokenizer.get("post_processor"))
+    if affixes.after:
+        _refuse(
+            f"`{where}` ends each prompt with `{affixes.after[0]}` (its post-processor), after which "
+            "there is nothing to go on with",
+            hint="that is for training texts: remove it from the post-processor (`add_eos_token=False`, then "
+            "`save_pretrained`)",
+        )
+    if len(affixes.before) > 1:
+        _refuse(
+            f"`{where}` begins each prompt with {' and '.join(f'`{one}`' for one in affixes.before)} (its "
+            "post-processor); only BOS can stand there",
+            hint="leave BOS alone in the post-processor, and write the others in the chat template",
+        )
+    first = next(iter(affixes.before), None)
     if first is None:
         return False
     if bos is not None and first != bos:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +62,7 @@ class Checkpoints:
         parent: str | None = None,
         alias: str | None = None,
         add_bos: bool | None = None,
+        check: Callable[[Path], None] | None = None,
     ) -> Checkpoint:
         """Register a local checkpoint directory; content that is registered already keeps its version.
 
@@ -73,6 +74,8 @@ class Checkpoints:
             parent: Checkpoint that it was distilled or tuned from.
             alias: MLflow alias to point to it.
             add_bos: Whether prompts begin with BOS; None: as its tokenizer does.
+            check: Refuses a directory that was read without objection, such as one whose weights no compiler
+                takes; raises CheckpointError.
 
         Raises:
             CheckpointError: It cannot be accepted.
@@ -88,6 +91,8 @@ class Checkpoints:
         found = None if parent is None else self.find(parent)
         parent = None if found is None else found.ref
         facts = read_checkpoint(path)
+        if check is not None:
+            check(path)
         tags = version_tags(facts, family=family, licence=licence, parent=parent, add_bos=add_bos)
         asked = stated_tags(family=family, licence=licence, parent=parent, add_bos=add_bos)
         entry = self._store_files(path, facts)
@@ -110,6 +115,7 @@ class Checkpoints:
         parent: str | None = None,
         alias: str | None = None,
         add_bos: bool | None = None,
+        check: Callable[[Path], None] | None = None,
     ) -> Checkpoint:
         """Adopt a model version that was registered without Rung: it is tagged, no new version is made.
 
@@ -120,6 +126,8 @@ class Checkpoints:
             parent: Checkpoint that it was distilled or tuned from.
             alias: MLflow alias to point to it.
             add_bos: Whether prompts begin with BOS; None: as its tokenizer does.
+            check: Refuses a directory that was read without objection, such as one whose weights no compiler
+                takes; raises CheckpointError.
 
         Raises:
             NotFoundError: The version does not exist.
@@ -135,7 +143,7 @@ class Checkpoints:
         parent = None if found is None else found.ref
         if DIGEST not in version.tags:
             with self._lock():
-                facts, entry = self._fetch(version)
+                facts, entry = self._fetch(version, check=check)
                 tags = version_tags(facts, family=family, licence=licence, parent=parent, add_bos=add_bos)
                 version = self._tag(version, tags=tags)
                 self.store.put_checkpoint(checkpoint_of(version, facts), extra=[entry])
@@ -256,11 +264,14 @@ class Checkpoints:
         parts = _REF.fullmatch(ref)
         if not parts:
             raise NotFoundError(
-                f"`{ref}` does not name a checkpoint", hint="write `name`, `name@alias` or `name/version`"
+                f"`{ref}` does not name a checkpoint",
+                hint="write `name`, `name@alias` or `name/version`; a name with `@` cannot be taken: rename "
+                "it in MLflow (`MlflowClient().rename_registered_model`)",
             )
         name, alias, number = parts["name"], parts["alias"], parts["version"]
+        _check_foreign(name)
         catalog = open_catalog(self.uri)
-        versions = {one.version: one for one in catalog.versions(name)} if _NAME.fullmatch(name) else {}
+        versions = {one.version: one for one in catalog.versions(name)}
         if not versions:
             raise _unknown("checkpoint", name, known=catalog.names(), empty="run `rung checkpoint add` first")
         if alias is not None:
@@ -337,15 +348,19 @@ class Checkpoints:
             raise _changed(f"{version.name}/{version.version}", expected=digest, found=facts.digest)
         return facts
 
-    def _fetch(self, version: ModelVersion) -> tuple[CheckpointFacts, FileEntry]:
+    def _fetch(
+        self, version: ModelVersion, *, check: Callable[[Path], None] | None = None
+    ) -> tuple[CheckpointFacts, FileEntry]:
         """Download a version, store its files, and return what was found."""
         uri = f"models:/{version.name}/{version.version}"
         with storage_errors(self.store.ingest):
             self.store.ingest.mkdir(parents=True, exist_ok=True)
         with scratch_directory(self.store.ingest, name="download") as scratch:
-            download(self.uri, source=uri, out=scratch)
+            download(self.uri, name=version.name, version=version.version, out=scratch)
             path = _locate(scratch, where=uri)
             facts = read_checkpoint(path)
+            if check is not None:
+                check(path)
             return facts, self._store_files(path, facts)
 
     def _store_files(self, path: Path, facts: CheckpointFacts) -> FileEntry:
@@ -472,9 +487,23 @@ def _locate(directory: Path, *, where: str) -> Path:
 
 def _check_name(kind: str, name: str, *, pattern: re.Pattern[str]) -> None:
     if not pattern.fullmatch(name):
+        odd = dict.fromkeys(one for one in name if not re.fullmatch(r"[A-Za-z0-9._-]", one))
+        because = f": it has {', '.join(repr(one) for one in odd)}" if odd else ""
+        option = {"checkpoint name": "--name", "family": "--family", "alias": "--alias"}[kind]
         raise ConfigurationError(
-            f"`{name}` cannot be a {kind}",
-            hint="use letters, digits, `-`, `_` (and `.` in names), at most 128",
+            f"`{name}` cannot be a {kind}{because}",
+            hint=f"give another with {option}: letters, digits, `-`, `_` (and `.` in names), at most 128",
+        )
+
+
+def _check_foreign(name: str) -> None:
+    """Names that MLflow holds may have any character that prints; quotes of both kinds end its filters."""
+    odd = next((one for one in name if not one.isprintable()), None)
+    if odd is not None or ("'" in name and '"' in name):
+        what = f"the character {odd!r}" if odd is not None else "quotes of both kinds"
+        raise ConfigurationError(
+            f"{name!r} cannot be taken from MLflow: it has {what}",
+            hint="rename it there: `MlflowClient().rename_registered_model(…)`",
         )
 
 

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from registry.atomic import directory_lock, scratch_directory, storage_errors, sweep
 from registry.errors import RegistryError, RungError, StorageFullError, ToolchainMissingError
+from registry.sqlite_url import SQLITE, sqlite_path, sqlite_url
 
 EXPERIMENT: Final = "rung"
 """MLflow experiment that holds the logged models of checkpoints."""
@@ -30,7 +31,6 @@ LoggedModel = Any
 """`mlflow.entities.LoggedModel`, which is untyped."""
 Module = Any
 """The module `mlflow`, which is untyped."""
-_SQLITE = "sqlite:///"
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -50,23 +50,33 @@ def open_client(uri: str) -> Iterator[Client]:
         RegistryError: MLflow refused, or cannot be reached.
     """
     mlflow = _import_mlflow()
-    if uri.startswith(_SQLITE):
-        _prepare_sqlite(Path(uri.removeprefix(_SQLITE)))
-    with _errors(uri), _at(mlflow, uri), warnings.catch_warnings():
+    path = sqlite_path(uri)
+    if path is not None:
+        _prepare_sqlite(path)
+    own = _own_form(uri)
+    with _errors(uri), _at(mlflow, own), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow and its dependencies emit deprecation warnings on every call
-        yield mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+        yield mlflow.MlflowClient(tracking_uri=own, registry_uri=own)
 
 
-def download(uri: str, *, source: str, out: Path) -> None:
-    """Download a `models:/…` URI's files into the directory `out`.
+def download(uri: str, *, name: str, version: int, out: Path) -> None:
+    """Download the files of a model version into the directory `out`.
+
+    By the place where they are, because MLflow reads `?` and `#` in `models:/name/version` as parts of a URL.
 
     Raises:
         RegistryError: It does not exist or cannot be fetched.
         StorageFullError: No space left.
     """
-    mlflow = _import_mlflow()
-    with open_client(uri):
-        mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(out))
+    _import_mlflow()
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    with open_client(uri) as client:
+        source = client.get_model_version_download_uri(name, str(version))
+        with storage_errors(out):
+            out.mkdir(parents=True, exist_ok=True)
+        repository = get_artifact_repository(source)
+        repository.download_artifacts(artifact_path="", dst_path=str(out))
 
 
 def experiment_id(client: Client, uri: str, *, name: str = EXPERIMENT) -> str:
@@ -158,7 +168,7 @@ def _prepare_sqlite(path: Path) -> None:
         sweep(path.parent, name=path.name)
     with scratch_directory(path.parent, name=path.name) as scratch:
         draft = scratch / path.name
-        _make_database(f"{_SQLITE}{draft}", artifacts=_artifacts(f"{_SQLITE}{path}"))
+        _make_database(_own_form(sqlite_url(draft)), artifacts=_artifacts(sqlite_url(path)))
         with storage_errors(path), directory_lock(path.parent):
             if not path.exists():
                 draft.rename(path)
@@ -175,7 +185,15 @@ def _make_database(uri: str, *, artifacts: str | None) -> None:
 
 def _artifacts(uri: str) -> str | None:
     """Location of a local registry's files; None: the server decides."""
-    if uri.startswith(_SQLITE):
-        path = Path(uri.removeprefix(_SQLITE))
-        return (path.parent / "mlflow-artifacts").absolute().as_uri()
-    return None
+    path = sqlite_path(uri)
+    return None if path is None else (path.parent / "mlflow-artifacts").absolute().as_uri()
+
+
+def _own_form(uri: str) -> str:
+    """The URI as MLflow takes it.
+
+    For `sqlite:///` it makes the parent directory itself and does not read escapes there
+    (`mlflow/store/db/utils.py`, `_make_parent_dirs_if_sqlite`), which leaves an empty `a%3Fb` beside `a?b`.
+    With the driver named it does not.
+    """
+    return uri.replace(SQLITE, "sqlite+pysqlite:///", 1) if uri.startswith(SQLITE) and "%" in uri else uri

@@ -19,12 +19,12 @@ from pydantic import Field, ValidationError
 from registry.atomic import storage_errors, write_atomically
 from registry.errors import ConfigurationError
 from registry.signing import generate_keys
+from registry.sqlite_url import below, sqlite_path
 from registry.store import Store
 from registry.value import Value, configuration_error
 
 SETTINGS_NAME = "rung.toml"
 STATE_NAME = ".rung"
-_SQLITE = "sqlite:///"
 
 _TEMPLATE = """\
 # Settings of a Rung workspace. Relative paths start at this file's directory.
@@ -135,9 +135,9 @@ def init_workspace(directory: Path) -> Workspace:
     Store.create(workspace.store.root)
     generate_keys(workspace.private_key, workspace.public_key)
     for url in (workspace.database_url, workspace.mlflow_uri):
-        if url.startswith(_SQLITE):
+        if (path := sqlite_path(url)) is not None:
             with storage_errors(root):
-                Path(url.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+                path.parent.mkdir(parents=True, exist_ok=True)
     return workspace
 
 
@@ -188,8 +188,8 @@ def _read(root: Path) -> Workspace:
     return Workspace(
         root=root,
         store=Store(_path(settings.store, root=root)),
-        database_url=_url(os.environ.get("RUNG_DATABASE_URL") or settings.database_url, root=root),
-        mlflow_uri=_url(os.environ.get("MLFLOW_TRACKING_URI") or settings.mlflow_uri, root=root),
+        database_url=below(os.environ.get("RUNG_DATABASE_URL") or settings.database_url, root=root),
+        mlflow_uri=below(os.environ.get("MLFLOW_TRACKING_URI") or settings.mlflow_uri, root=root),
         private_key=_path(settings.private_key, root=root),
         public_key=_path(settings.public_key, root=root),
         trusted_keys=_path(settings.trusted_keys, root=root),
@@ -199,10 +199,3 @@ def _read(root: Path) -> Workspace:
 
 def _path(text: str, *, root: Path) -> Path:
     return root / Path(text).expanduser()
-
-
-def _url(text: str, *, root: Path) -> str:
-    """A URL whose relative SQLite path starts at the workspace."""
-    if text.startswith(_SQLITE) and text != _SQLITE and not text.startswith(f"{_SQLITE}:memory:"):
-        return _SQLITE + str(root / text.removeprefix(_SQLITE))
-    return text

@@ -7,13 +7,13 @@ is exported as something that it is not. Defaults of absent keys are those of tr
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compilers.model.generation_config import read_ends
 from compilers.model.rope import read_rope
 from registry.artifact import ModelFacts
 from registry.errors import CheckpointError, UnknownNameError
@@ -203,15 +203,15 @@ def model_facts(architecture: Architecture, *, add_bos: bool, directory: Path | 
     Args:
         architecture: The architecture.
         add_bos: Whether BOS is put before a prompt.
-        directory: The checkpoint's; where its generation_config.json says which tokens end a text, that
-        holds,
-            because chat checkpoints end turns with other tokens than config.json names.
+        directory: The checkpoint's, for what its generation_config.json says of the ends of texts; None:
+            there is none.
 
     Raises:
         CheckpointError: generation_config.json cannot be read.
     """
     a = architecture
     windows = set(a.windows)
+    ends = a.eos_token_ids if directory is None else read_ends(directory, otherwise=a.eos_token_ids)
     return ModelFacts(
         architecture=a.name,
         vocab_size=a.vocab_size,
@@ -223,24 +223,9 @@ def model_facts(architecture: Architecture, *, add_bos: bool, directory: Path | 
         max_context=a.max_context,
         sliding_window=a.windows[0] if len(windows) == 1 else None,
         bos_token_id=a.bos_token_id,
-        eos_token_ids=_generation_ends(directory) or a.eos_token_ids,
+        eos_token_ids=ends,
         add_bos=add_bos,
     )
-
-
-def _generation_ends(directory: Path | None) -> tuple[int, ...]:
-    path = None if directory is None else directory / "generation_config.json"
-    if path is None or not path.exists():
-        return ()
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"`{path}` cannot be read: {error}",
-            hint="take the checkpoint from its source again, or remove it",
-        ) from error
-    keys = _Keys(document if isinstance(document, dict) else {}, str(path))
-    return tuple(i for i in keys.token_ids("eos_token_id", None) if i is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,11 @@ from typing import Self
 import tokenizers
 
 from compilers.model.chat_template import CONFIG_FILE, ChatTemplate, Message, read_chat_template
+from compilers.model.generation_config import read_ends
 from compilers.model.tokenizer_files import (
     TOKENIZER_FILE,
     add_tokens,
     read_backend,
-    read_eos,
     read_settings,
     token_content,
 )
@@ -121,7 +121,7 @@ class Tokenizer:
         backend.encode_special_tokens = config.get("split_special_tokens") is True
         is_bpe = type(backend.model).__name__ == "BPE"
         forced = config.get("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output") is True
-        given = read_eos(path) if eos_token_ids is None else tuple(eos_token_ids)
+        given = read_ends(path) if eos_token_ids is None else tuple(eos_token_ids)
         own = backend.token_to_id(special["eos_token"]) if "eos_token" in special else None
         return cls(
             backend,

@@ -105,17 +105,16 @@ def add_tokens(backend: tokenizers.Tokenizer, settings: TokenizerSettings) -> No
         backend.add_tokens([tokenizers.AddedToken(text, **flags)])
 
 
-def read_eos(path: Path) -> tuple[int, ...]:
-    """The ids that end a generation, by a directory's `generation_config.json`, else by its `config.json`."""
-    for name in ("generation_config.json", "config.json"):
-        match _read_json(path / name).get("eos_token_id"):
-            case int() as one if not isinstance(one, bool):
-                return (one,)
-            case list() as several if several and all(isinstance(item, int) for item in several):
-                return tuple(several)
-            case _:
-                continue
-    return ()
+def ids_beyond(path: Path, *, rows: int) -> list[tuple[int, str]]:
+    """Ids and texts of the tokens of a directory that an embedding of so many rows does not have, sorted.
+
+    Raises:
+        CheckpointError: A tokenizer file is missing or damaged.
+    """
+    backend = read_backend(path / TOKENIZER_FILE)
+    add_tokens(backend, read_settings(path))
+    vocabulary = backend.get_vocab(with_added_tokens=True)
+    return sorted((number, text) for text, number in vocabulary.items() if number >= rows)
 
 
 def token_content(value: object) -> str | None:

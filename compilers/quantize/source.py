@@ -13,13 +13,12 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from compilers.model.architecture import Architecture, Shape, expected_tensors
+from compilers.model.architecture import Architecture, Shape
+from compilers.model.tensor_check import check_tensors
 from registry.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
-_DERIVED = (".rotary_emb.inv_freq",)  # written by old versions of transformers; follows from config.json
 
 
 class CheckpointTensors:
@@ -55,29 +54,16 @@ class CheckpointTensors:
         return tensor
 
     def _check(self, architecture: Architecture) -> None:
-        expected = expected_tensors(architecture)
-        found: dict[str, Shape] = {}
+        found: dict[str, tuple[str, Shape]] = {}
         for file in sorted(set(self._files.values())):
             with _open(self.directory / file) as shard:
                 for name in shard.keys():  # noqa: SIM118  # safe_open is no mapping
                     part = shard.get_slice(name)
-                    if part.get_dtype() not in FLOATS:
-                        raise self._wrong(
-                            name, f"has element type {part.get_dtype()}, not a floating-point one"
-                        )
-                    found[name] = tuple(part.get_shape())
+                    found[name] = (part.get_dtype(), tuple(part.get_shape()))
                     self._files.setdefault(name, file)
+        check_tensors(found, architecture, where=str(self.directory))
         if architecture.tie_embeddings and "lm_head.weight" in found:
             self._check_tied()
-            del found["lm_head.weight"]
-        for name, shape in expected.items():
-            if name not in found:
-                raise self._wrong(name, f"of shape {list(shape)} is missing")
-            if found[name] != shape:
-                raise self._wrong(name, f"has shape {list(found[name])}, config.json says {list(shape)}")
-        extra = [name for name in found if name not in expected and not name.endswith(_DERIVED)]
-        if extra:
-            raise self._wrong(extra[0], f"is not part of {architecture.name} (one of {len(extra)} such)")
 
     def _check_tied(self) -> None:
         if not torch.equal(self.read("lm_head.weight"), self.read("model.embed_tokens.weight")):

@@ -81,7 +81,7 @@ def quantize(
         StorageFullError: No space left.
     """
     tensors = CheckpointTensors(checkpoint_dir, architecture)
-    texts = _calibration_texts(calibration, recipe)
+    texts = _calibration_texts(calibration, recipe, rows=architecture.vocab_size)
     matrices = coded_weights(architecture, recipe)
     wide = find_wide_inputs(checkpoint_dir, architecture, matrices, calibration or ())
     if recipe.method == "gptq":
@@ -131,7 +131,9 @@ def _silent(text: str) -> None:
     pass
 
 
-def _calibration_texts(calibration: Sequence[Sequence[int]] | None, recipe: Recipe) -> list[list[int]]:
+def _calibration_texts(
+    calibration: Sequence[Sequence[int]] | None, recipe: Recipe, *, rows: int
+) -> list[list[int]]:
     if not recipe.needs_calibration:
         return []
     texts = [list(text) for text in calibration or () if len(text) > 0]
@@ -139,5 +141,11 @@ def _calibration_texts(calibration: Sequence[Sequence[int]] | None, recipe: Reci
         raise BuildError(
             f"recipe `{recipe.name}` needs a calibration set, and there is no text in it",
             hint="give calibration texts, or take a recipe that needs none, such as those in `-rtn`",
+        )
+    last = max(max(text) for text in texts)
+    if last >= rows:
+        raise BuildError(
+            f"the calibration texts hold the token id {last}, and the embedding has {rows} rows",
+            hint="the tokenizer has tokens beyond the embedding: resize it, or take them out of the texts",
         )
     return texts

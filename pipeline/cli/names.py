@@ -10,14 +10,13 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Final
 
 from registry.errors import RungError
+from registry.sqlite_url import sqlite_path
 
 COMPLETE_VARIABLE: Final = "_RUNG_COMPLETE"
 """Environment variable by which a shell asks `rung` for completions."""
-_SQLITE: Final = "sqlite:///"
 _PLAIN: Final = re.compile(r"[A-Za-z0-9._/:@+-]+")
 _TIMEOUT_S: Final = 0.5
 
@@ -62,8 +61,8 @@ def _rows(setting: str, query: str) -> list[str]:
         url = str(getattr(find_workspace(), setting))
     except RungError:
         return []
-    path = Path(url.removeprefix(_SQLITE))
-    if not url.startswith(_SQLITE) or not path.is_file():
+    path = sqlite_path(url)
+    if path is None or not path.is_file():
         return []
     try:
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_TIMEOUT_S)

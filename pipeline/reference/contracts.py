@@ -44,6 +44,13 @@ ABOUT_GATES: Final = """\
 (`matrices/resolve/gates.py`). A gate passes, denies, or is indeterminate because a fact is not known. Only a
 candidate that passes every gate may be served; for the others the answer names the first gate that failed."""
 
+ABOUT_SAMPLING: Final = """\
+What a request leaves open is OpenAI's default: `temperature` 1, `top_p` 1, no `top_k`, no penalties. The
+sampling settings of a checkpoint's `generation_config.json` are not applied, here or in evaluations, so that
+the same request means the same on every rung of a ladder; `rung checkpoint add` notes those that change even
+greedy text (`repetition_penalty` …). transformers and vLLM apply them: send them to get the same. Its
+`eos_token_id` is applied: a text ends at each of these tokens and at the tokenizer's own EOS; where it names
+none, `config.json` does."""
 ABOUT_LIMITS: Final = """\
 A body is JSON in UTF-8, uncompressed; another `Content-Type` is answered 415. A longer body than the served
 context can need is answered 413, more or longer headers 431. A server on loopback answers 403 to `Host` and
@@ -101,7 +108,7 @@ def http() -> Iterator[str]:
     yield f"Completions: {names(set(CompletionBody.model_fields) - shared)}."
     yield f"Chat completions: {names(set(ChatBody.model_fields) - shared)}."
     yield from ("", f"Refused by name unless they ask for nothing: {names(set(NEUTRAL))}.", "")
-    yield from ("Any other parameter is refused.", "", "## Limits", "", ABOUT_LIMITS, "")
+    yield from ("Any other parameter is refused.", "", ABOUT_SAMPLING, "", "## Limits", "", ABOUT_LIMITS, "")
     yield from ("| | |", "|---|---|")
     for meaning, limit in _limits():
         yield f"| {escaped(meaning.rstrip('.'))} | {limit:,.0f} |"

@@ -204,3 +204,51 @@ def test_a_prefix_that_is_not_bos_is_refused(make_checkpoint):
     (path / "tokenizer_config.json").write_text('{"bos_token": "[BOS]"}')
     with pytest.raises(CheckpointError, match=r"`<s>`, which is not the BOS token `\[BOS\]`"):
         read_checkpoint(path)
+
+
+def surrounded(*before: str, after: tuple[str, ...] = ()) -> dict:
+    def piece(token):
+        return {"SpecialToken": {"id": token, "type_id": 0}}
+
+    return {
+        **TEMPLATE,
+        "single": [*map(piece, before), TEMPLATE["single"][1], *map(piece, after)],
+        "special_tokens": {t: {"id": t, "ids": [0], "tokens": [t]} for t in {*before, *after}},
+    }
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        surrounded("<s>", after=("</s>",)),
+        surrounded(after=("</s>",)),
+        {"type": "Sequence", "processors": [BYTES, surrounded("<s>", after=("</s>",))]},
+        {"type": "RobertaProcessing", "sep": ["</s>", 1], "cls": ["<s>", 0], "trim_offsets": True},
+        {"type": "BertProcessing", "sep": ["</s>", 1], "cls": ["<s>", 0]},
+    ],
+)
+def test_a_post_processor_that_ends_prompts_is_refused(make_checkpoint, processor):
+    path = make_checkpoint()
+    write_json(path / "tokenizer.json", post_processor=processor)
+    with pytest.raises(CheckpointError, match="ends each prompt with `</s>`") as caught:
+        read_checkpoint(path)
+    assert "post-processor" in caught.value.hint
+
+
+def test_more_than_bos_before_each_prompt_is_refused(make_checkpoint):
+    path = make_checkpoint()
+    write_json(path / "tokenizer.json", post_processor=surrounded("[gMASK]", "<sop>"))
+    with pytest.raises(CheckpointError, match=r"`\[gMASK\]` and `<sop>`"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_added_tokens_beyond_the_embedding_are_named(make_checkpoint, special):
+    path = make_checkpoint()
+    token = {"id": 16, "content": "[PAD]", "special": special, "normalized": False}
+    write_json(path / "tokenizer.json", added_tokens=[{**token, "id": 15, "content": "ok"}])
+    read_checkpoint(path)
+    write_json(path / "tokenizer.json", added_tokens=[token])
+    with pytest.raises(CheckpointError, match=r"adds `\[PAD\]` \(16\) beyond the embedding") as caught:
+        read_checkpoint(path)
+    assert "resize_token_embeddings" in caught.value.hint

@@ -18,6 +18,7 @@ from registry.digest import digest_file
 from registry.errors import CheckpointError, ConfigurationError, CorruptError, NotFoundError, RegistryError
 from registry.mlflow import Checkpoints
 from registry.mlflow_client import download, open_client
+from registry.sqlite_url import sqlite_path, sqlite_url
 from registry.store import Store
 from registry.upkeep import verify
 
@@ -49,6 +50,20 @@ def checkpoints(place: Path) -> Checkpoints:
 @pytest.fixture(scope="module")
 def flagship(checkpoints: Checkpoints, place: Path, write):
     return checkpoints.add(write(place / "flagship", seed=1), name="flagship", family="demo", alias="prod")
+
+
+@pytest.mark.parametrize("folder", ["a?b", "a%20b", "a#b c", "名前?uri=true"])
+def test_a_registry_may_be_in_a_folder_of_any_name(tmp_path, write, folder):
+    place = tmp_path / "work" / folder
+    place.mkdir(parents=True)
+    checkpoints = Checkpoints(uri=sqlite_url(place / "mlflow.db"), store=Store.create(place / "store"))
+    made = checkpoints.add(write(place / "m"), name="m", family="demo")
+    assert checkpoints.find("m") == made
+    assert ClientCatalog(checkpoints.uri).versions("m") == open_catalog(checkpoints.uri).versions("m")
+    elsewhere = Checkpoints(uri=checkpoints.uri, store=Store.create(tmp_path / "other"))
+    elsewhere.materialise(made, out=tmp_path / "out")
+    assert (place / "mlflow.db").is_file()
+    assert [one.name for one in place.parent.iterdir()] == [folder]
 
 
 def start_add(checkpoints: Checkpoints, path: Path, *, name: str) -> subprocess.Popen[str]:
@@ -110,7 +125,7 @@ def test_other_content_is_the_next_version_with_its_parent(checkpoints, flagship
 
 
 def test_any_mlflow_user_finds_the_whole_checkpoint(checkpoints, flagship, tmp_path, place):
-    download(checkpoints.uri, source="models:/flagship@prod", out=tmp_path / "out")
+    download(checkpoints.uri, name="flagship", version=1, out=tmp_path / "out")
     for file in (place / "flagship").iterdir():
         assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
     assert json.loads((tmp_path / "out/rung.json").read_text())["digest"] == flagship.digest
@@ -280,6 +295,54 @@ def test_versions_of_others_are_taken_in_without_a_new_version(checkpoints, flag
     with pytest.raises(ConfigurationError, match=r"rung\.family"):
         checkpoints.add_uri("models:/theirs/1", family="other")
     assert [one.version for one in open_catalog(checkpoints.uri).versions("theirs")] == [1]
+
+
+@pytest.mark.parametrize(
+    "name", ["My Agent (7B)", "a+b", "modèle", "catalog.schema.model", "a b?c#d%20", "it's", 'a"b', ".x"]
+)
+def test_names_that_mlflow_allows_are_taken_in_as_they_are(checkpoints, make_checkpoint, name):
+    path = make_checkpoint("named", seed=8)
+    with open_client(checkpoints.uri) as client:
+        client.create_registered_model(name)
+        client.create_model_version(name, source=path.as_uri())
+    taken = checkpoints.add_uri(f"models:/{name}/1", family="demo")
+    assert taken.name == name
+    assert checkpoints.find(f"{name}/1") == taken
+    assert taken in checkpoints.all()
+    versions = SqliteCatalog(sqlite_path(checkpoints.uri)).versions(name)
+    assert ClientCatalog(checkpoints.uri).versions(name) == versions != []
+
+
+@pytest.mark.parametrize(
+    ("ref", "said"),
+    [
+        ("models:/a\tb/1", r"character '\\t'"),
+        ('models:/it\'s "it"/1', "quotes of both kinds"),
+    ],
+)
+def test_names_that_cannot_be_taken_say_what_is_in_the_way(checkpoints, ref, said):
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        checkpoints.add_uri(ref, family="demo")
+    assert "rename" in caught.value.hint
+
+
+def test_a_name_of_ours_that_is_not_allowed_says_which_characters(checkpoints, make_checkpoint):
+    path = make_checkpoint("ours", seed=9)
+    with pytest.raises(ConfigurationError, match=r"it has ' ', '\(', '\)'") as caught:
+        checkpoints.add(path, name="My Agent (7B)", family="demo")
+    assert "--name" in caught.value.hint
+    with pytest.raises(ConfigurationError, match="cannot be a family") as caught:
+        checkpoints.add(path, name="ours", family="a b")
+    assert "--family" in caught.value.hint
+
+
+def test_a_check_of_the_caller_refuses_before_anything_is_registered(checkpoints, make_checkpoint):
+    def refuse(path):
+        raise CheckpointError(f"not {path.name}", hint="another")
+
+    with pytest.raises(CheckpointError, match="not refused"):
+        checkpoints.add(make_checkpoint("refused", seed=10), name="refused", family="demo", check=refuse)
+    assert open_catalog(checkpoints.uri).versions("refused") == []
 
 
 def test_the_layout_of_the_transformers_flavour_is_brought_together(checkpoints, make_checkpoint):

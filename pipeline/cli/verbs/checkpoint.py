@@ -13,6 +13,7 @@ from pipeline.cli.names import checkpoint_names
 from pipeline.workspace.locks import writing
 from registry.checkpoint import Checkpoint
 from registry.digest import short
+from registry.errors import ConfigurationError
 from registry.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -41,18 +42,39 @@ def add(
     as_json: bool = typer.Option(False, "--json", help="Print JSON"),
 ) -> None:
     """Register a checkpoint. Registering the same content again yields the same version."""
+    from compilers.intake import check_compilable as check
+    from compilers.model.generation_config import settings_not_applied
+
     workspace = context.this_workspace()
     checkpoints = context.checkpoints(workspace)
     with writing(workspace):
         if source.startswith("models:/"):
             registered = source.removeprefix("models:/").split("/")[0].split("@")[0]
-            added = checkpoints.add_uri(source, family=family or registered, licence=licence, parent=parent)
+            if name not in (None, registered):
+                raise ConfigurationError(
+                    f"`{source}` is registered as `{registered}`, which is its name here too",
+                    hint="omit --name; to have it under another name, download it and add the directory",
+                )
+            added = checkpoints.add_uri(
+                source, family=family or registered, licence=licence, parent=parent, alias=alias, check=check
+            )
         else:
             path = Path(source)
             name = name or path.resolve().name
             added = checkpoints.add(
-                path, name=name, family=family or name, licence=licence, parent=parent, alias=alias
+                path,
+                name=name,
+                family=family or name,
+                licence=licence,
+                parent=parent,
+                alias=alias,
+                check=check,
             )
+            for setting, value in settings_not_applied(path).items():
+                output.note(
+                    f"note: `{setting}` = {value} of generation_config.json is not applied when serving or "
+                    "evaluating"
+                )
     if as_json:
         output.data(added)
     else:
