@@ -48,7 +48,7 @@ ABOUT_SAMPLING: Final = """\
 What a request leaves open is OpenAI's default: `temperature` 1, `top_p` 1, no `top_k`, no penalties. The
 sampling settings of a checkpoint's `generation_config.json` are not applied, here or in evaluations, so that
 the same request means the same on every rung of a ladder; `rung checkpoint add` notes those that change even
-greedy text (`repetition_penalty` …). transformers and vLLM apply them: send them to get the same. Its
+greedy text (`repetition_penalty` …). transformers and vLLM apply them; a caller may send the first three. Its
 `eos_token_id` is applied: a text ends at each of these tokens and at the tokenizer's own EOS; where it names
 none, `config.json` does."""
 ABOUT_LIMITS: Final = """\
