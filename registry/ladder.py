@@ -191,6 +191,7 @@ def read_ladder(path: Path) -> Ladder:
             error,
             where=f"ladder `{path}`",
             hint="see docs/reference/ladder.md for every key",
+            model=Ladder,
         ) from error
     for entry in ladder.tier:
         ladder.recipes(entry)

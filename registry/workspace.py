@@ -184,7 +184,9 @@ def _read(root: Path) -> Workspace:
         settings = Settings.model_validate(document)
     except ValidationError as error:
         known = ", ".join(f"`{name}`" for name in Settings.model_fields)
-        raise configuration_error(error, where=f"`{path}`", hint=f"the settings are {known}") from error
+        raise configuration_error(
+            error, where=f"`{path}`", hint=f"the settings are {known}", model=Settings
+        ) from error
     return Workspace(
         root=root,
         store=Store(_path(settings.store, root=root)),

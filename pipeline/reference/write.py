@@ -16,6 +16,7 @@ from pipeline.reference.commands import commands
 from pipeline.reference.contracts import environment, exit_codes, gates, http
 from pipeline.reference.files import model_page, schema
 from registry.atomic import write_atomically
+from registry.host import Host
 from registry.ladder import Ladder
 from registry.workspace import Settings
 
@@ -45,6 +46,7 @@ def pages() -> dict[str, str]:
         "rung.toml.md": _page("rung.toml", model_page(Settings, "rung.schema.json")),
         "ladder.schema.json": schema(Ladder, "A ladder of model checkpoints"),
         "release.schema.json": schema(Release, "A release: `release.json`"),
+        "host.schema.json": schema(Host, "The facts of a machine: a host file"),
         "rung.schema.json": schema(Settings, "Settings of a Rung workspace"),
     }
 
@@ -58,6 +60,7 @@ def _index() -> str:
         "commands.md": "every command of `rung` and its options",
         "ladder.md": "the ladder file ([JSON schema](ladder.schema.json))",
         "rung.toml.md": "settings of a workspace ([JSON schema](rung.schema.json))",
+        "host.schema.json": "JSON schema of host files (`--host FILE`, as `rung doctor --json` prints)",
         "release.schema.json": "JSON schema of `release.json` ([what is in a release](../releases.md))",
         "environment.md": "environment variables",
         "exit-codes.md": "exit codes, error codes and HTTP statuses",

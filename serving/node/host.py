@@ -71,7 +71,7 @@ def read_host(path: Path) -> Host:
     try:
         return Host.model_validate_json(json.dumps(facts))
     except ValidationError as error:
-        raise configuration_error(error, where=where, hint=_WRITE_HOST_FILE) from error
+        raise configuration_error(error, where=where, hint=_WRITE_HOST_FILE, model=Host) from error
 
 
 def read_runtimes(path: Path) -> dict[str, str] | None:

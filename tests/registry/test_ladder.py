@@ -171,3 +171,23 @@ def test_settings_of_prompts_count_in_the_digest_only_where_they_are_given(write
 def test_plain_text_has_no_turns(write):
     with pytest.raises(ConfigurationError, match="plain text has no turns"):
         read_ladder(write(GOOD + "chat_template = false\nfewshot_as_multiturn = true\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "near"),
+    [
+        (GOOD.replace("family =", "famly ="), "family"),
+        (GOOD + "margin_point = 3.0\n", "margin_points"),
+        (GOOD + "\n[evaluation]\nbatchsize = 4\n", "batch_size"),
+        (GOOD + '\n[evidence]\ndefault = "evaluted"\n', "evaluated"),
+        (GOOD + '\n[[tier]]\ncheckpoint = "z"\nrecipe = ["fp32"]\n', "recipes"),
+    ],
+)
+def test_a_key_or_value_that_is_almost_right_is_answered_with_the_right_one(
+    text: str, near: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "ladder.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError) as refused:
+        read_ladder(path)
+    assert f"did you mean `{near}`" in refused.value.hint
