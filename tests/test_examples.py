@@ -62,6 +62,15 @@ def test_the_smollm2_ladder_names_tasks_that_lie_beside_it() -> None:
             assert f"task: {name}\n" in (folder / entry.include / f"{name}.yaml").read_text(encoding="utf-8")
 
 
+def test_the_readme_shows_every_checkpoint_and_recipe_of_the_smollm2_ladder() -> None:
+    readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    shown = readme.partition("<!-- transcript of make real: begin -->")[2].partition("<!--")[0]
+    ladder = read_ladder(EXAMPLES / "smollm2/ladder.toml")
+    for tier in ladder.tier:
+        assert {tier.checkpoint + "/1", *tier.recipes} <= set(shown.split())
+    assert set(ladder.toolchain_names) <= set(shown.split())
+
+
 def test_the_smollm2_weights_come_with_a_hash() -> None:
     lines = (EXAMPLES / "smollm2/wheel.txt").read_text(encoding="utf-8").splitlines()
     assert re.fullmatch(r"#[^\n]*\n[a-z0-9-]+==[0-9.]+ \\\n +--hash=sha256:[0-9a-f]{64}", "\n".join(lines))

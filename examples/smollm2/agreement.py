@@ -392,8 +392,8 @@ def table(columns: Mapping[Cell, Column]) -> str:
     rows += [[name, *(_counts(column.samples[name]) for column in columns.values())] for name in names]
     rows.append(
         [
-            "logits, in torch's errors",
-            *(f"{one.figures.overall:.2g} of {one.limit.overall:g} allowed" for one in columns.values()),
+            "error of logits, in torch's",
+            *(f"{one.figures.overall:.2g} × (bound {one.limit.overall:g} ×)" for one in columns.values()),
         ]
     )
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
