@@ -152,8 +152,11 @@ def carry_out(
 
 
 def finish_killed(workspace: Workspace, *, database: Database, checkpoints: Checkpoints) -> None:
-    """Remove the blobs that a removal left which was killed at its end, when all else was gone already."""
+    """Remove what a removal left that was killed at its end, when its name was gone already."""
     if workspace.dirty_marker.exists():
+        if workspace.releases.is_dir():
+            with storage_errors(workspace.releases):
+                sweep(workspace.releases)
         remove_stale_scratch(workspace.scratch)
         drop_unused(workspace, database=database, checkpoints=checkpoints)
         workspace.dirty_marker.unlink()

@@ -91,11 +91,13 @@ def test_a_killed_removal_of_a_release_is_finished_by_the_same_command(published
     )  # the record was written, the files were not removed yet
     published.must("release", "remove", "r1", *WHO, "--force")
     assert not directory.exists()
-    # As after a kill at the very end: only blobs are left, and the mark of it.
+    # As after a kill at the very end: only blobs and files without their name are left, and the mark of it.
+    shutil.copytree(published.root / "kept", directory.parent / ".r1.0.partial")
     orphan = find_workspace(published.root).store.add_bytes(b"held by the release alone")
     (published.root / ".rung/unclean").touch()
     assert published.rung("release", "remove", "r1", *WHO, "--force").code == 3
     assert not find_workspace(published.root).store.has(orphan.digest)
+    assert list(directory.parent.iterdir()) == []
     published.must("doctor")
 
 
