@@ -98,10 +98,22 @@ class TorchSession:
         self.model = load_model(checkpoint_dir)
         """The model in transformers; what changes it for a while puts it back."""
         _check_class(self.model, self.architecture, where=str(config))
+        self._checkpoint_dir = checkpoint_dir
         if weights is not None:
-            _replace_weights(self.model, weights, where=str(checkpoint_dir))
+            self.replace_weights(weights)
         self.vocab_size = self.architecture.vocab_size
         self.max_context = self.architecture.max_context
+
+    def replace_weights(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
+        """Compute with other weights from now on.
+
+        Args:
+            weights: As the constructor takes them.
+
+        Raises:
+            CheckpointError: They do not fit the checkpoint.
+        """
+        _replace_weights(self.model, weights, where=str(self._checkpoint_dir))
 
     def new_cache(self, *, rows: int, capacity: int) -> RaggedCache[TorchKvMemory]:
         """An empty cache.

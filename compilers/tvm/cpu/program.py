@@ -223,7 +223,7 @@ class _Function:
         return [keys, values] * layers
 
     def _norm_kernel(self, norm: Norm, *, gather: bool = False) -> str:
-        name = f"{'gather_' if gather else ''}norm_{norm.epsilon:.3e}".replace("-", "m").replace(".", "_")
+        name = f"{'gather_' if gather else ''}norm_{_in_name(norm.epsilon)}"
         if name not in self.owner.kernels:
             elementwise.rms_norm(
                 self.owner.kernels, name, machine=self.owner.machine, hidden=self.net.hidden,
@@ -233,7 +233,7 @@ class _Function:
 
     def _rotate_kernel(self, block: _Block) -> str:
         norms = (block.layer.q_norm, block.layer.k_norm)
-        name = "rotate" + "".join("_norm" if norm else "" for norm in norms)
+        name = "rotate" + "".join(f"_norm_{_in_name(norm.epsilon)}" if norm else "" for norm in norms)
         if name not in self.owner.kernels:
             elementwise.rotate(
                 self.owner.kernels, name, heads=self.net.heads, kv_heads=self.net.kv_heads,
@@ -301,3 +301,8 @@ class _Function:
         if kernel not in self.globals:
             self.globals[kernel] = self.builder.add_func(self.owner.kernels[kernel], kernel)
         self.builder.emit(relax.Call(self.globals[kernel], list(arguments)))
+
+
+def _in_name(epsilon: float) -> str:
+    """An epsilon as part of a kernel's name, all digits of a float32: only equal ones share a kernel."""
+    return f"{epsilon:.8e}".replace("-", "m").replace(".", "_")

@@ -7,9 +7,11 @@ import os
 import shutil
 import time
 
+from compilers.check.constants import check_graph, check_weights
 from compilers.check.probe import make_probe
 from compilers.check.torch_precision import exact_logits
 from compilers.model.architecture import read_architecture
+from compilers.model.network import read_network
 from compilers.model.tokenizer import Tokenizer
 from compilers.model.torch_reference import TorchSession
 from compilers.quantize.canonical import dequantized_state
@@ -27,7 +29,7 @@ def quantize(request: QuantizeRequest, context: WorkerContext) -> None:
 
     Raises:
         CheckpointError: The weights do not fit the configuration.
-        BuildError: The recipe cannot be applied.
+        BuildError: The recipe cannot be applied, or graph or weights are not the checkpoint's.
     """
     start = time.monotonic()
     checkpoint, recipe, facts, store = request.checkpoint, request.recipe, request.facts, context.store
@@ -58,7 +60,11 @@ def quantize(request: QuantizeRequest, context: WorkerContext) -> None:
         max_context=facts.max_context,
         window=architecture.largest_window,
     )
-    session = TorchSession(directory, weights=dequantized_state(weights, recipe))
+    session = TorchSession(directory)
+    store.materialise([request.graph], out=out)
+    check_graph(read_network(out / request.graph.path), session)
+    check_weights(weights, session)
+    session.replace_weights(dequantized_state(weights, recipe))
     variant = Variant(
         checkpoint=checkpoint.ref,
         checkpoint_digest=checkpoint.digest,

@@ -128,23 +128,6 @@ def test_a_session_that_reads_another_window_than_transformers_is_refused(
         torch_error(session, probe, exact=exact_logits(session, probe))
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"rms_eps": 1.001e-6}, "epsilon"),
-        ({"rope_scale": 1.0001}, "factor on rotary"),
-        ({"inv_freq": tuple([0.999] + [0.0] * 7)}, "rotary frequencies"),
-    ],
-)
-def test_a_constant_that_transformers_reads_otherwise_is_refused_by_name(
-    change: dict[str, Any], message: str, checkpoint_of: Callable[..., Path]
-) -> None:
-    session = TorchSession(checkpoint_of(**SHAPES["llama"]))
-    session.architecture = session.architecture.model_copy(update=change)
-    with pytest.raises(CheckpointError, match=message):
-        torch_error(session, [draw(0, 9)], exact=exact_logits(session, [draw(0, 9)]))
-
-
 def test_the_probe_is_longer_than_a_window_and_of_a_long_sequence_the_end_counts(
     checkpoint_of: Callable[..., Path],
 ) -> None:

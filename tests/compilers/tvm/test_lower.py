@@ -9,9 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
+from compilers.check.probe import reference_logits
+from compilers.check.torch_precision import exact_logits
+from compilers.model.torch_reference import TorchSession
 from compilers.runtime import Bundle
 from compilers.toolchain import LoweringInput, Supported, Unsupported
 from compilers.tvm.lower import TvmToolchain
@@ -20,6 +24,7 @@ from registry.errors import BuildError, LoadError
 from registry.recipe import KNOWN, parse_recipe
 from registry.target import find_target, targets
 from tests.compilers.conftest import Built, this_host
+from tests.compilers.session_contract import draw
 
 Builder = Callable[..., Built]
 PROCESSORS = {name for name, target in targets().items() if target.kind == "cpu"}
@@ -70,6 +75,33 @@ def test_compiled_bytes_hold_no_weights_and_do_not_depend_on_them(
         first, second = ((one.out / name).read_bytes() for one in made)
         assert first == second
     assert made[0].weights.read_bytes() != made[1].weights.read_bytes()
+
+
+def test_layers_whose_norms_have_other_epsilons_do_not_share_a_kernel(
+    checkpoint_of: Callable[..., Path], build: Builder, tmp_path: Path
+) -> None:
+    checkpoint = checkpoint_of(architecture="Qwen3ForCausalLM")
+    whole = build(checkpoint, recipe="fp32", toolchain="tvm")
+    graph = onnx.load(str(whole.out / "graph" / "model.onnx"), load_external_data=False)
+    session = TorchSession(checkpoint)
+    nodes = {node.name: node for node in graph.graph.node}
+    for index, epsilon in enumerate((1e-6, 0.5)):
+        layer = session.model.model.layers[index]
+        for name, module in (
+            ("q_norm", layer.self_attn.q_norm),
+            ("post_norm", layer.post_attention_layernorm),
+        ):
+            (attribute,) = (a for a in nodes[f"layers.{index}.{name}"].attribute if a.name == "epsilon")
+            attribute.f = module.variance_epsilon = epsilon
+    onnx.save(graph, tmp_path / "edited.onnx")
+    out = Path(shutil.copytree(whole.out, tmp_path / "bundle"))
+    source = source_of(whole, graph=tmp_path / "edited.onnx")
+    TvmToolchain().lower(source, find_target(whole.manifest.target), out=out)
+    loaded = TvmRuntime().load(Bundle(whole.manifest, out), this_host(), threads=1)
+    probe = [draw(0, 30)]
+    np.testing.assert_allclose(
+        reference_logits(loaded, probe), exact_logits(session, probe), rtol=0, atol=1e-5
+    )
 
 
 def test_a_graph_or_weights_that_do_not_fit_are_refused(built: Built, tmp_path: Path) -> None:
