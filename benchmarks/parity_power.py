@@ -13,7 +13,8 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -177,6 +178,19 @@ def _ones(name: str) -> Change:
     return change
 
 
+@contextmanager
+def half_sums(session: TorchSession) -> Iterator[None]:
+    """Every matrix product is rounded to half: the least that sums in half do to it."""
+    from torch import nn
+
+    with ExitStack() as stack:
+        for module in session.model.modules():
+            if isinstance(module, nn.Linear):
+                hook = module.register_forward_hook(lambda _, __, made: made.half().to(made.dtype))
+                stack.callback(hook.remove)
+        yield
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
     """What a checkpoint's artifacts are held against."""
@@ -285,11 +299,16 @@ def planted(name: str, checkpoint: Path, reference: Reference, folder: Path) -> 
     """Rows of the second table."""
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     state = load_file(checkpoint / "model.safetensors")
+    with half_sums(reference.session):
+        moved = exact_logits(reference.session, reference.probe)
+        passed = reference.figures(reference.session).within(FLOAT_BOUND)
+    verdict = "passes" if passed else "refused"
+    yield _row(
+        name, "sums in half where float32 is declared, in torch", moved, reference, [verdict] * 2 + ["–"]
+    )
     for index, (fault, change) in enumerate(faults(config, state)):
         wrong = damaged(checkpoint, folder / f"fault-{index}", change)
         moved = exact_logits(TorchSession(wrong), reference.probe)
-        largest = float(np.abs(moved.astype(np.float64) - reference.exact).max()) / reference.error.largest
-        effect = float_figures(moved, exact=reference.exact, error=reference.error)
         verdicts = []
         for toolchain in TOOLCHAINS:
             out = folder / f"fault-{index}-{toolchain}"
@@ -300,7 +319,14 @@ def planted(name: str, checkpoint: Path, reference: Reference, folder: Path) -> 
                 verdicts.append(_read(out, reference.session))
             shutil.rmtree(out)
         shutil.rmtree(wrong)
-        yield f"| {name} | {fault} | {largest:.3g} | {effect.overall:.3g} | {' | '.join(verdicts)} |"
+        yield _row(name, fault, moved, reference, verdicts)
+
+
+def _row(name: str, fault: str, moved: FloatArray, reference: Reference, verdicts: Sequence[str]) -> str:
+    """A fault's effect in float64, and what is said of a build that has it."""
+    largest = float(np.abs(moved.astype(np.float64) - reference.exact).max()) / reference.error.largest
+    effect = float_figures(moved, exact=reference.exact, error=reference.error)
+    return f"| {name} | {fault} | {largest:.3g} | {effect.overall:.3g} | {' | '.join(verdicts)} |"
 
 
 def _read(built: Path, session: TorchSession) -> str:
