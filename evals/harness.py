@@ -17,9 +17,9 @@ from compilers.model.tokenizer import Tokenizer
 from compilers.runtime import Session
 from evals.loading import load_tasks
 from evals.prompting import ChatRenderer, Prompting
+from evals.responses import Response, pack_responses
 from evals.samples import LoadedTask, LoadedTasks
 from evals.scorecard import Outcome, Scorecard
-from registry.digest import digest_value
 from registry.errors import EvaluationError, RungError
 
 if TYPE_CHECKING:
@@ -33,6 +33,15 @@ _KINDS = ("loglikelihood", "loglikelihood_rolling", "generate_until")
 
 
 @dataclass(frozen=True, slots=True)
+class Taken:
+    """One sample that was asked and marked."""
+
+    outcome: Outcome
+    responses: tuple[Response, ...]
+    """One per request of the sample."""
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """The result of one run."""
 
@@ -42,6 +51,8 @@ class Evaluation:
     prompting: Prompting
     outcomes: tuple[Outcome, ...]
     """In the order in which samples were taken."""
+    responses: tuple[tuple[Response, ...], ...]
+    """What the model answered to each of them."""
     available: int
     """Samples that could have been taken; more than `len(outcomes)` after an early stop."""
     batch_size: int
@@ -91,23 +102,43 @@ def evaluate(
     _check_template(tasks, tokenizer)
     model = SessionLM(session, tokenizer, batch_size=batch_size, chat=tasks.prompting.chat_template)
     outcomes: list[Outcome] = []
+    responses: list[tuple[Response, ...]] = []
     started = time.perf_counter()
     for start in range(0, len(order), chunk):
-        outcomes += _take(model, order[start : start + chunk])
+        for taken in _take(model, order[start : start + chunk]):
+            outcomes.append(taken.outcome)
+            responses.append(taken.responses)
         if progress is not None:
             progress(len(outcomes), len(order))
         if until is not None and until(outcomes):
             break
     return Evaluation(
         task_type=tasks.task_type,
-        tasks_digest=digest_value({"tasks": tasks.digest, "order_seed": order_seed}),
+        tasks_digest=tasks.ordered_digest(seed=order_seed),
         prompting=tasks.prompting,
         outcomes=tuple(outcomes),
+        responses=tuple(responses),
         available=len(order),
         batch_size=batch_size,
         tokens=model.tokens,
         seconds=time.perf_counter() - started,
     )
+
+
+def take_samples(
+    session: Session,
+    tokenizer: Tokenizer,
+    tasks: LoadedTasks,
+    samples: Sequence[tuple[LoadedTask, int]],
+    *,
+    batch_size: int,
+) -> list[Taken]:
+    """Run and mark some samples of a task type, whatever their order; see `evaluate`."""
+    from evals.session_lm import SessionLM
+
+    _check_template(tasks, tokenizer)
+    model = SessionLM(session, tokenizer, batch_size=batch_size, chat=tasks.prompting.chat_template)
+    return _take(model, samples)
 
 
 def scorecard(
@@ -136,6 +167,7 @@ def scorecard(
         tokens=evaluation.tokens,
         seconds=evaluation.seconds,
         measured_at=datetime.now(UTC),
+        responses=pack_responses(evaluation.responses),
     )
 
 
@@ -154,8 +186,8 @@ def _check_template(tasks: LoadedTasks, tokenizer: Tokenizer) -> None:
         tokenizer.render_chat([system, {"role": "user", "content": "?"}])
 
 
-def _take(model: SessionLM, samples: Sequence[tuple[LoadedTask, int]]) -> list[Outcome]:
-    """Run and mark some samples; outcomes in the order of `samples`."""
+def _take(model: SessionLM, samples: Sequence[tuple[LoadedTask, int]]) -> list[Taken]:
+    """Run and mark some samples, in the order of `samples`."""
     from lm_eval.api.instance import Instance
 
     asked: dict[str, list[Any]] = {kind: [] for kind in _KINDS}  # Any: lm-eval ships no types
@@ -180,7 +212,7 @@ def _take(model: SessionLM, samples: Sequence[tuple[LoadedTask, int]]) -> list[O
     for task, given in answers.items():
         for outcome in _mark(task, given, chat=model):
             outcomes[task.name, outcome.doc_id] = outcome
-    return [outcomes[task.name, number] for task, number in samples]
+    return [Taken(outcomes[task.name, number], tuple(answers[task][number])) for task, number in samples]
 
 
 def _mark(

@@ -11,11 +11,12 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from evals.prompting import ChatRenderer, Prompting
+from evals.responses import Response
 from evals.scorecard import Outcome
 from registry.digest import digest_value
 from registry.errors import EvaluationError
@@ -140,11 +141,39 @@ class LoadedTask:
         Raises:
             EvaluationError: The task has no outcome between 0 and 1, or several and no rule to choose one.
         """
+        return self._marked(
+            {number: (self.requests(number, chat=chat), given) for number, given in answers.items()}
+        )
+
+    def mark_again(self, answers: Mapping[int, Sequence[Response]]) -> list[Outcome]:
+        """The outcome of each document by responses that were kept; needs no tokenizer, so has no prompts.
+
+        Raises:
+            EvaluationError: A document does not have such responses; or see `mark`.
+        """
+        asked: dict[int, tuple[list[LmRequest], Sequence[Response]]] = {}
+        for number, given in answers.items():
+            if not 0 <= number < len(self.documents):
+                raise EvaluationError(f"task `{self.name}` has no sample {number}", hint="evaluate again")
+            requests = self._construct(number, context="")
+            if [request.kind for request in requests] != [_kind_of(one) for one in given]:
+                raise EvaluationError(
+                    f"task `{self.name}`: the responses of sample {number} are not those of its "
+                    f"{len(requests)} requests",
+                    hint="evaluate again",
+                )
+            asked[number] = (requests, given)
+        return self._marked(asked)
+
+    def _marked(
+        self,
+        asked: Mapping[int, tuple[Sequence[LmRequest], Sequence[Any]]],  # Any: answers of lm-eval's LM
+    ) -> list[Outcome]:
         from lm_eval.api.instance import Instance
 
         instances: dict[int, list[Any]] = {}  # Any: lm-eval ships no types
-        for number, given in answers.items():
-            document, requests = self.documents[number], self.requests(number, chat=chat)
+        for number, (requests, given) in asked.items():
+            document = self.documents[number]
             instances[number] = [
                 Instance(
                     request.kind,
@@ -214,12 +243,21 @@ class LoadedTask:
             chat_template=render,
             gen_prefix=self._task.doc_to_prefix(document),
         )
+        return self._construct(number, context=context, chat_template=render)
+
+    def _construct(
+        self,
+        number: int,
+        *,
+        context: Any,  # noqa: ANN401  # a text, or a list of them where a task has several inputs
+        chat_template: Callable[..., str] | None = None,
+    ) -> list[LmRequest]:
         built = self._task.construct_requests(
-            doc=document,
+            doc=self.documents[number],
             ctx=context,
             metadata=(self.name, number, self._repeats),
-            apply_chat_template=prompting.chat_template,
-            chat_template=render,
+            apply_chat_template=chat_template is not None,
+            chat_template=chat_template,
         )
         instances = built if isinstance(built, list) else [built]
         return [LmRequest(i.request_type, i.args, i.idx) for i in sorted(instances, key=lambda i: i.idx)]
@@ -238,6 +276,10 @@ class LoadedTasks:
     prompting: Prompting
     """How samples become prompts."""
 
+    def ordered_digest(self, *, seed: int) -> str:
+        """The digest of the tasks and of the order in which their samples are taken."""
+        return digest_value({"tasks": self.digest, "order_seed": seed})
+
     def order(self, *, seed: int) -> list[tuple[LoadedTask, int]]:
         """All samples that may be taken, in the order in which they are taken.
 
@@ -251,6 +293,16 @@ class LoadedTasks:
             keyed += [((i + 0.5) / len(numbers), place, task, n) for i, n in enumerate(numbers)]
         keyed.sort(key=lambda entry: entry[:2])
         return [(task, number) for _, _, task, number in keyed[: self.available]]
+
+
+def _kind_of(response: Response) -> str:
+    match response:
+        case str():
+            return "generate_until"
+        case float():
+            return "loglikelihood_rolling"
+        case _:
+            return "loglikelihood"
 
 
 def _fraction(value: object) -> float | None:

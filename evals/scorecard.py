@@ -50,6 +50,9 @@ class Scorecard(Value):
     seconds: float
     """Time inside the session and harness."""
     measured_at: datetime
+    responses: str | None = None
+    """What the model answered to the samples of `outcomes`, packed (`evals/responses.py`); None: the card is
+    of a version that did not keep them."""
 
     @property
     def accuracy(self) -> float:

@@ -17,6 +17,7 @@ from matrices.releases.revocations import Revocations, revoked_by, write_revocat
 from pipeline.build.plan import BuildPlan, Filters, make_plan
 from pipeline.workspace.derive import References, differences, verdict_differences
 from pipeline.workspace.releases import verify_blobs
+from pipeline.workspace.rulings import check_rulings
 from registry.errors import ConfigurationError, CorruptError, RefusedError, UnknownNameError
 from registry.ladder import EvidenceLevel, read_ladder
 from registry.mlflow import Checkpoints
@@ -54,7 +55,8 @@ def publish(
         RefusedError: No cell is approved, one has less evidence than is demanded, the name is taken by other
             content, the clock is before the family's latest release, or a tier would be lost.
         ConfigurationError: A tier that it may lose is not one of the ladder's.
-        CorruptError: A cell is not what its scorecards show, or a blob is damaged.
+        CorruptError: A cell is not what its scorecards show, a ruling is not what was signed, or a blob is
+            damaged.
         UnknownNameError: Evidence is demanded of a target that the ladder does not have.
     """
     ladder = read_ladder(ladder_file)
@@ -107,9 +109,11 @@ def publish_revocations(workspace: Workspace, database: Database) -> Revocations
     """Bring the signed list of withdrawn and rejected artifacts up to date with the rulings.
 
     Raises:
+        CorruptError: The rulings are not those that were signed.
         SignatureError: The list that is there is not the workspace's.
         ConfigurationError: The key cannot sign.
     """
+    check_rulings(workspace, database)
     return write_revocations(
         revoked_by(query.all_rulings(database)),
         path=workspace.revocations,

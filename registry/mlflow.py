@@ -208,6 +208,22 @@ class Checkpoints:
                 raise _changed(checkpoint.ref, expected=checkpoint.digest, found=facts.digest) from None
             self.store.materialise(checkpoint.files, out=out, share=share)
 
+    def bring_here(self, checkpoint: Checkpoint) -> None:
+        """Fetch from MLflow what the store lacks of a checkpoint, such as one that others registered.
+
+        Raises:
+            CorruptError: MLflow's files are no longer those that were registered.
+            NotFoundError: MLflow does not have it.
+            StorageFullError: No space is left.
+        """
+        files = (entry.digest for entry in checkpoint.files)
+        if self.store.lists(checkpoint.digest) and all(map(self.store.has, files)):
+            return
+        facts, entry = self._fetch(self._version(checkpoint.ref))
+        if facts.digest != checkpoint.digest:
+            raise _changed(checkpoint.ref, expected=checkpoint.digest, found=facts.digest)
+        self.store.put_checkpoint(checkpoint, extra=[entry])
+
     def read_file(self, checkpoint: Checkpoint, file: FileEntry) -> bytes:
         """The content of one small file of a checkpoint; fetched from MLflow if the store lacks it.
 

@@ -153,6 +153,39 @@ def verify(directory: Path, *, signature: Path, public_key: Path) -> None:
         )
 
 
+def sign_message(data: bytes, *, purpose: str, private_key: Path) -> str:
+    """The signature over a message, base64: for what is kept in rows of a database and not in files.
+
+    Args:
+        data: The message.
+        purpose: What it is, part of what is signed: a signature for one purpose does not verify for another.
+        private_key: PEM file of an elliptic-curve key.
+
+    Raises:
+        ConfigurationError: The key cannot be used.
+    """
+    key = _private_key(private_key)
+    return _base64(key.sign(_encoded(data, kind=purpose), _algorithm(key.public_key())))
+
+
+def verify_message(data: bytes, *, purpose: str, signature: str, public_key: Path) -> None:
+    """Check what `sign_message` made.
+
+    Raises:
+        SignatureError: It is not a signature of this key over this message for this purpose.
+        ConfigurationError: The key cannot be used.
+    """
+    from cryptography.exceptions import InvalidSignature
+
+    key = _public_key(public_key)
+    try:
+        key.verify(base64.b64decode(signature, validate=True), _encoded(data, kind=purpose), _algorithm(key))
+    except (InvalidSignature, ValueError) as error:
+        raise SignatureError(
+            f"the signature of a {purpose} does not verify with `{public_key}`", hint=_RESIGN
+        ) from error
+
+
 def _verified_statement(signature: Path, *, public_key: Path) -> dict[str, Any]:  # Any: JSON
     """The in-toto statement; verifies its signature first."""
     from cryptography.exceptions import InvalidSignature
@@ -346,10 +379,9 @@ def _key_hint(key: EllipticCurvePublicKey) -> str:
     return hashlib.sha256(_public_pem(key)).hexdigest()
 
 
-def _encoded(payload: bytes) -> bytes:
+def _encoded(payload: bytes, *, kind: str = PAYLOAD_TYPE) -> bytes:
     """DSSE's pre-authentication encoding."""
-    head = f"DSSEv1 {len(PAYLOAD_TYPE)} {PAYLOAD_TYPE} {len(payload)} "
-    return head.encode() + payload
+    return f"DSSEv1 {len(kind.encode())} {kind} {len(payload)} ".encode() + payload
 
 
 def _base64(data: bytes) -> str:

@@ -264,6 +264,14 @@ class Store:
             self.has(f.digest) and self.path(f.digest).stat().st_size == f.size_bytes for f in manifest.files
         )
 
+    def lists(self, root: str) -> bool:
+        """Whether the index has an artifact or a checkpoint, by its digest.
+
+        Raises:
+            CorruptError: The index is damaged.
+        """
+        return any(_annotation(entry, oci.ROOT) == root for entry in self.index.entries())
+
     def artifacts(self) -> list[str]:
         """Digests of all artifacts, in the order in which they were registered.
 

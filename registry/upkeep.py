@@ -76,8 +76,17 @@ def repair(store: Store) -> list[StoreProblem]:
     if any(problem.kind == "index" and problem.subject == str(store.index.path) for problem in problems):
         store.index.replace(list(_images(store)))
     Store.create(store.root)
-    store.index.keep_only(lambda entry: not _entry_problems(store, entry, bad=set()))
+    drop_broken_images(store)
     return problems
+
+
+def drop_broken_images(store: Store) -> None:
+    """Take the descriptors of artifacts and checkpoints that are not whole any more out of the index.
+
+    Raises:
+        CorruptError: The index is damaged.
+    """
+    store.index.keep_only(lambda entry: not _entry_problems(store, entry, bad=set()))
 
 
 def collect(store: Store, *, keep: Collection[str], grace_s: float = GRACE_S) -> list[str]:

@@ -94,6 +94,16 @@ class Workspace:
         return self.state / "revocations.json"
 
     @property
+    def rulings_head(self) -> Path:
+        """The signed note of the latest ruling, which shows that the end of their chain was cut off."""
+        return self.state / "rulings.json"
+
+    @property
+    def consents(self) -> Path:
+        """The code of task files that may run on this machine."""
+        return self.state / "consents.json"
+
+    @property
     def kits(self) -> Path:
         """Issued kits, one directory each by digest, and the latest of each target by its name."""
         return self.state / "kits"

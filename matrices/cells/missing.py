@@ -6,15 +6,19 @@
   floor of its tier, being non-inferior to the checkpoint is enough; the cell then earns no tier for that task
   type.
 - It must earn a tier for at least one task type.
+- No result of it may contradict another one since a person last approved it.
 - A waiver lets a cell be approved with evidence missing. It never grants a tier.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from matrices.cells.cell import Cell, TaskResult
 from matrices.cells.levels import evaluated_on, own_steps, reached, rehearsed_by
+
+_CONTRADICTION: Final = "contradiction: "
 
 
 def missing_evidence(cell: Cell, *, tasks: Iterable[str]) -> list[str]:
@@ -33,8 +37,25 @@ def missing_evidence(cell: Cell, *, tasks: Iterable[str]) -> list[str]:
             found.append(f"never evaluated for `{task}`")
         elif shortfall := _shortfall(results[task], own=cell.tier):
             found.append(shortfall)
+    found += open_contradictions(cell)
     if results and all(result.tier is None for result in results.values()):
         found.append("earned no tier for any task type")
+    return found
+
+
+def contradiction(detail: str) -> str:
+    """The detail of a step of evidence that records a contradiction."""
+    return f"{_CONTRADICTION}{detail}"
+
+
+def open_contradictions(cell: Cell) -> list[str]:
+    """Results of the cell's artifact that contradict others, and that no approval has taken into account."""
+    found: list[str] = []
+    for entry in own_steps(cell):
+        if entry.state == "approved":
+            found = []
+        elif entry.detail.startswith(_CONTRADICTION):
+            found.append(entry.detail)
     return found
 
 

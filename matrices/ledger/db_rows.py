@@ -16,6 +16,7 @@ from matrices.cells.measurement import Measurement
 from matrices.ledger.build_records import BuildRecord
 from matrices.ledger.removal import Removal
 from matrices.releases.ruling import Ruling
+from matrices.releases.ruling_chain import Seal
 from registry.digest import canonical_json
 from registry.document import Document, JsonObject, Upgrade
 from registry.errors import CorruptError, SchemaError
@@ -85,6 +86,16 @@ def removal_columns(removal: Removal) -> Columns:
     return storable(columns | {"overridden": json.dumps(removal.overridden)})
 
 
+def seal_columns(seal: Seal, *, ruling: int) -> Columns:
+    """The row of a ruling's seal.
+
+    Args:
+        seal: The seal.
+        ruling: `seq` of the ruling.
+    """
+    return storable({name: getattr(seal, name) for name in Seal.model_fields} | {"ruling": ruling})
+
+
 def stage_columns(record: BuildRecord) -> Columns:
     """The row of a finished stage."""
     columns: Columns = {name: getattr(record, name) for name in BuildRecord.model_fields}
@@ -136,6 +147,14 @@ def read_removal(row: Row[Any]) -> Removal:  # Any: a row's columns
     except ValidationError as error:
         raise _corrupt("removal", name, error) from error
     return _read(Removal, columns | {"overridden": overridden}, name=name)
+
+
+def read_seal(row: Row[Any]) -> Seal | None:  # Any: a row's columns
+    """The seal of a row of rulings joined with their seals; None where there is none."""
+    stored = row._mapping
+    if stored["digest"] is None:
+        return None
+    return _read(Seal, {name: stored[name] for name in Seal.model_fields}, name=f"seal {stored['seq']}")
 
 
 def read_stage(row: Row[Any]) -> BuildRecord:  # Any: a row's columns

@@ -13,8 +13,10 @@ person's ruling:
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from pydantic import ValidationError
@@ -28,19 +30,22 @@ from matrices.ledger.db import Database
 from matrices.ledger.db_rows import (
     cell_columns,
     evidence_columns,
+    read_ruling,
     removal_columns,
     ruling_columns,
+    seal_columns,
     stage_columns,
     storable,
 )
 from matrices.ledger.merge import STATE_OF, consistent, merge
 from matrices.ledger.models import ReleaseCellRow
-from matrices.ledger.query import CELLS, EVIDENCE, RELEASES, REMOVALS, RULINGS, STAGES
+from matrices.ledger.query import CELLS, EVIDENCE, RELEASES, REMOVALS, RULINGS, SEALS, STAGES
 from matrices.ledger.removal import Removal
 from matrices.releases.release import Release
 from matrices.releases.ruling import Approval, Ruling, Verb
+from matrices.releases.ruling_chain import seal_ruling
 from registry.digest import short
-from registry.errors import ConfigurationError, RefusedError
+from registry.errors import ConfigurationError, CorruptError, RefusedError
 from registry.value import Value, configuration_error
 
 _RELEASE_CELLS = ReleaseCellRow.__table__  # type: ignore[attr-defined]  # SQLModel's plugin does not declare it
@@ -49,11 +54,26 @@ _RELEASE_CELLS = ReleaseCellRow.__table__  # type: ignore[attr-defined]  # SQLMo
 _Kind = TypeVar("_Kind", bound=Value)
 
 
-class Ledger:
-    """Writes stages, cells, rulings and releases."""
+@dataclass(frozen=True, slots=True)
+class RulingKeys:
+    """The workspace's key pair, with which rulings are signed."""
 
-    def __init__(self, database: Database) -> None:
+    private_key: Path
+    public_key: Path
+
+
+class Ledger:
+    """Writes stages, cells, rulings and releases.
+
+    Args:
+        database: Where.
+        keys: What rulings are signed with; None: they are not, and whoever verifies the chain of rulings
+            (`matrices/releases/ruling_chain.py`) refuses them.
+    """
+
+    def __init__(self, database: Database, *, keys: RulingKeys | None = None) -> None:
         self._database = database
+        self._keys = keys
 
     def find_stage(self, key: str) -> BuildRecord | None:
         """The record of a finished stage; None if it never finished."""
@@ -160,6 +180,19 @@ class Ledger:
                 )
             return self._rule(connection, found, "withdraw", who=who, why=why)
 
+    def sign_rulings(self, *, who: str, why: str) -> int:
+        """Sign the rulings that were made without a signature, such as those of earlier versions; how many.
+
+        Raises:
+            ConfigurationError: `who` or `why` is empty, or there is no key.
+            CorruptError: An unsigned ruling was put before a signed one.
+        """
+        if self._keys is None:
+            raise ConfigurationError("there is no key to sign rulings with", hint="run `rung init`")
+        who, why = _one_line(who, what="a person (`--by`)"), _one_line(why, what="a reason (`--reason`)")
+        with self._database.writing() as connection:
+            return _seal_unsigned(connection, self._keys, adopted=f"by {who}: {why}")
+
     def expire(self, cell: str, *, why: str) -> Cell:
         """Mark a cell's evidence as expired, for example after a runtime upgrade; it loses its approval.
 
@@ -248,6 +281,8 @@ class Ledger:
         if cell.state == state and latest == [ruling.model_copy(update={"at": one.at}) for one in latest]:
             return latest[0]  # said again, perhaps because the command was killed after it had been recorded
         connection.execute(sa.insert(RULINGS).values(ruling_columns(ruling)))
+        if self._keys is not None:
+            _seal_latest(connection, self._keys)
         reason = "" if verb == "approve" else f"{state} by {ruling.who}: {ruling.why}"
         after = cell.model_copy(update={"state": state, "reason": reason, "updated_at": ruling.at})
         _store(connection, after, before=cell)
@@ -255,6 +290,54 @@ class Ledger:
         entry = Evidence(state=state, digest=cell.artifact, at=ruling.at, detail=detail)
         _append(connection, cell.id, (entry,))
         return ruling
+
+
+def _seal_latest(connection: Connection, keys: RulingKeys) -> None:
+    """Seal the ruling that was just made; all others must be sealed."""
+    *earlier, latest = query.select_sealed(connection)
+    if unsigned := sum(row.digest is None for row in earlier):
+        raise _unsigned(unsigned, "are not signed")
+    _seal(connection, latest, keys, previous=earlier[-1].digest if earlier else None, adopted=None)
+
+
+def _seal_unsigned(connection: Connection, keys: RulingKeys, *, adopted: str) -> int:
+    """Seal the rulings at the end of the chain that are not sealed; how many there were."""
+    rows = query.select_sealed(connection)
+    unsigned = [row for row in rows if row.digest is None]
+    sealed = rows[: len(rows) - len(unsigned)]
+    if any(row.digest is None for row in sealed):
+        raise _unsigned(len(unsigned), "stand before signed ones")
+    previous = sealed[-1].digest if sealed else None
+    for row in unsigned:
+        previous = _seal(connection, row, keys, previous=previous, adopted=adopted)
+    return len(unsigned)
+
+
+def _seal(
+    connection: Connection,
+    row: sa.Row[Any],  # Any: a row's columns
+    keys: RulingKeys,
+    *,
+    previous: str | None,
+    adopted: str | None,
+) -> str:
+    """Seal the ruling of a row, as it is stored; the digest that the next one follows."""
+    seal = seal_ruling(
+        read_ruling(row),
+        previous=previous,
+        private_key=keys.private_key,
+        public_key=keys.public_key,
+        adopted=adopted,
+    )
+    connection.execute(sa.insert(SEALS).values(seal_columns(seal, ruling=row.seq)))
+    return seal.digest
+
+
+def _unsigned(count: int, what: str) -> CorruptError:
+    return CorruptError(
+        f"{count} rulings in the database {what}",
+        hint="look at `rung rulings`; if they are from before rulings were signed, `rung rulings --sign`",
+    )
 
 
 def _now() -> datetime:

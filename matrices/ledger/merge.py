@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from matrices.cells.cell import LADDER, Cell, Evidence, State, cell_id
 from matrices.cells.levels import own_steps, rank
-from matrices.cells.missing import missing_evidence
+from matrices.cells.missing import missing_evidence, open_contradictions
 from matrices.releases.ruling import Ruling, Verb
 from registry.digest import short
 from registry.errors import ConfigurationError
@@ -121,6 +121,14 @@ def _refused_by_a_person(case: _Case) -> _Outcome | None:
     return _Outcome(case.reported.model_copy(update={"state": state, "reason": reason}))
 
 
+def _contradicted(case: _Case) -> _Outcome | None:
+    """An approval is lost when new evidence contradicts what it was based on."""
+    found = open_contradictions(case.reported)
+    if case.before.state != "approved" or not case.same_artifact or not found:
+        return None
+    return _Outcome(case.reported, lost="; ".join(found))
+
+
 def _nothing_new(case: _Case) -> _Outcome | None:
     """A report of an earlier step on the same artifact undoes nothing."""
     if not (case.same_artifact and _says_nothing_new(case.before, case.reported)):
@@ -165,6 +173,7 @@ def _keeps_its_approval(case: _Case) -> _Outcome | None:
 
 _RULES: Final = (
     _refused_by_a_person,
+    _contradicted,
     _nothing_new,
     _not_approved_before,
     _another_artifact,
@@ -172,7 +181,7 @@ _RULES: Final = (
     _evidence_gone,
     _keeps_its_approval,
 )
-"""In order; the first rule that applies decides. From the fourth on, the stored cell is approved."""
+"""In order; the first rule that applies decides. From the fifth on, the stored cell is approved."""
 
 
 def _with_numbers(cell: Cell, *, of: Cell, over: Literal["absent", "all"]) -> Cell:

@@ -11,11 +11,18 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from sqlalchemy import Column, DateTime, Dialect, Index, Text
+from sqlalchemy import Column, DateTime, Dialect, ForeignKey, Index, Text
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import BigInteger, Field, Integer, SQLModel
 
-APPEND_ONLY = ("rung_evidence", "rung_ruling", "rung_release", "rung_release_cell", "rung_removal")
+APPEND_ONLY = (
+    "rung_evidence",
+    "rung_ruling",
+    "rung_ruling_seal",
+    "rung_release",
+    "rung_release_cell",
+    "rung_removal",
+)
 """Tables in which no row is ever changed or removed."""
 
 
@@ -123,6 +130,27 @@ class RulingRow(SQLModel, table=True):
     waiver: str | None = Field(default=None, sa_type=Text)
     missing: str = Field(sa_type=Text)
     """JSON list: the evidence that was missing at the time."""
+
+
+class RulingSealRow(SQLModel, table=True):
+    """The signature over a ruling and the one before (`matrices/releases/ruling_chain.py`); append-only."""
+
+    __tablename__ = "rung_ruling_seal"
+
+    ruling: int = Field(
+        sa_column=Column(
+            BigInteger().with_variant(Integer(), "sqlite"),
+            ForeignKey("rung_ruling.seq"),
+            primary_key=True,
+            autoincrement=False,
+        )
+    )
+    """`seq` of the ruling."""
+    previous: str | None = None
+    digest: str
+    adopted: str | None = Field(default=None, sa_type=Text)
+    key: str
+    signature: str = Field(sa_type=Text)
 
 
 class ReleaseRow(SQLModel, table=True):

@@ -13,16 +13,33 @@ from sqlalchemy.engine import Connection
 from matrices.cells.cell import Cell, Evidence
 from matrices.ledger.build_records import BuildRecord
 from matrices.ledger.db import Database
-from matrices.ledger.db_rows import read_cell, read_evidence, read_removal, read_ruling, read_stage
-from matrices.ledger.models import CellRow, EvidenceRow, ReleaseRow, RemovalRow, RulingRow, StageRow
+from matrices.ledger.db_rows import (
+    read_cell,
+    read_evidence,
+    read_removal,
+    read_ruling,
+    read_seal,
+    read_stage,
+)
+from matrices.ledger.models import (
+    CellRow,
+    EvidenceRow,
+    ReleaseRow,
+    RemovalRow,
+    RulingRow,
+    RulingSealRow,
+    StageRow,
+)
 from matrices.ledger.removal import Removal, RemovedKind
 from matrices.releases.release import Release
 from matrices.releases.ruling import Approval, Ruling
+from matrices.releases.ruling_chain import SealedRuling
 from registry.errors import ConfigurationError, CorruptError, NotFoundError, SchemaError
 
 CELLS: Final = CellRow.__table__  # type: ignore[attr-defined]  # SQLModel's plugin does not declare it
 EVIDENCE: Final = EvidenceRow.__table__  # type: ignore[attr-defined]  # as above
 RULINGS: Final = RulingRow.__table__  # type: ignore[attr-defined]  # as above
+SEALS: Final = RulingSealRow.__table__  # type: ignore[attr-defined]  # as above
 RELEASES: Final = ReleaseRow.__table__  # type: ignore[attr-defined]  # as above
 REMOVALS: Final = RemovalRow.__table__  # type: ignore[attr-defined]  # as above
 STAGES: Final = StageRow.__table__  # type: ignore[attr-defined]  # as above
@@ -102,6 +119,12 @@ def all_rulings(database: Database) -> list[Ruling]:
     """Every ruling, in the order in which they were made."""
     with database.reading() as connection:
         return select_rulings(connection)
+
+
+def sealed_rulings(database: Database) -> list[SealedRuling]:
+    """Every ruling with its seal, in the order in which they were made."""
+    with database.reading() as connection:
+        return [SealedRuling(read_ruling(row), read_seal(row)) for row in select_sealed(connection)]
 
 
 def approvals(database: Database, *, family: str | None = None) -> dict[str, Approval]:
@@ -205,6 +228,13 @@ def select_removals(connection: Connection, *where: sa.ColumnElement[bool]) -> l
     """Removals in the order in which they were recorded."""
     rows = connection.execute(sa.select(REMOVALS).where(*where).order_by(REMOVALS.c.seq))
     return [read_removal(row) for row in rows]
+
+
+def select_sealed(connection: Connection) -> Sequence[sa.Row[Any]]:  # Any: rows' columns
+    """Rows of all rulings with the columns of their seals, in the order in which they were recorded."""
+    seals = [column for column in SEALS.c if column.name != "ruling"]
+    joined = RULINGS.outerjoin(SEALS, RULINGS.c.seq == SEALS.c.ruling)
+    return connection.execute(sa.select(*RULINGS.c, *seals).select_from(joined).order_by(RULINGS.c.seq)).all()
 
 
 def match_id(connection: Connection, name: str, *, whole: bool = False) -> str:

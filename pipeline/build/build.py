@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, assert_never
@@ -30,15 +29,19 @@ from pipeline.build.plan import BuildPlan, Filters, make_plan
 from pipeline.build.plan_records import PlanRecords
 from pipeline.build.recorder import Display, Recorder
 from pipeline.build.records import Records
+from pipeline.consents import allowed_code
 from pipeline.executors.interface import Executor, Failure
 from pipeline.executors.local import LocalExecutor
 from pipeline.executors.scratch import remove_stale_scratch
 from pipeline.workspace.locks import alone, build_lock, writing
-from pipeline.workspace.upkeep import drop_unused
+from pipeline.workspace.upkeep import drop_unused, lost_blobs
+from registry.damaged import remove_damaged
+from registry.digest import Digest
 from registry.errors import RungError
 from registry.ladder import read_ladder
 from registry.mlflow import Checkpoints
 from registry.store import Store
+from registry.upkeep import drop_broken_images
 from registry.user_cache import user_cache
 from registry.workspace import Workspace
 from serving.node.host import this_host
@@ -55,6 +58,8 @@ class Options:
     timeout_s: float
     executor: Literal["local", "ray"] = "local"
     stop_after: StopAfter = "evaluated"
+    allow_code: tuple[str, ...] = ()
+    """Beginnings of digests of code in task files that the person allows to run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,10 @@ class BuildSummary:
     """Cell id → why it failed in this build."""
     judged_again: tuple[str, ...] = ()
     """Cells with new verdicts from outcomes that were stored before."""
+    damaged: tuple[str, ...] = ()
+    """Digests of blobs that did not have their digest; they were removed, and made again where possible."""
+    lost: tuple[str, ...] = ()
+    """Blobs that something in the workspace needs and this build could not make again, one sentence each."""
 
 
 def build_ladder(
@@ -92,6 +101,7 @@ def build_ladder(
         ConfigurationError: The ladder is wrong, a task type of it cannot be evaluated or has too few samples
             for its margin, or another build runs in this workspace.
         NotFoundError: A checkpoint is not registered.
+        RefusedError: A task type's files name code that nobody has allowed on this machine.
         RegistryError: The store or the database cannot be used; what was finished is recorded.
     """
     ladder, directory = read_ladder(ladder_file), ladder_file.resolve().parent
@@ -102,7 +112,11 @@ def build_ladder(
         database = open_database(workspace.database_url)
         with writing(workspace):
             plan = make_plan(ladder, directory=directory, filters=filters, checkpoints=checkpoints)
-            _bring_here(plan, checkpoints=checkpoints, store=workspace.store)
+            plan = replace(plan, code=_allowed_code(plan, options, workspace=workspace))
+            damaged = remove_damaged(workspace.store)
+            drop_broken_images(workspace.store)
+            for checkpoint in plan.checkpoints:
+                checkpoints.bring_here(checkpoint)
             remove_stale_scratch(workspace.scratch)
             executor, limits = _executor(workspace, options)
             summary = build(
@@ -117,7 +131,12 @@ def build_ladder(
             )
         if summary.ran or summary.failures or workspace.dirty_marker.exists():
             tidy(workspace, database=database, checkpoints=checkpoints)
-    return summary
+        if summary.ran or damaged:
+            remove_damaged(workspace.store)  # what the build has made is read while it is in memory
+    lost = lost_blobs(
+        workspace.store, database=database, checkpoints=plan.checkpoints, cells={c.id for c in plan.cells}
+    )
+    return replace(summary, damaged=tuple(damaged), lost=tuple(lost))
 
 
 def build(
@@ -147,7 +166,7 @@ def build(
         RegistryError: The store or the database cannot be written; what was finished is recorded.
     """
     began = datetime.now(UTC)
-    recorder = Recorder(ledger, display)
+    recorder = Recorder(ledger, display, store=store)
     failures: dict[str, Failure] = {}
     done: dict[str, Cell] = {}
 
@@ -213,6 +232,19 @@ def tidy(workspace: Workspace, *, database: Database, checkpoints: Checkpoints) 
             workspace.dirty_marker.unlink(missing_ok=True)
 
 
+def _allowed_code(plan: BuildPlan, options: Options, *, workspace: Workspace) -> dict[str, Digest]:
+    """Task type → the digest of its code; only an evaluation runs any."""
+    if options.stop_after == "built":
+        return {}
+    return allowed_code(
+        plan.ladder.task,
+        directory=plan.directory,
+        record=workspace.consents,
+        given=options.allow_code,
+        how="rung build LADDER",
+    )
+
+
 def _executor(workspace: Workspace, options: Options) -> tuple[Executor, BuildLimits]:
     given = int(options.memory_gib * (1 << 30))
     store, scratch, marker = workspace.store, workspace.scratch, workspace.dirty_marker
@@ -231,11 +263,3 @@ def _executor(workspace: Workspace, options: Options) -> tuple[Executor, BuildLi
             return ray, BuildLimits(jobs=jobs, memory_bytes=memory, timeout_s=options.timeout_s)
         case _:
             assert_never(options.executor)
-
-
-def _bring_here(plan: BuildPlan, *, checkpoints: Checkpoints, store: Store) -> None:
-    """Fetch from MLflow what the store lacks of checkpoints, such as those that others registered."""
-    for checkpoint in plan.checkpoints:
-        if not all(store.has(entry.digest) for entry in checkpoint.files):
-            with tempfile.TemporaryDirectory() as scratch:
-                checkpoints.materialise(checkpoint, out=Path(scratch) / "checkpoint")

@@ -26,6 +26,7 @@ from pipeline.stages.quantize import QuantizeOutput
 from pipeline.stages.rehearse import RehearseOutput, rehearse_key
 from pipeline.stages.stage import StageKey
 from pipeline.stages.verify import VerifyOutput, verify_key
+from pipeline.workspace.derive import result_difference
 from registry.artifact import Manifest
 from registry.target import find_target, missing_features
 from serving.node.host import this_host
@@ -186,15 +187,26 @@ class CellSteps:
         """
         keys = self.evaluate_keys(progress)
         found = {
-            name: self.found.records.find(key) or self._judged_again(progress, name)
+            name: self._evaluation(progress, key) or self._judged_again(progress, name)
             for name, key in keys.items()
         }
         return replace(progress, evaluated={name: found.get(name) for name in self.found.plan.ladder.task})
 
+    def _evaluation(
+        self, progress: CellProgress, key: StageKey[EvaluateOutput]
+    ) -> Recorded[EvaluateOutput] | None:
+        """A recorded evaluation; None also if the record says something else than its scorecard."""
+        recorded = self.found.records.find(key)
+        if recorded is None:
+            return None
+        artifact = reached(progress.manifest).digest
+        why = result_difference(recorded.output.result, store=self.found.records, artifact=artifact)
+        return recorded if why is None else None
+
     def _judged_again(self, progress: CellProgress, task_type: str) -> Recorded[EvaluateOutput] | None:
         """An earlier evaluation by other bars, judged by the bars of now if its outcomes decide them."""
         found, plan = self.found, self.found.plan
-        earlier = found.records.find(self.outcomes_key(progress, task_type))
+        earlier = self._evaluation(progress, self.outcomes_key(progress, task_type))
         if earlier is None:
             return None
         result = judge_again(

@@ -10,6 +10,7 @@ from pipeline.stages.export import ExportRequest
 from pipeline.stages.lower import LowerRequest
 from pipeline.stages.order import Request
 from pipeline.stages.quantize import QuantizeRequest
+from pipeline.stages.recheck import RecheckRequest
 from pipeline.stages.reference import ReferenceRequest
 from pipeline.stages.rehearse import RehearseRequest
 from registry.checkpoint import Checkpoint
@@ -35,7 +36,7 @@ def _copies(request: Request) -> float:
             return 1.5
         case LowerRequest():
             return 3.5 if find_toolchain(request.toolchain).embeds_weights else 0.5
-        case ExamineRequest():
+        case ExamineRequest() | RecheckRequest():
             return 2.5
         case RehearseRequest():
             return 3.5

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from compilers.backend import backend_names
@@ -12,6 +12,7 @@ from evals.verdict import Bar
 from matrices.cells.cell import cell_id
 from pipeline.build.prompting import decide_prompting
 from registry.checkpoint import Checkpoint
+from registry.digest import Digest
 from registry.errors import ConfigurationError, UnknownNameError
 from registry.ladder import Ladder
 from registry.mlflow import Checkpoints
@@ -61,6 +62,8 @@ class BuildPlan:
     checkpoints: tuple[Checkpoint, ...]
     """By tier; index 0 is tier 1."""
     cells: tuple[PlannedCell, ...]
+    code: Mapping[str, Digest] = field(default_factory=dict)
+    """Task type → digest of the code in its folder, which a person has allowed to run."""
 
     def bars(self, task_type: str) -> tuple[Bar, ...]:
         """What each tier demands for a task type."""

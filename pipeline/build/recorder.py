@@ -5,11 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Protocol, assert_never
 
-from matrices.ledger.build_records import BuildRecord
+from matrices.ledger.build_records import BuildRecord, blobs_of
 from matrices.ledger.ledger import Ledger
 from pipeline.build.graph import BuildNode
+from pipeline.build.records import HoldsBlobs
 from pipeline.executors.interface import Failure
 from pipeline.stages.events import ErrorEvent, Event, FinishEvent, OutputEvent, ProgressEvent
+from pipeline.workspace.derive import record_difference
 from registry.errors import CorruptError, StorageFullError
 
 WORKSPACE_ERRORS: dict[str, type[StorageFullError | CorruptError]] = {
@@ -49,11 +51,13 @@ class Recorder:
     Args:
         ledger: The writer of the database.
         display: Shows progress.
+        store: Has the blobs of outputs; a record whose blobs are gone is replaced.
     """
 
-    def __init__(self, ledger: Ledger, display: Display) -> None:
+    def __init__(self, ledger: Ledger, display: Display, *, store: HoldsBlobs) -> None:
         self._ledger = ledger
         self._display = display
+        self._store = store
         self.ran: list[str] = []
         """Nodes whose work was run and succeeded."""
 
@@ -71,6 +75,7 @@ class Recorder:
         match event:
             case OutputEvent():
                 now = datetime.now(UTC)
+                self._forget_useless(event.key)
                 self._ledger.put_stage(
                     BuildRecord(
                         key=event.key,
@@ -98,3 +103,12 @@ class Recorder:
         if ran and failure is None:
             self.ran.append(node.name)
         self._display.ended(node.name, failure, ran=ran)
+
+    def _forget_useless(self, key: str) -> None:
+        """Drop an earlier record of the stage whose blobs are gone or say something else; others are kept."""
+        earlier = self._ledger.find_stage(key)
+        if earlier is None:
+            return
+        lost = not all(self._store.has(digest) for digest in blobs_of(earlier.output))
+        if lost or record_difference(earlier, store=self._store) is not None:
+            self._ledger.forget_stages([key])

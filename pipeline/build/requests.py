@@ -33,7 +33,12 @@ def reference_request(checkpoint: Checkpoint, *, found: PlanRecords) -> Referenc
     has_probe = found.records.find(probe_key) is not None
     keys = {task_type: found.reference_key(checkpoint, task_type) for task_type in plan.ladder.task}
     missing = tuple(
-        TaskRequest(key=key.digest, task_type=task_type, entry=plan.ladder.task[task_type])
+        TaskRequest(
+            key=key.digest,
+            task_type=task_type,
+            entry=plan.ladder.task[task_type],
+            code=plan.code.get(task_type),
+        )
         for task_type, key in keys.items()
         if found.records.find(key) is None
     )
@@ -115,6 +120,7 @@ def _examine(progress: CellProgress, steps: CellSteps) -> ExamineRequest | None:
             entry=plan.ladder.task[task_type],
             bars=plan.bars(task_type),
             references=reached(steps.found.references(task_type)),
+            code=plan.code.get(task_type),
             outcomes_key=steps.outcomes_key(progress, task_type).digest,
         )
         for task_type, evaluated in progress.evaluated.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from registry.errors import RegistryError, ToolchainMissingError
 from registry.workspace import Workspace, find_workspace
 
 if TYPE_CHECKING:
+    from matrices.cells.cell import Cell
     from matrices.ledger.db import Database
     from matrices.ledger.ledger import Ledger
     from matrices.views.board import Board
@@ -48,6 +49,24 @@ def ledger(database: Database) -> Ledger:
     return Ledger(database)
 
 
+def ruling_ledger(database: Database) -> Ledger:
+    """The writer of this workspace's database that signs rulings, once those before are verified."""
+    from pipeline.workspace.rulings import ruling_ledger as make
+
+    return make(this_workspace(), database)
+
+
+def check_results(cells: Iterable[Cell]) -> None:
+    """Check that cells of this workspace say what their scorecards show.
+
+    Raises:
+        CorruptError: One does not.
+    """
+    from pipeline.workspace.derive import check_results as check
+
+    check(cells, store=this_workspace().store)
+
+
 def checkpoints(workspace: Workspace) -> Checkpoints:
     """The workspace's checkpoints in MLflow."""
     from registry.mlflow import Checkpoints
@@ -56,17 +75,19 @@ def checkpoints(workspace: Workspace) -> Checkpoints:
 
 
 @contextmanager
-def publishing_revocations(database: Database) -> Iterator[None]:
-    """Bring this workspace's signed revocation list up to date after rulings, also where one was refused.
+def publishing_rulings(database: Database) -> Iterator[None]:
+    """Note the latest ruling and bring the signed revocation list up to date, also where one was refused.
 
     A ruling that was killed before this is made again, and refused, and the list is right then.
     """
     from pipeline.publish import publish_revocations
+    from pipeline.workspace.rulings import note_rulings
 
     try:
         yield
     finally:
         publish_revocations(this_workspace(), database)
+        note_rulings(this_workspace(), database)
 
 
 def track(workspace: Workspace, database: Database) -> None:

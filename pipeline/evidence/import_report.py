@@ -5,7 +5,7 @@ Importing the same file again changes nothing, so a call that was killed between
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from matrices.ledger.db import Database
 from matrices.ledger.ledger import Ledger
 from pipeline.evidence.check import Verified, check_report
 from pipeline.evidence.document import EvidenceFile, read_report
+from pipeline.evidence.recheck import Rechecked, recheck
 from pipeline.evidence.record import with_evidence
 from registry.digest import canonical_json, short
 from registry.signing import fingerprint
@@ -36,10 +37,18 @@ class ImportedReport:
     """As they are now."""
     notes: tuple[str, ...]
     """What was not measured, and why."""
+    rechecked: Rechecked
+    """How its scorecards were checked."""
 
 
 def import_reports(
-    paths: Iterable[Path], *, workspace: Workspace, database: Database, trusted: Iterable[Path], at: datetime
+    paths: Iterable[Path],
+    *,
+    workspace: Workspace,
+    database: Database,
+    trusted: Iterable[Path],
+    at: datetime,
+    say: Callable[[str], None] = lambda text: None,
 ) -> list[ImportedReport]:
     """Verify evidence files and record them; nothing is recorded unless all of them hold.
 
@@ -49,6 +58,7 @@ def import_reports(
         database: The workspace's.
         trusted: Public keys whose evidence is accepted.
         at: Now; a file of a later time is refused.
+        say: Called with what is being done.
 
     Raises:
         NotFoundError: No such file.
@@ -63,7 +73,13 @@ def import_reports(
         checked.append(
             (path, report, key, check_report(path, report, workspace=workspace, database=database, at=at))
         )
-    imported = [_imported(*one, workspace=workspace, database=database) for one in checked]
+    rechecked = [
+        recheck(path, report, verified, workspace=workspace, say=say) for path, report, _, verified in checked
+    ]
+    imported = [
+        _imported(*one, workspace=workspace, database=database, rechecked=how)
+        for one, how in zip(checked, rechecked, strict=True)
+    ]
     workspace.dirty_marker.touch()  # the next build removes what the new evidence replaced
     return imported
 
@@ -76,6 +92,7 @@ def _imported(
     *,
     workspace: Workspace,
     database: Database,
+    rechecked: Rechecked,
 ) -> ImportedReport:
     ledger, by = Ledger(database), f"by node key {short(fingerprint(key))}"
     cells = []
@@ -88,7 +105,7 @@ def _imported(
         for judged in found.judged:
             workspace.store.add_bytes(canonical_json(judged.card))
         cells.append(ledger.put_cell(after))
-    return ImportedReport(path, report, key, tuple(cells), tuple(_notes(report)))
+    return ImportedReport(path, report, key, tuple(cells), tuple(_notes(report)), rechecked)
 
 
 def _scorecards(cell: Cell, store: Store) -> dict[str, Scorecard]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from evals.scorecard import Scorecard
@@ -12,6 +12,7 @@ from matrices.cells import steps
 from matrices.cells.cell import Cell, Evidence, State, TaskResult
 from matrices.cells.levels import evaluated_on, evidence_level, rank
 from matrices.cells.measurement import Measurement
+from matrices.cells.missing import contradiction
 from pipeline.evidence.check import Verified
 from pipeline.evidence.document import Measured
 from registry.digest import short
@@ -32,6 +33,18 @@ NOT_THE_ARTIFACTS: Final = frozenset(
 """Codes of problems that say nothing of the artifact."""
 
 
+CHANCE: Final = 0.02
+"""Share of the samples that may differ between two chips, where both results earn the same tier."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Contradiction:
+    """A step of the evidence that says so, and whether the new result is taken for all that."""
+
+    entry: Evidence
+    is_taken: bool
+
+
 def with_evidence(
     cell: Cell, found: Verified, *, by: str, earlier: Mapping[str, Scorecard] | None = None
 ) -> Cell | None:
@@ -44,14 +57,16 @@ def with_evidence(
         found: The evidence.
         by: Who signed it, for people.
         earlier: Task type → the scorecard that the cell's result rests on. Of two that contradict each other
-            the one with the lower tier stays, and the other is a step of the evidence.
+            the one with the lower tier counts, the contradiction is a step of the evidence, and the cell
+            cannot be approved, or loses its approval, until a person has ruled on it.
     """
-    refuted = _contradictions(cell, found, earlier=earlier or {})
+    against = _contradictions(cell, found, earlier=earlier or {})
+    refuted = {name for name, one in against.items() if not one.is_taken}
     kept = tuple(one for one in found.judged if one.result.task_type not in refuted)
     after = _with_results(
         cell.model_copy(update={"state": "declared"}), replace(found, judged=kept), before=cell
     )
-    after = after.model_copy(update={"evidence": (*after.evidence, *refuted.values())})
+    after = after.model_copy(update={"evidence": (*after.evidence, *(one.entry for one in against.values()))})
     fresh = after.evidence[len(cell.evidence) :]
     if not fresh:
         return None
@@ -66,29 +81,35 @@ def with_evidence(
     return after.model_copy(update={"state": _level(cell) if is_ruled else cell.state, "reason": cell.reason})
 
 
-def _contradictions(cell: Cell, found: Verified, *, earlier: Mapping[str, Scorecard]) -> dict[str, Evidence]:
-    """Task type → the step for a result that is not taken, because it contradicts a lower one."""
+def _contradictions(
+    cell: Cell, found: Verified, *, earlier: Mapping[str, Scorecard]
+) -> dict[str, _Contradiction]:
+    """Task type → what a new result has against the stored one, or the other way round."""
     if cell.state == "expired":
         return {}
     stored = {result.task_type: result for result in cell.tasks}
-    steps_: dict[str, Evidence] = {}
+    contradictions: dict[str, _Contradiction] = {}
     for one in found.judged:
         name = one.result.task_type
         known, card = stored.get(name), earlier.get(name)
-        if known is None or card is None or _tier(one.result) >= _tier(known):
+        if known is None or card is None:
             continue
         differing, common = _differing(card, one.card)
-        if not differing:
+        of_one_tier = _tier(one.result) == _tier(known)
+        if differing <= (math.floor(CHANCE * common) if of_one_tier else 0):
             continue
+        is_taken = _tier(one.result) > _tier(known)
         on = found.measured.measurement
-        detail = (
-            f"contradiction: {steps.summary_of(one.result)} on {on.chip}; {differing} of {common} samples "
-            f"differ from {steps.summary_of(known)}, which stays (scorecard {short(one.result.scorecard)})"
+        detail = contradiction(
+            f"{steps.summary_of(one.result)} on {on.chip}; {differing} of {common} samples differ from "
+            f"{steps.summary_of(known)}, which {'gives way' if is_taken else 'stays'} "
+            f"(scorecard {short(known.scorecard if is_taken else one.result.scorecard)})"
         )
-        steps_[name] = Evidence(
+        entry = Evidence(
             state="evaluated", digest=cell.artifact, at=on.at, detail=detail, measurement=_shown(on)
         )
-    return steps_
+        contradictions[name] = _Contradiction(entry, is_taken=is_taken)
+    return contradictions
 
 
 def _shown(on: Measurement) -> Measurement:

@@ -20,6 +20,7 @@ from typing import Literal, assert_never
 from compilers.backend import find_format, find_runtime
 from compilers.toolchain import Unsupported
 from evals.scorecard import Scorecard
+from pipeline.consents import CONSENTS_NAME, allowed_code
 from pipeline.evidence.document import EvidenceFile, Machine, Measured, MeasurementProblem
 from pipeline.executors.interface import Failure, Work
 from pipeline.executors.local import LocalExecutor
@@ -33,9 +34,10 @@ from pipeline.stages.task import TaskRequest
 from pipeline.stages.verify import VerifyOutput
 from registry.artifact import Manifest
 from registry.atomic import write_atomically
-from registry.digest import canonical_json, digest_value
+from registry.digest import Digest, canonical_json, digest_value
 from registry.errors import CorruptError, NotFoundError, RungError
 from registry.host import Host
+from registry.ladder import TaskEntry
 from registry.recipe import parse_recipe
 from registry.store import Store
 from registry.target import find_target, missing_features
@@ -65,6 +67,8 @@ class RunSettings:
     speed: SpeedRequest = DEFAULT_SPEED
     cells: tuple[str, ...] = ()
     """Only these; empty: all of the kit."""
+    allow_code: tuple[str, ...] = ()
+    """Beginnings of digests of code in task files that the person allows to run."""
 
 
 class Kept(Value):
@@ -98,6 +102,7 @@ def run_kit(
 
     Raises:
         NotFoundError: A cell that was asked for is not in the kit.
+        RefusedError: The kit's tasks run code that nobody has allowed on this machine.
         InterruptedFetchError: The source does not answer; the same run goes on where it stopped.
         StorageFullError: No space left.
     """
@@ -107,6 +112,7 @@ def run_kit(
     subjects = _chosen(kit, settings.cells)
     if blobs is not None:
         node.fetch(blobs)
+    node.unpack_tasks()
     results = []
     for number, subject in enumerate(subjects, start=1):
         report(f"{number}/{len(subjects)} {subject.cell}")
@@ -145,6 +151,10 @@ class _Node:
         self.store = store
         self.settings = settings
         self.report = report
+        self.entries: dict[str, TaskEntry] = {}
+        """Task type → its entry, with the folder that its files were unpacked to."""
+        self.code: dict[str, Digest] = {}
+        """Task type → the digest of its code, which a person has allowed."""
         self.facts = describe_node(kit.target)
         self.chip = chip_here(find_target(kit.target), self.facts.host)
         scratch = work / "scratch"
@@ -170,6 +180,29 @@ class _Node:
                 received=lambda _: None,
                 deadline=Deadline.of(entry.size_bytes),
             )
+
+    def unpack_tasks(self) -> None:
+        """Put the kit's task files where they are run from, once their code was allowed here."""
+        if self.quality != "measured":
+            return
+        self.entries = {task.task_type: self.unpacked(task) for task in self.kit.tasks}
+        self.code = allowed_code(
+            self.entries,
+            directory=self.work / "tasks",
+            record=self.work / CONSENTS_NAME,
+            given=self.settings.allow_code,
+            how="rung evidence run …",
+        )
+
+    def unpacked(self, task: KitTask) -> TaskEntry:
+        """A task type's entry with its own files below the work directory."""
+        if not task.files:
+            return task.entry
+        folder = folder_of(self.kit, task)
+        out = self.work / "tasks" / folder
+        if not out.is_dir():
+            self.store.materialise(task.files, out=out, share="copy")
+        return task.entry.model_copy(update={"include": folder})
 
     def measure(self, subject: KitSubject, *, blobs: Source | None) -> Measured:
         """Everything that is asked of one artifact, or why it is not there."""
@@ -264,20 +297,14 @@ class _Node:
         )
 
     def task(self, task: KitTask) -> TaskRequest:
-        """A task type with its own files unpacked here."""
-        entry = task.entry
-        if task.files:
-            folder = folder_of(self.kit, task)
-            out = self.work / "tasks" / folder
-            if not out.is_dir():
-                self.store.materialise(task.files, out=out, share="copy")
-            entry = entry.model_copy(update={"include": folder})
+        """A task type as the worker is asked for it."""
         return TaskRequest(
             key=digest_value(["evaluate", task.task_type]),
             task_type=task.task_type,
-            entry=entry,
+            entry=self.entries[task.task_type],
             bars=task.bars,
             references=task.references,
+            code=self.code.get(task.task_type),
         )
 
     def with_output(self, kept: Kept, event: OutputEvent) -> Kept:

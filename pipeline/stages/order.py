@@ -11,12 +11,19 @@ from pipeline.stages.examine import ExamineRequest
 from pipeline.stages.export import ExportRequest
 from pipeline.stages.lower import LowerRequest
 from pipeline.stages.quantize import QuantizeRequest
+from pipeline.stages.recheck import RecheckRequest
 from pipeline.stages.reference import ReferenceRequest
 from pipeline.stages.rehearse import RehearseRequest
 from registry.value import Value
 
 Request = Annotated[
-    ExportRequest | QuantizeRequest | LowerRequest | ReferenceRequest | ExamineRequest | RehearseRequest,
+    ExportRequest
+    | QuantizeRequest
+    | LowerRequest
+    | ReferenceRequest
+    | ExamineRequest
+    | RehearseRequest
+    | RecheckRequest,
     Field(discriminator="kind"),
 ]
 REQUEST: TypeAdapter[Request] = TypeAdapter(Request)

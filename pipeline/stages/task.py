@@ -17,5 +17,7 @@ class TaskRequest(Value):
     bars: tuple[Bar, ...] = ()
     references: tuple[Digest, ...] = ()
     """Scorecard blobs of the tiers' reference checkpoints, by tier."""
+    code: Digest | None = None
+    """Digest of the code in its folder that a person has allowed to run."""
     outcomes_key: Digest | None = None
     """Key to report the outcomes under as well, by which they are found when the bars have changed."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 from pydantic import ValidationError
 
@@ -17,13 +18,27 @@ from evals.scorecard import Scorecard
 from evals.verdict import Bar, Verdict, earned_tier
 from matrices.cells.cell import Cell, TaskResult
 from matrices.ledger import query
+from matrices.ledger.build_records import BuildRecord
 from matrices.ledger.db import Database
 from matrices.releases.ruling import Ruling
 from registry.digest import Digest, short
-from registry.errors import RungError
+from registry.errors import CorruptError, RungError
 from registry.store import Store
+from registry.value import describe
 
 _CLOSE = 1e-9
+
+
+class HasBlobs(Protocol):
+    """What has blobs: the store, or the records of a build."""
+
+    def has(self, digest: str) -> bool:
+        """Whether a blob is there."""
+        ...
+
+    def read_bytes(self, digest: str) -> bytes:
+        """A blob's bytes, checked."""
+        ...
 
 
 def differences(cell: Cell, *, store: Store, ruling: Ruling | None) -> list[str]:
@@ -34,12 +49,57 @@ def differences(cell: Cell, *, store: Store, ruling: Ruling | None) -> list[str]
         store: The content store.
         ruling: The latest ruling on its artifact.
     """
-    found = [why for result in cell.tasks if (why := _differs(cell, result, store=store)) is not None]
+    results = (result_difference(result, store=store, artifact=cell.artifact) for result in cell.tasks)
+    found = [why for why in results if why is not None]
     verb = ruling.verb if ruling is not None else None
     for state, needed in (("approved", "approve"), ("rejected", "reject"), ("withdrawn", "withdraw")):
         if cell.state == state and verb != needed:
             found.append(f"it is {state}, and no ruling on its artifact says so")
     return found
+
+
+def check_results(cells: Iterable[Cell], *, store: Store) -> None:
+    """Check that cells say what their scorecards show.
+
+    Raises:
+        CorruptError: One does not.
+    """
+    for cell in cells:
+        for result in cell.tasks:
+            if (why := result_difference(result, store=store, artifact=cell.artifact)) is not None:
+                raise CorruptError(
+                    f"the database's `{cell.id}` is not what its evidence shows: {why}",
+                    hint="it was edited outside Rung: build it again",
+                )
+
+
+def result_difference(result: TaskResult, *, store: HasBlobs, artifact: Digest | None) -> str | None:
+    """What a result says that its scorecard does not, in one sentence; None where they agree.
+
+    Args:
+        result: As a cell or the record of an evaluation has it.
+        store: Has the scorecard.
+        artifact: The artifact that it must be of; None: any.
+    """
+    card = _card(store, result.scorecard)
+    if isinstance(card, str):
+        return f"{result.task_type}: {card}"
+    about = (artifact and card.subject, card.task_type, card.tasks_digest)
+    if about != (artifact, result.task_type, result.tasks_digest):
+        return f"{result.task_type}: its scorecard is of {short(card.subject)} on {card.task_type}"
+    counted = (len(card.outcomes), card.available, card.batch_size)
+    if counted != (result.samples, result.available, result.batch_size):
+        return f"{result.task_type}: its scorecard has {counted[0]} samples, the cell says {result.samples}"
+    if not _same(result.accuracy, card.accuracy):
+        given, said = f"{card.accuracy:.3f}", f"{result.accuracy:.3f}"
+        return f"{result.task_type}: its scorecard gives an accuracy of {given}, the cell says {said}"
+    mean = math.fsum(one.value for one in card.outcomes) / len(card.outcomes)
+    for verdict in result.verdicts:
+        if not _same(verdict.accuracy, mean):
+            return f"{result.task_type}: its scorecard gives {mean:.3f}, a verdict {verdict.accuracy:.3f}"
+    if result.tier != earned_tier(list(result.verdicts)):
+        return f"{result.task_type}: it says tier {result.tier}, its verdicts do not"
+    return None
 
 
 class References:
@@ -90,26 +150,20 @@ def verdict_differences(
     return found
 
 
-def _differs(cell: Cell, result: TaskResult, *, store: Store) -> str | None:
-    card = _card(store, result.scorecard)
-    if isinstance(card, str):
-        return f"{result.task_type}: {card}"
-    about = (card.subject, card.task_type, card.tasks_digest)
-    if about != (cell.artifact, result.task_type, result.tasks_digest):
-        return f"{result.task_type}: its scorecard is of {short(card.subject)} on {card.task_type}"
-    counted = (len(card.outcomes), card.available, card.batch_size)
-    if counted != (result.samples, result.available, result.batch_size):
-        return f"{result.task_type}: its scorecard has {counted[0]} samples, the cell says {result.samples}"
-    if not _same(result.accuracy, card.accuracy):
-        given, said = f"{card.accuracy:.3f}", f"{result.accuracy:.3f}"
-        return f"{result.task_type}: its scorecard gives an accuracy of {given}, the cell says {said}"
-    mean = math.fsum(one.value for one in card.outcomes) / len(card.outcomes)
-    for verdict in result.verdicts:
-        if not _same(verdict.accuracy, mean):
-            return f"{result.task_type}: its scorecard gives {mean:.3f}, a verdict {verdict.accuracy:.3f}"
-    if result.tier != earned_tier(list(result.verdicts)):
-        return f"{result.task_type}: it says tier {result.tier}, its verdicts do not"
-    return None
+def record_difference(record: BuildRecord, *, store: HasBlobs) -> str | None:
+    """What the record of an evaluation says that its scorecard does not; None where they agree.
+
+    Args:
+        record: Of a finished stage; only those of evaluations have a scorecard and a result.
+        store: The content store.
+    """
+    if record.stage not in ("evaluate", "outcomes"):
+        return None
+    try:
+        result = TaskResult.model_validate(record.output.get("result"))
+    except ValidationError as error:
+        return f"it is not the result of an evaluation: {describe(error)}"
+    return result_difference(result, store=store, artifact=None) if store.has(result.scorecard) else None
 
 
 def _follows(verdict: Verdict, card: Scorecard, *, reference: Scorecard, alpha: float) -> bool:
@@ -121,7 +175,7 @@ def _follows(verdict: Verdict, card: Scorecard, *, reference: Scorecard, alpha: 
     return again.status == verdict.status and _same(again.reference_accuracy, verdict.reference_accuracy)
 
 
-def _card(store: Store, digest: str) -> Scorecard | str:
+def _card(store: HasBlobs, digest: str) -> Scorecard | str:
     """The scorecard of a digest, or why there is none."""
     try:
         card = Scorecard.model_validate_json(store.read_bytes(digest))

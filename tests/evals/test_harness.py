@@ -11,6 +11,7 @@ from compilers.model.tokenizer import Tokenizer
 from evals.harness import evaluate, load_tasks, scorecard
 from evals.judge import SequentialJudge, judge
 from evals.samples import LoadedTasks
+from evals.task_code import find_code
 from evals.verdict import Bar
 from registry.digest import digest_bytes
 from registry.errors import EvaluationError
@@ -51,7 +52,14 @@ def write_task(directory: Path, body: str, *, name: str = "own") -> None:
 
 def load(directory: Path, *names: str) -> LoadedTasks:
     entry = TaskEntry(floor=(0.0,), tasks=names or ("own",), include="mine", chat_template=False)
-    return load_tasks("mine", entry, ladder_dir=directory, cache_dir=directory / "cache")
+    found = find_code(directory / "mine")
+    return load_tasks(
+        "mine",
+        entry,
+        ladder_dir=directory,
+        cache_dir=directory / "cache",
+        code=None if found is None else found.digest,
+    )
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from evals.loading import load_tasks
 from evals.prompting import Prompting
 from evals.samples import LoadedTask, LoadedTasks
+from evals.task_code import find_code
 from evals.tasks.catalog import TASK_TYPES
 from registry.digest import digest_bytes
 from registry.errors import ConfigurationError, EvaluationError, UnknownNameError
@@ -60,6 +61,7 @@ def load_own(directory: Path, *names: str, **entry: Any) -> LoadedTasks:
         ),
         ladder_dir=directory,
         cache_dir=directory / "cache",
+        code=code.digest if (code := find_code(directory / "mine")) else None,
     )
 
 

@@ -32,16 +32,21 @@ def approve(
     family: str | None = typer.Option(None, help="With --passing: only this family"),
     as_json: bool = typer.Option(False, "--json", help="Print the approvals as JSON"),
 ) -> None:
-    """Approve cells for release. Refused (exit 8) if evidence is missing, unless waived."""
+    """Approve cells for release. Refused (exit 8) if evidence is missing, unless waived.
+
+    A cell that says more than its scorecards show was edited outside Rung (exit 3).
+    """
     if passing == bool(cell):
         raise ConfigurationError("give cells, or `--passing`, not both", hint="see `rung approve --help`")
     board = context.board()
-    ledger = context.ledger(board.database)
+    ledger = context.ruling_ledger(board.database)
     workspace = context.this_workspace()
+    chosen = board.approvable(family) if passing else board.cells_named(cell)
+    context.check_results(chosen)
     approvals, refusals = {}, []
     # What is approved now is not removed at the same time.
-    with writing(workspace), context.publishing_revocations(board.database):
-        for each in board.approvable(family) if passing else board.cells_named(cell):
+    with writing(workspace), context.publishing_rulings(board.database):
+        for each in chosen:
             try:
                 _check_stored(each, workspace.store)
                 approvals[each.id] = ledger.approve(each.id, who=by, why=reason, waiver=waive)

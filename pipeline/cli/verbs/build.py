@@ -10,6 +10,7 @@ import typer
 from pipeline.cli import context, output
 from pipeline.cli.names import target_names
 from pipeline.cli.progress import show_progress
+from registry.errors import CorruptError
 
 
 class ExecutorName(Enum):
@@ -48,6 +49,11 @@ def build(
     until: Until = typer.Option(
         Until.evaluated, help="`built`: compile and prove only; a later build evaluates"
     ),
+    allow_code: list[str] = typer.Option(
+        [],
+        metavar="DIGEST",
+        help="Let the code of task files with this digest run here; recorded; repeatable",
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print the cells as JSON"),
 ) -> None:
     """Export, quantize, lower, verify, evaluate and judge whatever is missing or stale; resumable."""
@@ -57,7 +63,12 @@ def build(
     from pipeline.build.plan import Filters
 
     options = Options(
-        jobs=jobs, memory_gib=memory, timeout_s=timeout, executor=executor.value, stop_after=until.value
+        jobs=jobs,
+        memory_gib=memory,
+        timeout_s=timeout,
+        executor=executor.value,
+        stop_after=until.value,
+        allow_code=tuple(allow_code),
     )
     filters = Filters(tuple(target), tuple(recipe), tuple(toolchain), tuple(checkpoint))
     workspace = context.this_workspace()
@@ -67,7 +78,9 @@ def build(
         output.data(report.cells)
     if report.judged_again:
         output.note(f"{len(report.judged_again)} cells judged again, from the outcomes that were stored")
-    if not report.ran and not report.failures:
+    if report.damaged:
+        output.note(f"{len(report.damaged)} damaged blobs were removed: {', '.join(report.damaged[:4])}")
+    if not (report.ran or report.failures or report.damaged or report.lost):
         output.note(f"nothing to build: {len(report.cells)} cells are up to date")
     else:
         output.note(f"{len(report.ran)} stages run, {len(report.cells)} cells, {len(report.failures)} failed")
@@ -81,5 +94,9 @@ def build(
         output.note(f"failed: {cell}: {failure.message}\n  hint: {failure.hint}")
     if report.ran:
         context.track(workspace, context.database(workspace))
+    for text in report.lost:
+        output.note(f"lost: {text}\n  hint: import, register or release again what it belongs to")
+    if report.lost and not report.failures:
+        raise typer.Exit(CorruptError.exit_code)
     if report.failures:
         raise typer.Exit(max(failure.exit_code for failure in report.failures.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,6 +84,9 @@ def run(
     everything: bool = typer.Option(False, "--all", help="With --ladder: also those with complete evidence"),
     threads: int = typer.Option(1, min=1, help="Threads of each runtime"),
     timeout: float = typer.Option(7200.0, min=1.0, help="Time limit for one artifact, seconds"),
+    allow_code: list[str] = typer.Option(
+        [], metavar="DIGEST", help="Let the code of task files with this digest run here; repeatable"
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print what was measured as JSON"),
 ) -> None:
     """Measure artifacts on the machine that has the hardware; write one signed file.
@@ -109,7 +113,9 @@ def run(
         out=out,
         key=key,
         work=work,
-        settings=_settings(only, threads=threads, timeout_s=timeout, cells=cell),
+        settings=replace(
+            _settings(only, threads=threads, timeout_s=timeout, cells=cell), allow_code=tuple(allow_code)
+        ),
         workspace=_own_workspace(),
         report=output.note,
     )
@@ -141,7 +147,12 @@ def import_(
     with writing(workspace):
         database = context.database(workspace)
         imported = import_reports(
-            file, workspace=workspace, database=database, trusted=keys, at=datetime.now(UTC)
+            file,
+            workspace=workspace,
+            database=database,
+            trusted=keys,
+            at=datetime.now(UTC),
+            say=output.note,
         )
     if as_json:
         output.data([cell for one in imported for cell in one.cells])
@@ -150,6 +161,11 @@ def import_(
             f"{one.path}: {len(one.cells)} cells of {one.report.target} on {one.report.node.chip}, "
             f"report {short(one.report.digest)}, signed with {one.key.name}"
         )
+        if one.rechecked.marked:
+            output.note(
+                f"  {one.rechecked.marked} scorecards marked again from their responses, "
+                f"{one.rechecked.rerun} samples run again here"
+            )
         for cell in one.cells:
             output.note(f"  {cell.id}: {cell.state}" + (f": {cell.reason}" if cell.reason else ""))
         for text in one.notes:
@@ -254,7 +270,11 @@ def _own_workspace() -> Workspace | None:
 def _without_outcomes(results: tuple[Measured, ...]) -> tuple[Measured, ...]:
     return tuple(
         one.model_copy(
-            update={"scorecards": tuple(card.model_copy(update={"outcomes": ()}) for card in one.scorecards)}
+            update={
+                "scorecards": tuple(
+                    card.model_copy(update={"outcomes": (), "responses": None}) for card in one.scorecards
+                )
+            }
         )
         for one in results
     )

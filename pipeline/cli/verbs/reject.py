@@ -21,8 +21,8 @@ def reject(
 ) -> None:
     """Reject cells. Their artifacts cannot be released until someone approves them."""
     board = context.board()
-    ledger = context.ledger(board.database)
-    with context.publishing_revocations(board.database):
+    ledger = context.ruling_ledger(board.database)
+    with context.publishing_rulings(board.database):
         for each in board.cells_named(cell):
             ledger.reject(each.id, who=by, why=reason)
             output.note(f"rejected {each.id}")

@@ -25,8 +25,8 @@ def withdraw(
     The artifacts go on the signed revocation list, which nodes take at their next pull.
     """
     board = context.board()
-    ledger = context.ledger(board.database)
-    with context.publishing_revocations(board.database):
+    ledger = context.ruling_ledger(board.database)
+    with context.publishing_rulings(board.database):
         for each in board.cells_named(cell):
             ledger.withdraw(each.id, who=by, why=reason)
             output.note(f"withdrew {each.id}")

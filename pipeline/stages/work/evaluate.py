@@ -35,7 +35,11 @@ def evaluate_task(
         for bar, digest in zip(task.bars, task.references, strict=True)
     }
     loaded = load_tasks(
-        task.task_type, task.entry, ladder_dir=ladder_directory, cache_dir=context.scratch / "datasets"
+        task.task_type,
+        task.entry,
+        ladder_dir=ladder_directory,
+        cache_dir=context.scratch / "datasets",
+        code=task.code,
     )
     measured = evaluate(
         artifact.session,

@@ -32,6 +32,7 @@ def evaluate_checkpoint(
         task.entry,
         ladder_dir=request.ladder_directory,
         cache_dir=context.scratch / "datasets",
+        code=task.code,
     )
     measured = evaluate(
         session,

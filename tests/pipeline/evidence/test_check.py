@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from compilers.backend import find_format
+from evals.responses import pack_responses, unpack_responses
+from evals.scorecard import Scorecard
 from matrices.cells.measurement import Measurement
 from matrices.ledger.db import open_database
 from pipeline.evidence.check import _Check
@@ -352,3 +354,47 @@ def test_one_bad_file_keeps_the_good_ones_out_too(
     finally:
         database.close()
     assert build.cells() == before
+
+
+def _all_right(card: Scorecard) -> dict[str, object]:
+    return {"outcomes": tuple(one.model_copy(update={"value": 1.0}) for one in card.outcomes)}
+
+
+def _without_responses(card: Scorecard) -> dict[str, object]:
+    return {"responses": None}
+
+
+def _picked(card: Scorecard) -> dict[str, object]:
+    given = unpack_responses(card.responses or "")
+    return {"outcomes": card.outcomes[1:], "responses": pack_responses(given[1:])}
+
+
+def _garbled(card: Scorecard) -> dict[str, object]:
+    return {"responses": "AAAA"}
+
+
+def _made_up(card: Scorecard) -> dict[str, object]:
+    """Log-probabilities that the artifact did not give; the likeliest choice stays so."""
+    given = unpack_responses(card.responses or "")
+    shifted = [
+        tuple((one[0] - 7.0, one[1]) if isinstance(one, tuple) else one for one in sample) for sample in given
+    ]
+    return {"responses": pack_responses(shifted)}
+
+
+@pytest.mark.parametrize(
+    ("lie", "said"),
+    [
+        (_all_right, "its response gives 0"),
+        (_without_responses, "has no responses"),
+        (_picked, "is not the one that has to be taken there"),
+        (_garbled, "cannot be read"),
+        (_made_up, "samples that were run again contradict it"),
+    ],
+)
+def test_a_trusted_node_that_lies_about_its_samples_is_refused(
+    import_one, report: EvidenceFile, lie: Callable[[Scorecard], dict[str, object]], said: str
+):
+    forged = with_card(report, **lie(report.results[0].scorecards[0]))
+    with pytest.raises(RefusedError, match=said):
+        import_one(forged)

@@ -10,6 +10,7 @@ import pytest
 from compilers.check.parity import Parity
 from matrices.cells.cell import Cell, Evidence
 from matrices.cells.measurement import Measurement
+from matrices.cells.missing import missing_evidence
 from matrices.ledger.db import open_database
 from matrices.ledger.ledger import Ledger
 from matrices.releases.release import Release
@@ -150,6 +151,12 @@ def test_a_result_that_contradicts_a_lower_one_is_shown_and_not_taken(
     samples = len(card.outcomes)
     assert f"contradiction: {stored.task_type}" in after.evidence[-1].detail
     assert f"{samples} of {samples} samples differ" in after.evidence[-1].detail
+    assert after.evidence[-1].detail in missing_evidence(after, tasks=[])
+    lower = before.model_copy(update={"tasks": (result,)})
+    honest = Verified(bare, None, (Judged(stored, claimed),))
+    now = with_evidence(lower, honest, by="by a key", earlier={stored.task_type: card})
+    assert now.tasks == (stored,), "the lower one counts, whichever came first"
+    assert "which gives way" in now.evidence[-1].detail
     same = Verified(bare, None, (Judged(result, card),))
     assert with_evidence(before, same, by="by a key", earlier={stored.task_type: card}).tasks[0].tier == 1
 
