@@ -158,7 +158,7 @@ class _Campaign:
         # Workspaces have absolute paths in MLflow's database: every run is at the same place.
         self._work = scratch / "work"
         (self._bases / "empty").mkdir(parents=True)
-        _copy(demo, self._bases / "demo")
+        shutil.copytree(demo, self._bases / "demo", symlinks=True)
 
     def unbroken(self, case: Case) -> _Unbroken | None:
         """Run a command to its end; None where it fails."""
