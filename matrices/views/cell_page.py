@@ -17,6 +17,7 @@ from matrices.cells.levels import (
 )
 from matrices.cells.measurement import Measurement, Via
 from matrices.cells.missing import missing_evidence
+from matrices.cells.next_steps import next_steps
 from matrices.cells.proxy import Proxy
 from matrices.chips.throughput import Throughput
 from matrices.releases.ruling import Ruling
@@ -85,6 +86,8 @@ def explain_cell(page: CellPage) -> list[str]:
         missing = missing_evidence(cell, tasks=page.tasks)
         lines.append("  missing for approval" if missing else "  nothing is missing for approval")
         lines += [f"    - {one_line(one)}" for one in missing]
+    if steps := next_steps(cell):
+        lines += ["  try next", *(f"    - {one_line(step)}" for step in steps)]
     return lines
 
 
@@ -95,6 +98,7 @@ def cell_json(page: CellPage) -> dict[str, Any]:  # Any: JSON
     return cell.model_dump(mode="json") | {
         "earned": earned_tiers(cell),
         "missing": missing_evidence(cell, tasks=page.tasks),
+        "next": next_steps(cell),
         "level": evidence_level(cell),
         "evidence": [evidence_json(entry) for entry in cell.evidence],
         "proxy": proxy.model_dump(mode="json") if proxy else None,
