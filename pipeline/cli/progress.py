@@ -12,7 +12,11 @@ from rich.text import Text
 
 from pipeline.build.recorder import Display
 from pipeline.cli.console import CleanConsole
+from pipeline.cli.estimate import Estimate
 from pipeline.executors.interface import Failure
+
+SAID_EVERY_S = 30.0
+"""Where there is no terminal, work that takes longer says this often where it is."""
 
 
 @contextlib.contextmanager
@@ -37,6 +41,7 @@ class _Bars:
         self._progress = progress
         self._all = progress.add_task("build", total=None)
         self._running: dict[str, TaskID] = {}
+        self._estimates: dict[str, Estimate] = {}
 
     def note(self, text: str) -> None:
         self._progress.console.print(Text(text), highlight=False, soft_wrap=True)
@@ -48,7 +53,8 @@ class _Bars:
         self._running[name] = self._progress.add_task(f"  {name}", total=None)
 
     def progress(self, name: str, text: str) -> None:
-        self._progress.update(self._running[name], description=f"  {name}: {text}")
+        shown = self._estimates.setdefault(name, Estimate()).words(text, now_s=time.monotonic())
+        self._progress.update(self._running[name], description=f"  {name}: {shown}")
 
     def ended(self, name: str, failure: Failure | None, *, ran: bool) -> None:
         if (task := self._running.pop(name, None)) is not None:
@@ -64,6 +70,8 @@ class _Lines:
         self._count = 0
         self._total = 0
         self._since: dict[str, float] = {}
+        self._said: dict[str, float] = {}
+        self._estimates: dict[str, Estimate] = {}
 
     def note(self, text: str) -> None:
         self._console.print(Text(text), highlight=False, soft_wrap=True)
@@ -75,7 +83,11 @@ class _Lines:
         self._since[name] = time.monotonic()
 
     def progress(self, name: str, text: str) -> None:
-        """A log has no use for intermediate states."""
+        now = time.monotonic()
+        shown = self._estimates.setdefault(name, Estimate()).words(text, now_s=now)
+        if now - self._said.get(name, self._since.get(name, now)) >= SAID_EVERY_S:
+            self._said[name] = now
+            self._console.print(f"  {name}: {shown}", markup=False, highlight=False, soft_wrap=True)
 
     def ended(self, name: str, failure: Failure | None, *, ran: bool) -> None:
         self._count += 1
