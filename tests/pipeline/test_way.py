@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from evals.task_code import find_code
 from registry.store import Store
 from tests.checkpoints import make_checkpoint
 from tests.pipeline.conftest import LADDER, Place
@@ -145,6 +146,13 @@ metric_list: [{metric: exact_match}]
 """
 
 
+def code_of(place: Place) -> str:
+    """The digest of the code of the ladder's own tasks."""
+    code = find_code(place.root / "own")
+    assert code is not None
+    return code.digest
+
+
 def test_a_task_type_that_cannot_be_evaluated_fails_alone_until_it_can(built: Place, tmp_path: Path) -> None:
     place = copy_of(built, tmp_path)
     (place.root / "own").mkdir()
@@ -156,7 +164,12 @@ def test_a_task_type_that_cannot_be_evaluated_fails_alone_until_it_can(built: Pl
     place.write_ladder(LADDER.replace("max_samples = 20", "max_samples = 30") + own)
     before = cells(place)
 
-    ran = place.rung("build", "ladder.toml")
+    refused = place.rung("build", "ladder.toml")
+    assert refused.code == 8
+    assert "`mine.yaml`, `prompts.py`" in refused.err
+    assert cells(place) == before
+
+    ran = place.rung("build", "ladder.toml", "--allow-code", code_of(place))
 
     assert ran.code == 6, ran.err
     assert "not evaluated on `mine`" in ran.err
@@ -167,7 +180,7 @@ def test_a_task_type_that_cannot_be_evaluated_fails_alone_until_it_can(built: Pl
         assert "`mine`" in cell["reason"]
 
     prompts.write_text("def make(document):\n    return document['question']\n")
-    ran = place.must("build", "ladder.toml")
+    place.must("build", "ladder.toml", "--allow-code", code_of(place))
     for cell in cells(place).values():
         assert [task["task_type"] for task in cell["tasks"]] == ["retrieval", "mine"]
         assert (cell["state"], cell["reason"]) == ("evaluated", "")

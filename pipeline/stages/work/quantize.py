@@ -61,8 +61,9 @@ def quantize(request: QuantizeRequest, context: WorkerContext) -> None:
         window=architecture.largest_window,
     )
     session = TorchSession(directory)
-    store.materialise([request.graph], out=out)
-    check_graph(read_network(out / request.graph.path), session)
+    graph = context.scratch / "graph"
+    store.materialise([request.graph], out=graph)
+    check_graph(read_network(graph / request.graph.path), session)
     check_weights(weights, session)
     session.replace_weights(dequantized_state(weights, recipe))
     variant = Variant(
