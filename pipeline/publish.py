@@ -95,11 +95,11 @@ def publish(
         expires_at=known.expires_at if known else at + timedelta(days=valid_days),
         revocations=known.revocations if known else revocations.version,
     )
+    _check_derived(made, workspace=workspace, database=database, plan=plan)
     if known is None:
         latest = max(earlier, key=lambda one: (one.version, one.created_at), default=None)
         lost = lost_tiers(made, latest=latest, cells=own, targets=ladder.targets)
         _refuse_to_lose([one for one in lost if one.tier not in without_tiers], name=name)
-    _check_derived(made, workspace=workspace, database=database, plan=plan)
     verify_blobs(workspace, made)
     made = Ledger(database).put_release(made)
     return made, write_release(made, directory=workspace.releases / name, private_key=workspace.private_key)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from compilers import installed
 from compilers.backend import find_runtime, find_toolchain
 from compilers.export.graph import export_graph
 from compilers.model.architecture import model_facts, read_architecture
@@ -87,6 +88,14 @@ class Built:
         """The session."""
         bundle = Bundle(self.manifest, self.out)
         return find_runtime(self.manifest.format).load(bundle, this_host(), threads=threads)
+
+
+@pytest.fixture(autouse=True)
+def _versions_are_read_again() -> Iterator[None]:
+    """Tests that install other versions of a package see them, and leave none behind."""
+    installed._version.cache_clear()
+    yield
+    installed._version.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -69,5 +69,6 @@ def test_outliers_cost_no_more_than_the_weights(
     assert len(built.report.wide_inputs) >= 6
     weights = dequantized_state(built.weights, built.recipe)
     found, expected = logits_of(built.load()), logits_of(TorchSession(checkpoint, weights=weights))
-    assert float(np.mean(found.argmax(-1) != expected.argmax(-1))) <= 0.02
+    changed = 0.05 if built.recipe.weights == "int4" else 0.02
+    assert float(np.mean(found.argmax(-1) != expected.argmax(-1))) <= changed
     assert float(np.sqrt(np.mean((found - expected) ** 2))) <= 0.03 * float(expected.std())

@@ -270,8 +270,9 @@ def test_files_changed_in_mlflow_are_not_taken_for_the_registered_ones(checkpoin
     with open_client(checkpoints.uri) as client:
         source = client.get_model_version("changed", "1").source.removeprefix("models:/")
         location = Path(client.get_logged_model(source).artifact_location.removeprefix("file://"))
-    (location / "config.json").chmod(0o644)
-    (location / "config.json").write_text((location / "config.json").read_text() + " ")
+    changed = (location / "config.json").read_text() + " "
+    (location / "config.json").unlink()  # a link to the store's file, which other versions have as well
+    (location / "config.json").write_text(changed)
     elsewhere = Checkpoints(uri=checkpoints.uri, store=Store.create(tmp_path / "store"))
     with pytest.raises(CorruptError, match=r"the files of `changed/1`"):
         elsewhere.materialise(made, out=tmp_path / "out")

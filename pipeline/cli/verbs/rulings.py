@@ -1,4 +1,4 @@
-"""`rung rulings`: list approvals, rejections and withdrawals, and verify their signatures."""
+"""`rung rulings`: list approvals, rejections and withdrawals, and verify them."""
 
 from __future__ import annotations
 

@@ -8,9 +8,7 @@ import subprocess
 import sys
 
 import pytest
-import typer
 
-from pipeline.cli import main
 from pipeline.cli.discover import verbs
 from pipeline.cli.main import run
 
@@ -74,23 +72,33 @@ def test_a_verb_whose_part_is_not_installed_says_so() -> None:
     assert "hint: install" in done.stderr
 
 
+SIGNALLED = """
+import signal, sys
+import typer
+from pipeline.cli import main
+
+number = int(sys.argv.pop())
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+before = signal.getsignal(number)
+main.app = typer.Typer(add_completion=False)
+
+@main.app.command()
+def work() -> None:
+    try:
+        signal.raise_signal(number)
+    finally:
+        print("cleaned")
+
+code = main.run([])
+assert signal.getsignal(number) == before
+sys.exit(code)
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_a_command_that_cleans_up(
-    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    app = typer.Typer(add_completion=False)
-    cleaned = []
-
-    @app.command()
-    def work() -> None:
-        try:
-            signal.raise_signal(number)
-        finally:
-            cleaned.append(number)
-
-    before = signal.getsignal(number)
-    monkeypatch.setattr(main, "app", app)
-    assert run([]) == 128 + number
-    assert cleaned == [number]
-    assert "run the same command to resume" in capsys.readouterr().err
-    assert signal.getsignal(number) == before
+def test_a_signal_ends_a_command_that_cleans_up(number: signal.Signals) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED, str(int(number))], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (128 + number, "cleaned\n"), done.stderr
+    assert "run the same command to resume" in done.stderr
