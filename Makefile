@@ -88,7 +88,7 @@ test-latest: ## Run the tests with the newest of everything that pyproject.toml 
 $(CLOCK): .ci/clock.c $(VENV)/pyvenv.cfg
 	$(CC) -shared -fPIC -O2 -o $@ $< -ldl
 
-test-next-year: $(DEV) $(CLOCK) ## Run the tests with the clock a year ahead (on Linux)
+test-next-year: $(DEV) $(CLOCK) ## Run the tests of what reads the clock a year ahead (on Linux)
 	AHEAD_S=31536000 LD_PRELOAD=$(abspath $(CLOCK)) $(BIN)/python -c 'import time; print(time.strftime("the tests run on %F"))'
 	AHEAD_S=31536000 LD_PRELOAD=$(abspath $(CLOCK)) $(BIN)/python $(PYTEST) $(CLOCKLESS:%=--ignore tests/%)
 
