@@ -78,7 +78,8 @@ import typer
 from pipeline.cli import main
 
 number = int(sys.argv.pop())
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+# Those that started the tests may have them ignored: a shell for its background jobs, nohup.
+signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 before = signal.getsignal(number)
 main.app = typer.Typer(add_completion=False)
 
