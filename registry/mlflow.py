@@ -11,9 +11,8 @@ logged model that is pending, or that no version refers to) are removed or reuse
 
 from __future__ import annotations
 
-import platform
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,23 +23,21 @@ from pydantic import ValidationError
 from registry.atomic import file_lock, remove_tree, scratch_directory, storage_errors
 from registry.catalog import ModelVersion, open_catalog
 from registry.checkpoint import Checkpoint, FileEntry
+from registry.checkpoint_names import ALIAS, check_foreign, check_name
 from registry.digest import canonical_json
 from registry.errors import (
     CheckpointError,
-    ConfigurationError,
     CorruptError,
     NotFoundError,
     UnknownNameError,
 )
 from registry.intake import FACTS_NAME, CheckpointFacts, read_checkpoint
-from registry.mlflow_client import Client, LoggedModel, download, experiment_id, local_directory, open_client
+from registry.mlflow_client import download, experiment_id, local_directory, open_client
+from registry.mlflow_models import create_registered, locate, log_model, own_model, take_up
 from registry.store import Store
 from registry.tags import DIGEST, FACTS, PREFIX, check_stated, checkpoint_of, stated_tags, version_tags
 from registry.value import describe
 
-_HOST = "rung.host"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_ALIAS = re.compile(r"(?!latest$|v\d+$)[A-Za-z][A-Za-z0-9_-]{0,127}")
 _REF = re.compile(r"(?:models:/)?(?P<name>[^/@:]+)(?:@(?P<alias>[^/@:]+)|/(?P<version>\d+|latest))?")
 
 
@@ -84,10 +81,10 @@ class Checkpoints:
             NotFoundError: The parent does not exist.
             RegistryError: MLflow or the store cannot be used.
         """
-        _check_name("checkpoint name", name, pattern=_NAME)
-        _check_name("family", family, pattern=_NAME)
+        check_name("checkpoint name", name)
+        check_name("family", family)
         if alias is not None:
-            _check_name("alias", alias, pattern=_ALIAS)
+            check_name("alias", alias, pattern=ALIAS)
         found = None if parent is None else self.find(parent)
         parent = None if found is None else found.ref
         facts = read_checkpoint(path)
@@ -135,9 +132,9 @@ class Checkpoints:
             ConfigurationError: It was adopted before with other statements.
             RegistryError: MLflow or the store cannot be used.
         """
-        _check_name("family", family, pattern=_NAME)
+        check_name("family", family)
         if alias is not None:
-            _check_name("alias", alias, pattern=_ALIAS)
+            check_name("alias", alias, pattern=ALIAS)
         version = self._version(uri)
         found = None if parent is None else self.find(parent)
         parent = None if found is None else found.ref
@@ -203,9 +200,7 @@ class Checkpoints:
         try:
             self.store.materialise(checkpoint.files, out=out, share=share)
         except (NotFoundError, CorruptError):
-            facts, _ = self._fetch(self._version(checkpoint.ref))
-            if facts.digest != checkpoint.digest:
-                raise _changed(checkpoint.ref, expected=checkpoint.digest, found=facts.digest) from None
+            self._fetch_again(checkpoint)
             self.store.materialise(checkpoint.files, out=out, share=share)
 
     def bring_here(self, checkpoint: Checkpoint) -> None:
@@ -219,10 +214,7 @@ class Checkpoints:
         files = (entry.digest for entry in checkpoint.files)
         if self.store.lists(checkpoint.digest) and all(map(self.store.has, files)):
             return
-        facts, entry = self._fetch(self._version(checkpoint.ref))
-        if facts.digest != checkpoint.digest:
-            raise _changed(checkpoint.ref, expected=checkpoint.digest, found=facts.digest)
-        self.store.put_checkpoint(checkpoint, extra=[entry])
+        self.store.put_checkpoint(checkpoint, extra=[self._fetch_again(checkpoint)])
 
     def read_file(self, checkpoint: Checkpoint, file: FileEntry) -> bytes:
         """The content of one small file of a checkpoint; fetched from MLflow if the store lacks it.
@@ -234,9 +226,7 @@ class Checkpoints:
         try:
             return self.store.read_bytes(file.digest)
         except (NotFoundError, CorruptError):
-            facts, _ = self._fetch(self._version(checkpoint.ref))
-            if facts.digest != checkpoint.digest:
-                raise _changed(checkpoint.ref, expected=checkpoint.digest, found=facts.digest) from None
+            self._fetch_again(checkpoint)
             return self.store.read_bytes(file.digest)
 
     def local_copy(self, checkpoint: Checkpoint) -> Path | None:
@@ -248,7 +238,7 @@ class Checkpoints:
         """
         version = self._version(checkpoint.ref)
         with open_client(self.uri) as client:
-            model = _own_model(client, version)
+            model = own_model(client, version)
         return None if model is None else local_directory(model.artifact_location)
 
     def remove(self, checkpoint: Checkpoint) -> None:
@@ -263,7 +253,7 @@ class Checkpoints:
         """
         version = self._version(checkpoint.ref)
         with self._lock(), open_client(self.uri) as client:
-            model = _own_model(client, version)
+            model = own_model(client, version)
             if model is None:
                 for key in sorted(version.tags, key=lambda one: one != DIGEST):
                     if key.startswith(PREFIX):
@@ -285,7 +275,7 @@ class Checkpoints:
                 "it in MLflow (`MlflowClient().rename_registered_model`)",
             )
         name, alias, number = parts["name"], parts["alias"], parts["version"]
-        _check_foreign(name)
+        check_foreign(name)
         catalog = open_catalog(self.uri)
         versions = {one.version: one for one in catalog.versions(name)}
         if not versions:
@@ -318,13 +308,13 @@ class Checkpoints:
         source = None if parent is None else self._version(parent.ref).source
         with open_client(self.uri) as client:
             experiment = experiment_id(client, self.uri)
-            model = _take_up(client, experiment, name=name, digest=facts.digest)
+            model = take_up(client, experiment, name=name, digest=facts.digest)
             if model is None:
                 files = (*facts.files, entry)
-                model = _log_model(
+                model = log_model(
                     client, experiment, name=name, tags=tags, files=files, store=self.store, parent=source
                 )
-            _create_registered(client, name)
+            create_registered(client, name)
             created = client.create_model_version(name, source=f"models:/{model}", model_id=model, tags=tags)
             first = self._with_digest(name, facts.digest)
             if first is not None and first.version < int(created.version):
@@ -364,6 +354,13 @@ class Checkpoints:
             raise _changed(f"{version.name}/{version.version}", expected=digest, found=facts.digest)
         return facts
 
+    def _fetch_again(self, checkpoint: Checkpoint) -> FileEntry:
+        """Store a checkpoint's files from MLflow, if they are those that were registered; its `rung.json`."""
+        facts, entry = self._fetch(self._version(checkpoint.ref))
+        if facts.digest != checkpoint.digest:
+            raise _changed(checkpoint.ref, expected=checkpoint.digest, found=facts.digest)
+        return entry
+
     def _fetch(
         self, version: ModelVersion, *, check: Callable[[Path], None] | None = None
     ) -> tuple[CheckpointFacts, FileEntry]:
@@ -373,7 +370,7 @@ class Checkpoints:
             self.store.ingest.mkdir(parents=True, exist_ok=True)
         with scratch_directory(self.store.ingest, name="download") as scratch:
             download(self.uri, name=version.name, version=version.version, out=scratch)
-            path = _locate(scratch, where=uri)
+            path = locate(scratch, where=uri)
             facts = read_checkpoint(path)
             if check is not None:
                 check(path)
@@ -394,133 +391,6 @@ class Checkpoints:
         """One `add` at a time over this store; over a shared server the lowest version wins."""
         with file_lock(self.store.root / "checkpoints.lock"):
             yield
-
-
-def _take_up(client: Client, experiment: str, *, name: str, digest: str) -> str | None:
-    """The finished logged model of a killed `add`, if there is one; unfinished ones are removed."""
-    where = f"tags.`{DIGEST}` = '{digest}'"
-    found = [
-        one for one in client.search_logged_models([experiment], filter_string=where) if one.name == name
-    ]
-    ready = [one.model_id for one in found if str(one.status) == "READY"]
-    for one in found:
-        if one.model_id not in ready and one.tags.get(_HOST) == platform.node():
-            client.delete_logged_model(one.model_id)
-    for run in client.search_runs([experiment], filter_string=f"{where} and attributes.status = 'RUNNING'"):
-        if run.data.tags.get(_HOST) == platform.node():
-            client.set_terminated(run.info.run_id, status="KILLED")
-    return ready[0] if ready else None
-
-
-def _log_model(
-    client: Client,
-    experiment: str,
-    *,
-    name: str,
-    tags: dict[str, str],
-    files: Sequence[FileEntry],
-    store: Store,
-    parent: str | None,
-) -> str:
-    """Fill a logged model and finish it; its lineage is a run with the parent as input."""
-    marks = {**tags, _HOST: platform.node()}
-    run = None
-    if parent is not None and parent.startswith("models:/m-"):
-        from mlflow.entities import LoggedModelInput
-
-        run = client.create_run(experiment, run_name=f"add {name}", tags=marks).info.run_id
-        client.log_inputs(run, models=[LoggedModelInput(parent.removeprefix("models:/"))])
-    created = client.create_logged_model(
-        experiment, name=name, source_run_id=run, tags=marks, model_type="checkpoint"
-    )
-    model = created.model_id
-    _put_files(client, model, files, store=store, location=created.artifact_location)
-    client.finalize_logged_model(model, "READY")
-    if run is not None:
-        from mlflow.entities import LoggedModelOutput
-
-        client.log_outputs(run, [LoggedModelOutput(model, step=0)])
-        client.set_terminated(run, status="FINISHED")
-    return str(model)
-
-
-def _own_model(client: Client, version: ModelVersion) -> LoggedModel | None:
-    """The logged model that `add` made for a version; None for versions of others, and if it is deleted."""
-    if not version.source.startswith("models:/m-"):
-        return None
-    try:
-        model = client.get_logged_model(version.source.removeprefix("models:/"))
-    except Exception as error:
-        if getattr(error, "error_code", None) != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return None
-    return model if _HOST in model.tags else None
-
-
-def _put_files(
-    client: Client, model: str, files: Sequence[FileEntry], *, store: Store, location: str
-) -> None:
-    """Give a logged model its files: on the store's own disk as links, so that the bytes are there once."""
-    here = local_directory(location)
-    if here is not None:
-        store.materialise(files, out=here)
-        return
-    with scratch_directory(store.ingest, name="upload") as scratch:
-        store.materialise(files, out=scratch / "files")
-        client.log_model_artifacts(model, str(scratch / "files"))
-
-
-def _create_registered(client: Client, name: str) -> None:
-    try:
-        client.create_registered_model(name)
-    except Exception as error:
-        if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
-            raise
-
-
-def _locate(directory: Path, *, where: str) -> Path:
-    """The checkpoint in a downloaded version: at the top level, or in the only folder with a config.json.
-
-    The `transformers` flavour of MLflow keeps the tokenizer in a separate folder; its files are moved
-    next to the model.
-    """
-    if (directory / "config.json").is_file():
-        return directory
-    found = sorted(path.parent for path in directory.rglob("config.json"))
-    if len(found) != 1:
-        what = f"{len(found)} folders with a config.json" if found else "no config.json"
-        raise CheckpointError(
-            f"`{where}` holds {what}", hint="register the files of one checkpoint as the version's artifacts"
-        )
-    tokenizer = directory / "components" / "tokenizer"
-    if tokenizer.is_dir() and found[0] == directory / "model":
-        for file in tokenizer.iterdir():
-            target = found[0] / file.name
-            if not target.exists():
-                file.rename(target)
-    return found[0]
-
-
-def _check_name(kind: str, name: str, *, pattern: re.Pattern[str]) -> None:
-    if not pattern.fullmatch(name):
-        odd = dict.fromkeys(one for one in name if not re.fullmatch(r"[A-Za-z0-9._-]", one))
-        because = f": it has {', '.join(repr(one) for one in odd)}" if odd else ""
-        option = {"checkpoint name": "--name", "family": "--family", "alias": "--alias"}[kind]
-        raise ConfigurationError(
-            f"`{name}` cannot be a {kind}{because}",
-            hint=f"give another with {option}: letters, digits, `-`, `_` (and `.` in names), at most 128",
-        )
-
-
-def _check_foreign(name: str) -> None:
-    """Names that MLflow holds may have any character that prints; quotes of both kinds end its filters."""
-    odd = next((one for one in name if not one.isprintable()), None)
-    if odd is not None or ("'" in name and '"' in name):
-        what = f"the character {odd!r}" if odd is not None else "quotes of both kinds"
-        raise ConfigurationError(
-            f"{name!r} cannot be taken from MLflow: it has {what}",
-            hint="rename it there: `MlflowClient().rename_registered_model(…)`",
-        )
 
 
 def _unknown(kind: str, name: str, *, known: Iterable[str], empty: str = "") -> NotFoundError:

@@ -6,12 +6,11 @@ not applied, neither by the server nor in evaluations: docs/reference says what 
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from compilers.model.checkpoint_json import read_object
 from registry.errors import CheckpointError
 
 FILE: Final = "generation_config.json"
@@ -60,7 +59,7 @@ def settings_not_applied(directory: Path) -> dict[str, object]:
     Raises:
         CheckpointError: The file cannot be read.
     """
-    document = _read(directory / FILE)
+    document = read_object(directory / FILE)
     return {
         name: document[name]
         for name, neutral in _NEUTRAL.items()
@@ -69,7 +68,7 @@ def settings_not_applied(directory: Path) -> dict[str, object]:
 
 
 def _ids(path: Path) -> tuple[int, ...]:
-    value = _read(path).get("eos_token_id")
+    value = read_object(path).get("eos_token_id")
     several = value if isinstance(value, list) else [] if value is None else [value]
     for one in several:
         if isinstance(one, bool) or not isinstance(one, int) or one < 0:
@@ -78,21 +77,3 @@ def _ids(path: Path) -> tuple[int, ...]:
                 hint=f"compare {path.name} with the one that the checkpoint's publisher gives",
             )
     return tuple(dict.fromkeys(several))
-
-
-def _read(path: Path) -> dict[str, Any]:  # Any: parsed JSON
-    try:
-        document = json.loads(path.read_bytes(), parse_constant=lambda _: math.nan)
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"`{path}` cannot be read: {error}",
-            hint="take the checkpoint from its source again, or remove it",
-        ) from error
-    if not isinstance(document, dict):
-        raise CheckpointError(
-            f"`{path}` holds a {type(document).__name__}, not a JSON object",
-            hint="take the checkpoint from its source again, or remove it",
-        )
-    return document

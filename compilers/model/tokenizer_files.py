@@ -5,16 +5,15 @@ Read as transformers 5 reads them, so that every token has the id that it has th
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import tokenizers
 
 from compilers.model.chat_template import CONFIG_FILE
+from compilers.model.checkpoint_json import Json, read_object
 from registry.errors import CheckpointError
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -23,7 +22,6 @@ _EXTRA, _ADDITIONAL = "extra_special_tokens", "additional_special_tokens"
 """Keys of special tokens without names; the second is the older one."""
 _FLAGS = ("lstrip", "normalized", "rstrip", "single_word", "special")
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-Json = dict[str, Any]  # Any: JSON of files that others wrote
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +60,14 @@ def read_settings(path: Path) -> TokenizerSettings:
     Special tokens may stand under two keys, as a list or under names, and in two files. Source:
     `tokenization_utils_base.py`, `_from_pretrained` and `__init__`.
     """
-    config = _read_json(path / CONFIG_FILE)
+    config = read_object(path / CONFIG_FILE)
     own: Json = {}  # tokens with names that are the checkpoint's own
     if not config.get(_EXTRA):
         config.pop(_EXTRA, None)
         _rename_additional(config)
     _spread(config, own)
     if "added_tokens_decoder" not in config:
-        legacy = _read_json(path / _LEGACY_SPECIAL_FILE)
+        legacy = read_object(path / _LEGACY_SPECIAL_FILE)
         if isinstance(legacy.get(_EXTRA), list):
             held = config.get(_EXTRA) or []
             legacy[_EXTRA] = [*held, *(token for token in legacy[_EXTRA] if token not in held)]
@@ -143,19 +141,3 @@ def _token_number(entry: tuple[str, object]) -> int:
             hint="it is damaged; save or download it again",
         )
     return int(number)
-
-
-def _read_json(path: Path) -> Json:
-    try:
-        document = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (ValueError, OSError, RecursionError) as error:
-        raise CheckpointError(
-            f"`{path}` is not JSON: {error}", hint="it is damaged; save or download it again"
-        ) from error
-    if not isinstance(document, dict):
-        raise CheckpointError(
-            f"`{path}` holds a {type(document).__name__}", hint="it must hold a JSON object"
-        )
-    return document

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import util
 from importlib.metadata import version
 from pathlib import Path
@@ -60,11 +60,6 @@ class Vocabulary(Value):
 V = TypeVar("V", bound=Value)
 
 
-def user_cache() -> Path:
-    """The folder in which this user's programs keep what they can find again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "rung"
-
-
 def stock_tasks(*, cache: Path) -> TaskIndex:
     """The index of lm-eval's stock tasks.
 
@@ -74,11 +69,7 @@ def stock_tasks(*, cache: Path) -> TaskIndex:
     Raises:
         ToolchainMissingError: lm-eval is not installed.
     """
-    kept = cache / f"lm-eval-{version('lm-eval')}-tasks.json"
-    if (known := _kept(kept, TaskIndex)) is None:
-        known = scan_tasks(lm_eval_folder() / "tasks")
-        _keep(kept, known)
-    return known
+    return _remembered(cache, "tasks", TaskIndex, lambda: scan_tasks(lm_eval_folder() / "tasks"))
 
 
 def vocabulary(*, cache: Path) -> Vocabulary:
@@ -90,11 +81,7 @@ def vocabulary(*, cache: Path) -> Vocabulary:
     Raises:
         ToolchainMissingError: lm-eval is not installed.
     """
-    kept = cache / f"lm-eval-{version('lm-eval')}-words.json"
-    if (known := _kept(kept, Vocabulary)) is None:
-        known = _read_vocabulary(lm_eval_folder())
-        _keep(kept, known)
-    return known
+    return _remembered(cache, "words", Vocabulary, lambda: _read_vocabulary(lm_eval_folder()))
 
 
 def lm_eval_folder() -> Path:
@@ -222,12 +209,12 @@ def _registered(paths: list[Path], decorator: str) -> Iterator[str]:
                     continue
 
 
-def _kept(path: Path, kind: type[V]) -> V | None:
+def _remembered(cache: Path, name: str, kind: type[V], find: Callable[[], V]) -> V:
+    """What was found for the installed version of lm-eval before, else what is found now."""
+    path = cache / f"lm-eval-{version('lm-eval')}-{name}.json"
     try:
         return kind.model_validate(read_cached(path))
     except ValidationError:
-        return None
-
-
-def _keep(path: Path, value: Value) -> None:
-    write_cached(path, value.model_dump(mode="json"))
+        found = find()
+        write_cached(path, found.model_dump(mode="json"))
+        return found

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 
 from evals.verdict import Verdict
 from matrices.cells.cell import Cell
+from registry.recipe import parse_recipe
+from registry.weight_form import CodedWeights
 
 
 def next_steps(cell: Cell) -> list[str]:
@@ -57,14 +59,13 @@ def _about_a_verdict(cell: Cell, verdict: Verdict) -> Iterator[str]:
         yield f"{task}: recipe {finer} rounds less than `{cell.recipe}`"
 
 
-def _finer(recipe: str) -> str | None:
+def _finer(name: str) -> str | None:
     """A recipe that keeps more of the weights; None for float ones."""
-    match recipe.split("-"):
-        case [form, "rtn"] if form.startswith("w4"):
-            return f"`{form}-gptq` or `w8g64-rtn`"
-        case [form, *_] if form.startswith("w4") or form in ("w8a8", "w8a16"):
-            return "`w8g64-rtn`"
-        case [form, *_] if form.startswith("w8"):
-            return "`fp32`"
-        case _:
-            return None
+    recipe = parse_recipe(name)
+    form = recipe.forms[0]
+    if not isinstance(form, CodedWeights):
+        return None
+    if form.group_size is None or form.bits == 4:
+        better = f"`w4g{form.group_size}-gptq` or " if form.group_size and recipe.method == "rtn" else ""
+        return f"{better}`w8g64-rtn`"
+    return "`fp32`"

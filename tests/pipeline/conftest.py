@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,6 +83,35 @@ class Place:
         path = self.root / name
         path.write_text(text, encoding="utf-8")
         return path
+
+
+def cells(place: Place) -> dict[str, dict[str, Any]]:
+    """The cells of the matrix by their ids, as `rung matrix show --json` has them."""
+    return {cell["id"]: cell for cell in json.loads(place.must("matrix", "show", "--json").out)["cells"]}
+
+
+def copy_of(built: Place, tmp_path: Path, *, name: str = "copy") -> Place:
+    """A copy of a workspace, to be changed."""
+    root = tmp_path / name
+    shutil.copytree(built.root, root, symlinks=True)
+    _move_mlflow(built.root, root)
+    return Place(root)
+
+
+def _move_mlflow(old: Path, new: Path) -> None:
+    """MLflow records absolute artifact locations; a copied workspace has others."""
+    for path in (new / ".rung").rglob("*.db"):
+        with sqlite3.connect(path) as connection:
+            tables = [
+                row[0] for row in connection.execute("select name from sqlite_master where type = 'table'")
+            ]
+            for table in tables:
+                columns = [row[1] for row in connection.execute(f"pragma table_info('{table}')")]
+                for column in columns:
+                    if column in ("artifact_uri", "artifact_location", "source", "storage_location"):
+                        connection.execute(
+                            f'update "{table}" set {column} = replace({column}, ?, ?)', (str(old), str(new))
+                        )
 
 
 @pytest.fixture(scope="session")

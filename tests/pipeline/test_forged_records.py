@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from registry.digest import canonical_json
-from tests.pipeline.conftest import Place
+from tests.pipeline.conftest import Place, cells, copy_of
 from tests.pipeline.test_rulings import edit
-from tests.pipeline.test_way import cells, copy_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.conftest import Place
-from tests.pipeline.test_way import cells, copy_of
+from tests.pipeline.conftest import Place, cells, copy_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import signal
 import sqlite3
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +16,7 @@ import pytest
 from evals.task_code import find_code
 from registry.store import Store
 from tests.checkpoints import make_checkpoint
-from tests.pipeline.conftest import LADDER, Place
+from tests.pipeline.conftest import LADDER, Place, cells, copy_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -48,33 +46,6 @@ ARCHITECTURES = {
     ),
     "mistral-full": ("MistralForCausalLM", {"num_key_value_heads": 4, "sliding_window": 12}),
 }
-
-
-def cells(place: Place) -> dict[str, dict[str, Any]]:
-    return {cell["id"]: cell for cell in json.loads(place.must("matrix", "show", "--json").out)["cells"]}
-
-
-def copy_of(built: Place, tmp_path: Path) -> Place:
-    root = tmp_path / "copy"
-    shutil.copytree(built.root, root, symlinks=True)
-    _move_mlflow(built.root, root)
-    return type(built)(root)
-
-
-def _move_mlflow(old: Path, new: Path) -> None:
-    """MLflow records absolute artifact locations; a copied workspace has others."""
-    for path in (new / ".rung").rglob("*.db"):
-        with sqlite3.connect(path) as connection:
-            tables = [
-                row[0] for row in connection.execute("select name from sqlite_master where type = 'table'")
-            ]
-            for table in tables:
-                columns = [row[1] for row in connection.execute(f"pragma table_info('{table}')")]
-                for column in columns:
-                    if column in ("artifact_uri", "artifact_location", "source", "storage_location"):
-                        connection.execute(
-                            f'update "{table}" set {column} = replace({column}, ?, ?)', (str(old), str(new))
-                        )
 
 
 def test_every_architecture_reaches_an_evaluated_cell_on_both_toolchains(

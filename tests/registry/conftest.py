@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -11,6 +12,10 @@ from safetensors.numpy import save_file
 from registry.artifact import Manifest, ModelFacts
 from registry.digest import digest_bytes
 from registry.store import Store
+
+if TYPE_CHECKING:
+    from registry.checkpoint import Checkpoint
+    from registry.mlflow import Checkpoints
 
 MakeCheckpoint = Callable[..., Path]
 
@@ -33,6 +38,35 @@ def make_manifest() -> Callable[..., Manifest]:
 @pytest.fixture(scope="session")
 def write() -> MakeCheckpoint:
     return write_checkpoint
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the module's registry and its checkpoints are."""
+    return tmp_path_factory.mktemp("mlflow")
+
+
+@pytest.fixture(scope="module")
+def checkpoints(place: Path) -> Checkpoints:
+    """A registry of its own for each module; a node has no database package to import it with."""
+    from registry.mlflow import Checkpoints
+
+    return Checkpoints(uri=f"sqlite:///{place}/mlflow.db", store=Store.create(place / "store"))
+
+
+@pytest.fixture(scope="module")
+def flagship(checkpoints: Checkpoints, place: Path, write: MakeCheckpoint) -> Checkpoint:
+    """A registered checkpoint."""
+    return checkpoints.add(write(place / "flagship", seed=1), name="flagship", family="demo", alias="prod")
+
+
+def logged_models(checkpoints: Checkpoints, name: str) -> list[str]:
+    """States of the logged models of a name."""
+    from registry.mlflow_client import open_client
+
+    with open_client(checkpoints.uri) as client:
+        experiment = client.get_experiment_by_name("rung").experiment_id
+        return [str(one.status) for one in client.search_logged_models([experiment]) if one.name == name]
 
 
 def write_checkpoint(path: Path, *, seed: int = 0, shards: int = 1, **config: object) -> Path:

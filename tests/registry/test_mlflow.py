@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-import errno
 import json
 import os
-import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -14,42 +11,17 @@ from pathlib import Path
 import pytest
 
 from registry.catalog import ClientCatalog, RestCatalog, SqliteCatalog, open_catalog
-from registry.digest import digest_file
 from registry.errors import CheckpointError, ConfigurationError, CorruptError, NotFoundError, RegistryError
 from registry.mlflow import Checkpoints
 from registry.mlflow_client import download, open_client
-from registry.sqlite_url import sqlite_path, sqlite_url
+from registry.sqlite_url import sqlite_url
 from registry.store import Store
 from registry.upkeep import verify
+from tests.registry.conftest import logged_models
 
 ROOT = Path(__file__).parents[2]
 # MLflow, SQLAlchemy and alembic warn of their own future whenever they are imported or used
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-ADD = """
-import sys
-from pathlib import Path
-from registry.mlflow import Checkpoints
-from registry.store import Store
-checkpoints = Checkpoints(uri=sys.argv[1], store=Store(Path(sys.argv[2])))
-print("ready", flush=True)
-print(checkpoints.add(Path(sys.argv[3]), name=sys.argv[4], family="demo", alias="prod").ref)
-"""
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("mlflow")
-
-
-@pytest.fixture(scope="module")
-def checkpoints(place: Path) -> Checkpoints:
-    return Checkpoints(uri=f"sqlite:///{place}/mlflow.db", store=Store.create(place / "store"))
-
-
-@pytest.fixture(scope="module")
-def flagship(checkpoints: Checkpoints, place: Path, write):
-    return checkpoints.add(write(place / "flagship", seed=1), name="flagship", family="demo", alias="prod")
 
 
 @pytest.mark.parametrize("folder", ["a?b", "a%20b", "a#b c", "名前?uri=true"])
@@ -64,19 +36,6 @@ def test_a_registry_may_be_in_a_folder_of_any_name(tmp_path, write, folder):
     elsewhere.materialise(made, out=tmp_path / "out")
     assert (place / "mlflow.db").is_file()
     assert [one.name for one in place.parent.iterdir()] == [folder]
-
-
-def start_add(checkpoints: Checkpoints, path: Path, *, name: str) -> subprocess.Popen[str]:
-    arguments = [checkpoints.uri, str(checkpoints.store.root), str(path), name]
-    return subprocess.Popen(
-        [sys.executable, "-c", ADD, *arguments], cwd=ROOT, text=True, stdout=subprocess.PIPE
-    )
-
-
-def logged_models(checkpoints: Checkpoints, name: str) -> list[str]:
-    with open_client(checkpoints.uri) as client:
-        experiment = client.get_experiment_by_name("rung").experiment_id
-        return [str(one.status) for one in client.search_logged_models([experiment]) if one.name == name]
 
 
 def test_a_checkpoint_is_found_by_name_alias_version_and_uri(checkpoints, flagship):
@@ -148,68 +107,6 @@ def test_what_is_not_there_gets_a_suggestion(checkpoints, flagship, ref, hint):
     assert caught.value.exit_code == 3
 
 
-def test_a_checkpoint_is_on_disk_once_though_the_store_and_mlflow_both_have_it(checkpoints, flagship):
-    with open_client(checkpoints.uri) as client:
-        source = client.get_model_version("flagship", "1").source.removeprefix("models:/")
-        location = Path(client.get_logged_model(source).artifact_location.removeprefix("file://"))
-    for file in flagship.files:
-        assert (location / file.path).samefile(checkpoints.store.path(file.digest)), file.path
-
-
-def test_a_checkpoint_is_copied_where_the_file_system_has_no_links(write, tmp_path, monkeypatch):
-    def refuse(path: Path, target: Path) -> None:
-        raise OSError(errno.EXDEV, "Invalid cross-device link")
-
-    monkeypatch.setattr(Path, "hardlink_to", refuse)
-    far = Checkpoints(uri=f"sqlite:///{tmp_path}/mlflow.db", store=Store.create(tmp_path / "store"))
-    made = far.add(write(tmp_path / "far", seed=21), name="far", family="demo")
-    copies = list((tmp_path / "mlflow-artifacts").rglob("model.safetensors"))
-    assert len(copies) == 1
-    digest = next(file.digest for file in made.files if file.path == "model.safetensors")
-    assert digest_file(copies[0]) == digest
-    assert not copies[0].samefile(far.store.path(digest))
-
-
-def test_a_removed_checkpoint_leaves_mlflow_with_its_files_and_can_be_added_again(checkpoints, place, write):
-    path = write(place / "gone", seed=31)
-    made = checkpoints.add(path, name="gone", family="demo", alias="best")
-    copy = checkpoints.local_copy(made)
-    assert copy is not None
-    assert (copy / "model.safetensors").is_file()
-    checkpoints.remove(made)
-    assert not copy.exists()
-    assert logged_models(checkpoints, "gone") == []
-    with pytest.raises(NotFoundError):
-        checkpoints.find("gone/1")
-    again = checkpoints.add(path, name="gone", family="demo")
-    assert (again.ref, again.digest) == ("gone/2", made.digest)
-    with open_client(checkpoints.uri) as client:
-        assert client.get_registered_model("gone").aliases == {}
-
-
-def test_a_version_that_others_registered_keeps_everything_but_our_tags(checkpoints, make_checkpoint):
-    path = make_checkpoint("adopted", seed=32)
-    with open_client(checkpoints.uri) as client:
-        client.create_registered_model("adopted")
-        client.create_model_version("adopted", source=path.as_uri(), tags={"theirs": "kept"})
-    taken = checkpoints.add_uri("models:/adopted/1", family="demo")
-    assert checkpoints.local_copy(taken) is None
-    checkpoints.remove(taken)
-    with open_client(checkpoints.uri) as client:
-        assert client.get_model_version("adopted", "1").tags == {"theirs": "kept"}
-    assert (path / "model.safetensors").is_file()
-    with pytest.raises(NotFoundError, match="was not added to Rung"):
-        checkpoints.find("adopted/1")
-
-
-def test_a_removal_that_was_killed_before_mlflow_knew_is_finished_by_the_next(checkpoints, place, write):
-    made = checkpoints.add(write(place / "half", seed=33), name="half", family="demo")
-    copy = checkpoints.local_copy(made)
-    shutil.rmtree(copy)  # where a kill leaves it
-    checkpoints.remove(made)
-    assert "half/1" not in [one.ref for one in checkpoints.all()]
-
-
 def test_without_any_checkpoint_the_hint_says_add_and_no_database_is_made(tmp_path):
     empty = Checkpoints(uri=f"sqlite:///{tmp_path}/mlflow.db", store=Store.create(tmp_path / "store"))
     with pytest.raises(NotFoundError) as caught:
@@ -217,21 +114,6 @@ def test_without_any_checkpoint_the_hint_says_add_and_no_database_is_made(tmp_pa
     assert "rung checkpoint add" in caught.value.hint
     assert empty.all() == []
     assert not (tmp_path / "mlflow.db").exists()
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"name": "a/b"},
-        {"name": ""},
-        {"name": "a:b"},
-        {"name": "x", "family": "a b"},
-        {"name": "x", "alias": "latest"},
-    ],
-)
-def test_names_that_mlflow_or_cells_cannot_hold_are_refused(checkpoints, place, flagship, options):
-    with pytest.raises(ConfigurationError, match="cannot be a"):
-        checkpoints.add(place / "flagship", **{"family": "demo", **options})
 
 
 def test_a_checkpoint_that_cannot_be_taken_in_leaves_nothing_in_mlflow(checkpoints, make_checkpoint):
@@ -298,45 +180,6 @@ def test_versions_of_others_are_taken_in_without_a_new_version(checkpoints, flag
     assert [one.version for one in open_catalog(checkpoints.uri).versions("theirs")] == [1]
 
 
-@pytest.mark.parametrize(
-    "name", ["My Agent (7B)", "a+b", "modèle", "catalog.schema.model", "a b?c#d%20", "it's", 'a"b', ".x"]
-)
-def test_names_that_mlflow_allows_are_taken_in_as_they_are(checkpoints, make_checkpoint, name):
-    path = make_checkpoint("named", seed=8)
-    with open_client(checkpoints.uri) as client:
-        client.create_registered_model(name)
-        client.create_model_version(name, source=path.as_uri())
-    taken = checkpoints.add_uri(f"models:/{name}/1", family="demo")
-    assert taken.name == name
-    assert checkpoints.find(f"{name}/1") == taken
-    assert taken in checkpoints.all()
-    versions = SqliteCatalog(sqlite_path(checkpoints.uri)).versions(name)
-    assert ClientCatalog(checkpoints.uri).versions(name) == versions != []
-
-
-@pytest.mark.parametrize(
-    ("ref", "said"),
-    [
-        ("models:/a\tb/1", r"character '\\t'"),
-        ('models:/it\'s "it"/1', "quotes of both kinds"),
-    ],
-)
-def test_names_that_cannot_be_taken_say_what_is_in_the_way(checkpoints, ref, said):
-    with pytest.raises(ConfigurationError, match=said) as caught:
-        checkpoints.add_uri(ref, family="demo")
-    assert "rename" in caught.value.hint
-
-
-def test_a_name_of_ours_that_is_not_allowed_says_which_characters(checkpoints, make_checkpoint):
-    path = make_checkpoint("ours", seed=9)
-    with pytest.raises(ConfigurationError, match=r"it has ' ', '\(', '\)'") as caught:
-        checkpoints.add(path, name="My Agent (7B)", family="demo")
-    assert "--name" in caught.value.hint
-    with pytest.raises(ConfigurationError, match="cannot be a family") as caught:
-        checkpoints.add(path, name="ours", family="a b")
-    assert "--family" in caught.value.hint
-
-
 def test_a_check_of_the_caller_refuses_before_anything_is_registered(checkpoints, make_checkpoint):
     def refuse(path):
         raise CheckpointError(f"not {path.name}", hint="another")
@@ -344,21 +187,6 @@ def test_a_check_of_the_caller_refuses_before_anything_is_registered(checkpoints
     with pytest.raises(CheckpointError, match="not refused"):
         checkpoints.add(make_checkpoint("refused", seed=10), name="refused", family="demo", check=refuse)
     assert open_catalog(checkpoints.uri).versions("refused") == []
-
-
-def test_the_layout_of_the_transformers_flavour_is_brought_together(checkpoints, make_checkpoint):
-    path = make_checkpoint("flavour", seed=6)
-    (path / "model").mkdir()
-    (path / "components/tokenizer").mkdir(parents=True)
-    (path / "MLmodel").write_text("flavors: {}")
-    (path / "tokenizer.json").rename(path / "components/tokenizer/tokenizer.json")
-    for name in ("config.json", "model.safetensors"):
-        (path / name).rename(path / "model" / name)
-    with open_client(checkpoints.uri) as client:
-        client.create_registered_model("flavour")
-        client.create_model_version("flavour", source=path.as_uri())
-    taken = checkpoints.add_uri("models:/flavour/1", family="demo")
-    assert [file.path for file in taken.files] == ["config.json", "model.safetensors", "tokenizer.json"]
 
 
 def test_a_version_that_is_no_checkpoint_is_refused_and_not_tagged(checkpoints, tmp_path):
@@ -370,53 +198,6 @@ def test_a_version_that_is_no_checkpoint_is_refused_and_not_tagged(checkpoints, 
     with pytest.raises(CheckpointError, match=r"holds no config\.json"):
         checkpoints.add_uri("models:/sklearn/1", family="demo")
     assert open_catalog(checkpoints.uri).versions("sklearn")[0].tags == {}
-
-
-@pytest.mark.slow
-def test_two_processes_add_the_same_checkpoint_once(checkpoints, flagship, make_checkpoint):
-    path = make_checkpoint(seed=7)
-    processes = [start_add(checkpoints, path, name="twice") for _ in range(2)]
-    answers = [process.communicate()[0].split()[-1] for process in processes]
-    assert answers == ["twice/1", "twice/1"]
-    assert logged_models(checkpoints, "twice") == ["READY"]
-
-
-@pytest.mark.slow
-def test_an_add_that_was_killed_is_finished_by_the_next(checkpoints, flagship, make_checkpoint):
-    path = make_checkpoint(seed=8)
-    with start_add(checkpoints, path, name="killed") as process:
-        process.stdout.readline()
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and process.poll() is None:
-            with sqlite3.connect(checkpoints.uri.removeprefix("sqlite:///")) as database:
-                count = "SELECT count(*) FROM logged_models WHERE name = 'killed'"
-                if database.execute(count).fetchone()[0]:
-                    break
-        process.send_signal(signal.SIGKILL)
-    made = checkpoints.add(path, name="killed", family="demo", alias="prod")
-    assert made.ref == "killed/1"
-    assert logged_models(checkpoints, "killed") == ["READY"]
-    assert [one.version for one in open_catalog(checkpoints.uri).versions("killed")] == [1]
-
-
-@pytest.mark.parametrize("status", ["PENDING", "READY"])
-def test_a_logged_model_left_without_a_version_is_taken_up_or_removed(
-    checkpoints, flagship, make_checkpoint, status
-):
-    name, path = f"left-{status.lower()}", make_checkpoint(seed=30 + len(status))
-    step = "finalize_logged_model" if status == "PENDING" else "create_registered_model"
-    child = os.fork()
-    if child == 0:  # dies amid the steps, as if killed
-        import mlflow
-
-        setattr(mlflow.MlflowClient, step, lambda *_, **__: os._exit(9))
-        checkpoints.add(path, name=name, family="demo")
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-    assert logged_models(checkpoints, name) == [status]
-    assert checkpoints.add(path, name=name, family="demo").ref == f"{name}/1"
-    assert logged_models(checkpoints, name) == ["READY"]
-    assert {problem.kind for problem in verify(checkpoints.store)} <= {"leftover"}
 
 
 @pytest.mark.slow

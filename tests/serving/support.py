@@ -24,6 +24,7 @@ from serving.node.load import LoadedModel
 from serving.node.open import make_node
 
 CONTEXT = 256
+PROMPTS = ["the quick brown fox", "call the tool", "one two three", "naïve café", "weather in Paris", "{"]
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{% if m.role not in ['system', 'user', 'assistant'] %}"
     "{{ raise_exception('unknown role ' + m.role) }}{% endif %}[{{ m.role }}] {{ m.content }}\n"
@@ -385,3 +386,9 @@ def make_bundle(checkpoint, out, *, recipe="fp32", toolchain="onnxruntime"):
     )
     (bundle / "manifest.json").write_bytes(canonical_json(manifest))
     return bundle
+
+
+def complete(client, prompt="the quick brown fox", **more):
+    """A completion by the OpenAI client, greedy unless asked otherwise."""
+    values = {"model": "tiny", "max_tokens": 12, "temperature": 0} | more
+    return client.completions.create(prompt=prompt, **values)

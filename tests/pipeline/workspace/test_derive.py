@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sqlite3
 from pathlib import Path
 
 import pytest
 
-from tests.pipeline.conftest import Place
+from tests.pipeline.conftest import Place, copy_of
 
 
 @pytest.fixture
 def edited(released: Place, tmp_path: Path) -> Place:
     """A copy of a workspace with approved cells, to be edited."""
-    shutil.copytree(released.root, tmp_path / "copy", symlinks=True)
-    return Place(tmp_path / "copy")
+    return copy_of(released, tmp_path)
 
 
 def edit(place: Place, change) -> None:

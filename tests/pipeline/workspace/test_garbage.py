@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import sqlite3
 import time
@@ -17,25 +16,10 @@ import pytest
 from pipeline.workspace.locks import writing
 from registry.store import Store
 from registry.workspace import find_workspace
-from tests.pipeline.conftest import LADDER, Place
+from tests.pipeline.conftest import LADDER, Place, copy_of
 
 FEWER = LADDER.replace('"fp32", "w4g32-rtn"', '"fp32"')
 """The ladder without one of its recipes."""
-
-
-@pytest.fixture
-def copied(built: Place, tmp_path: Path) -> Place:
-    """A copy of a workspace with evaluated cells, none approved."""
-    shutil.copytree(built.root, tmp_path / "copy", symlinks=True)
-    return Place(tmp_path / "copy")
-
-
-@pytest.fixture
-def published(copied: Place) -> Place:
-    """The same with all cells approved and in release `r1`."""
-    copied.must("approve", "--passing", "--family", "tiny", "--by", "me", "--reason", "it passed")
-    copied.must("release", "create", "r1", "ladder.toml", "--by", "me")
-    return copied
 
 
 def gc(place: Place, *arguments: str) -> dict[str, Any]:
@@ -161,8 +145,7 @@ def moments(place: Place) -> Iterator[float]:
 def test_a_collection_that_is_killed_is_finished_by_the_next_one(copied: Place, tmp_path: Path) -> None:
     copied.write_ladder(FEWER)
     for number, moment in enumerate(moments(copied)):
-        shutil.copytree(copied.root, tmp_path / f"killed-{number}", symlinks=True)
-        place = Place(tmp_path / f"killed-{number}")
+        place = copy_of(copied, tmp_path, name=f"killed-{number}")
         process = place.start("gc", "ladder.toml", "--grace", "0")
         time.sleep(moment)
         os.killpg(process.pid, signal.SIGKILL)

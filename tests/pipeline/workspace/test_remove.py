@@ -7,36 +7,11 @@ import shutil
 import sqlite3
 from pathlib import Path
 
-import pytest
-
 from registry.mlflow import Checkpoints
 from registry.workspace import find_workspace
 from tests.pipeline.conftest import Place
 
 WHO = ("--by", "me", "--reason", "too old")
-
-
-@pytest.fixture
-def copied(built: Place, tmp_path: Path) -> Place:
-    """A copy of a workspace with evaluated cells, none approved."""
-    shutil.copytree(built.root, tmp_path / "copy", symlinks=True)
-    move_mlflow(built.root, tmp_path / "copy")
-    return Place(tmp_path / "copy")
-
-
-@pytest.fixture
-def published(copied: Place) -> Place:
-    """The same with all cells approved and in release `r1`."""
-    copied.must("approve", "--passing", "--family", "tiny", "--by", "me", "--reason", "it passed")
-    copied.must("release", "create", "r1", "ladder.toml", "--by", "me")
-    return copied
-
-
-def move_mlflow(old: Path, new: Path) -> None:
-    """MLflow records absolute locations of artifacts; a copied workspace has others."""
-    with sqlite3.connect(new / ".rung/mlflow.db") as database:
-        for table, column in (("experiments", "artifact_location"), ("logged_models", "artifact_location")):
-            database.execute(f"update {table} set {column} = replace({column}, ?, ?)", (str(old), str(new)))
 
 
 def disk(place: Place) -> int:
