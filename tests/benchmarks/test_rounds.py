@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 from pathlib import Path
@@ -29,7 +28,6 @@ def spec(name: str, kind: str, path: Path) -> EngineSpec:
     )
 
 
-@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")
 def test_engines_side_by_side_give_the_same_output_and_all_numbers(built: Built):
     panel = Panel(
         name="float32",
